@@ -1,0 +1,53 @@
+# Everything works on a machine with Python 3.11, make and git: each target sets up what it needs.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+JOBS ?= 2
+
+.PHONY: help setup demo test test-systemd check format lint types lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## the virtual environment, from pinned and hashed versions
+
+$(READY): requirements/dev.txt pyproject.toml bin/aura-run aura_agent/__init__.py
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## everything at once on an embedded Aura (KEEP=1 leaves it running)
+	@$(BIN)/aura-agent demo $(if $(KEEP),--keep)
+
+test: $(READY) ## the tests: real processes, files and sockets
+	$(BIN)/python -m pytest -n $(JOBS) -m "not systemd" $(ARGS)
+
+test-systemd: $(READY) ## the unit file in a booted systemd (root; installs what it needs)
+	tests/systemd/setup.sh
+	$(BIN)/python -m pytest -m systemd tests/systemd $(ARGS)
+
+format: $(READY) ## rewrite the sources as ruff formats them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test ## ruff, mypy --strict and the tests
+
+lock: ## pin the newest allowed versions again, with hashes (needs uv)
+	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml requirements/dev.in -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

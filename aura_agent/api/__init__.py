@@ -1,0 +1,62 @@
+"""The client of Aura's REST API, usable as a library.
+
+    async with AuraClient(BASE_URL, Secret(token)) as client:
+        async for heartbeat in client.list_heartbeats():
+            ...
+
+Names are imported when they are first used: httpx alone costs a tenth of a second.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aura_agent.api.assumptions import BASE_URL
+    from aura_agent.api.client import AuraClient
+    from aura_agent.api.errors import (
+        ApiError,
+        ApiGarbled,
+        ApiMisconfigured,
+        ApiUnreachable,
+        BadRequest,
+        Conflict,
+        Forbidden,
+        InternalError,
+        NotFound,
+        RateLimited,
+        Unauthorized,
+    )
+    from aura_agent.api.heartbeats import Heartbeat
+    from aura_agent.api.wire import Budget
+
+__all__ = [
+    "BASE_URL",
+    "ApiError",
+    "ApiGarbled",
+    "ApiMisconfigured",
+    "ApiUnreachable",
+    "AuraClient",
+    "BadRequest",
+    "Budget",
+    "Conflict",
+    "Forbidden",
+    "Heartbeat",
+    "InternalError",
+    "NotFound",
+    "RateLimited",
+    "Unauthorized",
+]
+
+_HOMES = {"BASE_URL": "assumptions", "AuraClient": "client", "Heartbeat": "heartbeats", "Budget": "wire"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

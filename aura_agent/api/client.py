@@ -1,0 +1,180 @@
+"""The async client of Aura's REST API: carries requests of ``wire`` over httpx and answers back.
+
+Each call has explicit time-outs and one deadline over all; bodies are bounded; redirects are never followed, since
+they would take the token elsewhere. It never tries again by itself: the callers know what is worth it. A method per
+operation stands here; what it asks and how the answer reads stands in the resource's own module.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from aura_agent.api.errors import ApiGarbled, ApiMisconfigured, ApiUnreachable
+from aura_agent.api.heartbeats import RESOURCE, Heartbeat, ping_url_request, read_heartbeat, read_ping_url
+from aura_agent.api.transport import TIMEOUTS, USER_AGENT, build_client, judge_url, trouble_of
+from aura_agent.api.trouble import Trouble, describe
+from aura_agent.api.wire import (
+    Budget,
+    Reply,
+    Request,
+    get_request,
+    list_request,
+    parse_budget,
+    parse_error,
+    parse_object,
+    parse_page,
+)
+from aura_agent.secret import Secret
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+MAX_PAGES = 500  # 50,000 objects; a listing without end is a fault of the server
+_CONNECTIONS = 4
+
+
+class AuraClient:
+    """A client for one organization, which the *token* stands for.
+
+    Used as an async context manager. *http* stays open at the end if it was given. *total_timeout_s* bounds each
+    request from connecting to the last byte. Every method raises ApiError.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: Secret,
+        *,
+        http: httpx.AsyncClient | None = None,
+        total_timeout_s: float = 30.0,
+        allow_insecure: bool = False,
+    ) -> None:
+        """Raise ApiMisconfigured if the base URL or the token can't be used."""
+        self._base = _checked_base(base_url, allow_insecure=allow_insecure)
+        self._token = _checked_token(token)
+        self._http = http
+        self._owns_http = http is None
+        self._total_timeout_s = total_timeout_s
+        self.budget = Budget(None, None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections, unless they belong to a client that was given."""
+        if self._owns_http and self._http is not None:
+            http, self._http = self._http, None
+            await http.aclose()
+
+    async def list_heartbeats(self, *, limit: int = 100) -> AsyncIterator[Heartbeat]:
+        """Yield every heartbeat of the organization, *limit* a page; one request per page, each with its deadline."""
+        async for fields in self._walk(RESOURCE, limit):
+            yield read_heartbeat(fields)
+
+    async def get_heartbeat(self, heartbeat_id: str) -> Heartbeat:
+        return read_heartbeat(parse_object(await self._ask(get_request(RESOURCE, heartbeat_id))))
+
+    async def ping_url(self, heartbeat_id: str) -> Secret:
+        """Return the URL that pings this heartbeat: whoever has it can fake a success."""
+        return read_ping_url(parse_object(await self._ask(ping_url_request(heartbeat_id))))
+
+    async def _walk(self, resource: str, limit: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield the objects of a listing over all its pages."""
+        seen: set[str] = set()
+        cursor: str | None = None
+        for _page in range(MAX_PAGES):
+            page = parse_page(await self._ask(list_request(resource, limit=limit, cursor=cursor)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+            if cursor in seen:
+                raise ApiGarbled(f"the Aura API's list of {resource} goes in circles: a page's cursor came twice")
+            seen.add(cursor)
+        raise ApiGarbled(f"the Aura API's list of {resource} doesn't end: more than {MAX_PAGES} pages")
+
+    async def _ask(self, request: Request) -> Reply:
+        """Return a 2xx answer. Raises ApiError for everything else."""
+        if self._http is None:
+            self._http = build_client(max_connections=_CONNECTIONS)
+        deadline = asyncio.timeout(self._total_timeout_s)
+        try:
+            async with deadline:
+                reply = await self._exchange(self._http, request)
+        except Exception as exc:
+            if isinstance(exc, ApiGarbled):
+                raise
+            kind = Trouble.TOTAL_TIMEOUT if deadline.expired() else trouble_of(exc)
+            raise ApiUnreachable(kind, self._base.host) from exc
+        if not 200 <= reply.status <= 299:
+            raise parse_error(request, reply, datetime.now(UTC), hide=self._token.reveal())
+        self.budget = parse_budget(reply.headers)
+        return reply
+
+    async def _exchange(self, http: httpx.AsyncClient, request: Request) -> Reply:
+        headers = {
+            "Authorization": f"Bearer {self._token.reveal()}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # a compressed answer could be small on the wire and huge in memory
+            "User-Agent": USER_AGENT,
+        }
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        outgoing = http.build_request(
+            request.method,
+            str(self._base) + request.path,
+            params=dict(request.query) or None,
+            content=request.body,
+            headers=headers,
+            timeout=TIMEOUTS,
+        )
+        response = await http.send(outgoing, stream=True, auth=None, follow_redirects=False)
+        try:
+            succeeded = 200 <= response.status_code <= 299
+            body = await _read(response, MAX_BODY_BYTES if succeeded else MAX_ERROR_BYTES, strict=succeeded)
+        finally:
+            await response.aclose()
+        return Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, body)
+
+
+async def _read(response: httpx.Response, max_bytes: int, *, strict: bool) -> bytes:
+    """Return the body as it came. Past *max_bytes*: raises ApiGarbled if *strict*, else the rest is left unread."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > max_bytes:
+            if strict:
+                raise ApiGarbled(f"the Aura API's answer is larger than {max_bytes} bytes", status=response.status_code)
+            break
+    return bytes(body[:max_bytes])
+
+
+def _checked_base(base_url: str, *, allow_insecure: bool) -> httpx.URL:
+    url = judge_url(base_url.rstrip("/"), allow_insecure=allow_insecure)
+    if isinstance(url, Trouble):
+        raise ApiMisconfigured(f"the API's base_url can't be used: {describe(url)}")
+    if url.query or url.fragment or url.userinfo:
+        raise ApiMisconfigured("the API's base_url can't be used: leave out user, password, query and fragment")
+    return url
+
+
+def _checked_token(token: Secret) -> Secret:
+    text = token.reveal()
+    if not text:
+        raise ApiMisconfigured("the API token is empty: put one in token_file, AURA_TOKEN_FILE or AURA_TOKEN")
+    for position, char in enumerate(text, start=1):
+        if not "!" <= char <= "~":
+            what = "a line break" if char in "\r\n" else "a blank" if char.isspace() else "no plain ASCII letter"
+            raise ApiMisconfigured(
+                f"the API token can't be sent: its character {position} of {len(text)} is {what}; copy the token anew"
+            )
+    return token

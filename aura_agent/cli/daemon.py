@@ -1,0 +1,149 @@
+"""Commands that speak to the running daemon, over its control socket."""
+
+import os
+from typing import Any, cast
+from urllib.parse import quote
+
+import click
+
+from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table, read_config
+from aura_agent.config.models import Config
+from aura_agent.errors import ConfigError, DaemonError
+from aura_agent.report import places
+from aura_agent.units import format_duration
+
+_TIMEOUT_S = 10.0
+
+
+@click.command()
+@config_option
+@json_option
+def status(config_file: str | None, as_json: bool) -> None:
+    """Show what runs, what ran, what waits and why; exit 1 when no daemon answers.
+
+    Example: aura-agent status --json
+    """
+    state = _ask(config_file, "GET", "/status")
+    if as_json:
+        print_json(state)
+        return
+    waiting = state["queue"]["waiting"]
+    click.echo(
+        f"aura-agent {state['version']}, pid {state['pid']}, since {local(state['started_at'])}; "
+        f"{waiting} {'ping waits' if waiting == 1 else 'pings wait'}, {state['in_flight']} in flight"
+    )
+    if state["config_problem"]:
+        click.echo(f"the config on disk is broken, the former one is in force: {state['config_problem']}")
+    for problem in state["problems"]:
+        click.echo(f"problem: {problem}")
+    print_table(
+        ["job", "heartbeat", "state", "last", "ping", "next"],
+        [_job_row(job) for job in state["jobs"]],
+        empty="no jobs in the config",
+    )
+
+
+@click.command()
+@click.argument("job")
+@config_option
+@json_option
+def trigger(job: str, config_file: str | None, as_json: bool) -> None:
+    """Run JOB now, beside its schedule; a success is pinged like any other.
+
+    Example: aura-agent trigger backup
+    """
+    answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/trigger")
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"{job}: started as run {answer['run']}" if answer["run"] != "looking" else f"{job}: looked at")
+
+
+@click.command()
+@click.argument("job")
+@config_option
+def pause(job: str, config_file: str | None) -> None:
+    """Let JOB's fire times pass until it is resumed, also over restarts.
+
+    Aura goes on waiting for its pings: pause the heartbeat there too if it should not alarm.
+
+    Example: aura-agent pause backup
+    """
+    _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/pause")
+    click.echo(f"{job}: paused; its heartbeat in Aura is not, and will alarm when no ping comes")
+
+
+@click.command()
+@click.argument("job")
+@config_option
+def resume(job: str, config_file: str | None) -> None:
+    """End JOB's pause; fire times that passed meanwhile are not made up for.
+
+    Example: aura-agent resume backup
+    """
+    _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/resume")
+    click.echo(f"{job}: resumed")
+
+
+@click.command()
+@config_option
+def reload(config_file: str | None) -> None:
+    """Make the running daemon read its config anew; if it is broken, the old one stays in force.
+
+    Example: aura-agent reload
+    """
+    answer = _ask(config_file, "POST", "/reload")
+    click.echo(f"reloaded: {answer['jobs']} jobs")
+
+
+def _ask(config_file: str | None, method: str, path: str) -> dict[str, Any]:
+    """Return the daemon's JSON answer. Raises DaemonError."""
+    import httpx
+
+    socket = _control_socket(config_file)
+    try:
+        transport = httpx.HTTPTransport(uds=socket)
+        with httpx.Client(transport=transport, base_url="http://aura-agent", timeout=_TIMEOUT_S) as client:
+            response = client.request(method, path)
+            answer = cast("dict[str, Any]", response.json())
+    except httpx.ConnectError as problem:
+        hint = _why_not(socket)
+        raise DaemonError(f"no daemon answers at {socket}: {hint}") from problem
+    except (httpx.HTTPError, ValueError) as problem:
+        raise DaemonError(f"the daemon at {socket} gave no proper answer: {type(problem).__name__}") from problem
+    if response.is_error:
+        raise DaemonError(str(answer.get("error", response.status_code)))
+    return answer
+
+
+def _control_socket(config_file: str | None) -> str:
+    try:
+        config = read_config(config_file)
+    except ConfigError:
+        if config_file is not None and not os.path.exists(config_file):
+            raise
+        config = Config()  # a broken config on disk must not keep one from asking the daemon that runs on the old one
+    reports = places.socket_path(os.environ, config.agent.socket)
+    return os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET)
+
+
+def _why_not(socket: str) -> str:
+    if not os.path.exists(socket):
+        return "start it with aura-agent run, or name its config with -c"
+    if not os.access(socket, os.W_OK):
+        return "it answers only to its own user and root"
+    return "it has ended without cleaning up, or hangs"
+
+
+def _job_row(job: dict[str, Any]) -> list[str]:
+    last = job["last"]
+    state = "paused" if job["paused"] else job["kind"]
+    if job["running"]:
+        state = f"running since {local(job['running'][0]['since'])}"
+    ended = "" if last is None else f"{last['outcome']} {local(last['started_at'])}, {format_duration(last['duration_s'])}"
+    ping = "" if last is None else last["ping"] or ""
+    watch = job.get("watch")
+    if watch is not None:
+        health = {True: "healthy", False: "unhealthy", None: "not looked at yet"}[watch["healthy"]]
+        ended, ping = f"{health}: {watch['reason']}", watch["problem"] or local(watch["pinged_at"])
+    return [job["name"], job["heartbeat"], state, ended, ping, local(job["next"])]

@@ -1,0 +1,46 @@
+"""``aura-agent history``: what ran, from the store; no daemon is needed."""
+
+from dataclasses import asdict
+
+import click
+
+from aura_agent.cli.settings import config_option, json_option, local, open_store, print_json, print_table, read_config
+from aura_agent.outbox.queries import run_rows
+from aura_agent.units import format_duration
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.option("-n", "count", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many runs.")
+@config_option
+@json_option
+def history(job: str | None, count: int, config_file: str | None, as_json: bool) -> None:
+    """Show the newest runs, newest first: all, or those of one JOB or heartbeat.
+
+    Example: aura-agent history backup -n 5
+    """
+    outbox = open_store(read_config(config_file), "history")
+    try:
+        outbox.take_spool()
+        rows = run_rows(outbox, job=job, limit=count)
+    finally:
+        outbox.close()
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    print_table(
+        ["started", "job", "heartbeat", "outcome", "took", "ping", "why"],
+        [
+            [
+                local(row.started_at),
+                row.job,
+                row.heartbeat,
+                row.outcome,
+                format_duration(row.duration_s),
+                row.ping or "",
+                row.reason,
+            ]
+            for row in rows
+        ],
+        empty="no runs" if job is None else f"no runs of {job}",
+    )

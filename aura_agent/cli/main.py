@@ -1,0 +1,95 @@
+"""``aura-agent``: the command line. The only place that turns errors into lines and exit statuses.
+
+Commands load when they are called: ``aura-agent status`` needs no scheduler, ``--help`` needs nothing.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from aura_agent import __version__
+from aura_agent.errors import AuraError
+
+# Command: (module, attribute, one line for --help). The order is the order of --help.
+_COMMANDS = {
+    "run": ("aura_agent.cli.run", "run", "The daemon, in the foreground."),
+    "check": ("aura_agent.cli.check", "check", "Validate the config."),
+    "status": ("aura_agent.cli.daemon", "status", "What runs, what ran, what waits and why."),
+    "next": ("aura_agent.cli.next", "next_", "When a job will run, and why."),
+    "history": ("aura_agent.cli.history", "history", "What ran."),
+    "trigger": ("aura_agent.cli.daemon", "trigger", "Run a job now."),
+    "pause": ("aura_agent.cli.daemon", "pause", "Let a job's fire times pass."),
+    "resume": ("aura_agent.cli.daemon", "resume", "End a job's pause."),
+    "reload": ("aura_agent.cli.daemon", "reload", "Make the running daemon read its config anew."),
+    "queue": ("aura_agent.cli.queue", "queue", "The outbox: what waits, and delivering it now."),
+    "dev-server": ("aura_agent.cli.dev", "dev_server", "An embedded Aura on loopback."),
+    "demo": ("aura_agent.cli.demo", "demo", "Everything at once on an embedded Aura, in one terminal."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            ctx.fail(f"no command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="aura-agent %(version)s")
+def cli() -> None:
+    """Pings an Aura heartbeat when a job has truly succeeded, and only then.
+
+    Example: aura-agent check -c /etc/aura-agent/config.toml
+    """
+
+
+def main() -> None:
+    """Run the command line; errors are lines on stderr, never a traceback."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.Abort:
+        _leave("interrupted", 130)
+    except click.ClickException as problem:
+        command = problem.ctx.command_path if isinstance(problem, click.UsageError) and problem.ctx else "aura-agent"
+        _leave(f"{problem.format_message()} (see {command} --help)", problem.exit_code)
+    except AuraError as problem:
+        _leave(str(problem), problem.exit_status)
+    except KeyboardInterrupt:
+        _leave("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would say so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except OSError as problem:
+        where = f"{problem.filename}: " if problem.filename else ""
+        _leave(f"{where}{problem.strerror or problem}", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _leave(text: str, status: int) -> None:
+    for line in text.splitlines():
+        click.echo(f"aura-agent: {line}", err=True)
+    sys.exit(status)

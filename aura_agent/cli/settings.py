@@ -1,0 +1,98 @@
+"""What the commands share: the config that they mean, the store it points to, and how tables and JSON are printed."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import click
+
+from aura_agent.config.load import load_config
+from aura_agent.config.models import Config
+from aura_agent.config.settings import base_url, config_path, find_token
+from aura_agent.delivery.inline import Service
+from aura_agent.outbox.store import Outbox, open_outbox
+from aura_agent.report import places
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def config_option(command: F) -> F:
+    return click.option("-c", "--config", "config_file", metavar="FILE", help="The config file.")(command)
+
+
+def json_option(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def read_config(flag: str | None) -> Config:
+    """Return the config that *flag*, AURA_CONFIG or the usual place names; an empty one if there is none.
+
+    Raises ConfigError.
+    """
+    path = config_path(flag, os.environ)
+    return Config() if path is None else load_config(path)
+
+
+def store_directory(config: Config) -> str:
+    return places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
+
+
+def open_store(config: Config, role: str) -> Outbox:
+    """Open the config's store. Raises StoreError."""
+    return open_outbox(store_directory(config), role)
+
+
+def service(config: Config) -> Service:
+    """Return where Aura is, from config and environment. Raises ConfigError: the token's file can't be read."""
+    return Service(
+        base_url=base_url(config.api, os.environ),
+        token=find_token(config.api, os.environ),
+        allow_insecure=config.api.allow_insecure,
+    )
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
+    """Print *rows* for people: a table, or the line *empty*."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    if table.row_count:
+        console = Console()
+        # Piped, a table is as wide as it needs to be: grep and awk want whole cells.
+        console.print(table, width=None if console.is_terminal else 400, soft_wrap=not console.is_terminal)
+    else:
+        click.echo(empty)
+
+
+def local(at: datetime | str | None) -> str:
+    """Return an instant in the host's zone, for people; empty for none."""
+    if at is None:
+        return ""
+    instant = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def stamp(at: datetime | None) -> str | None:
+    """Return an instant as RFC 3339 in UTC, for programs."""
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def fields_of(row: object, names: Sequence[str]) -> Mapping[str, object]:
+    return {name: getattr(row, name) for name in names}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return stamp(value)
+    raise TypeError(f"not plain: {type(value).__name__}")

@@ -1,0 +1,204 @@
+"""The running agent as one object: what people can ask of it, and how a new config takes hold.
+
+Built by ``aura_agent.app``; the control socket, the status page and signals all speak to this.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aura_agent import __version__
+from aura_agent.clock import Clock
+from aura_agent.config.models import Config, Job
+from aura_agent.daemon.runner import Runner
+from aura_agent.daemon.scheduler import Scheduler, Timed
+from aura_agent.daemon.watcher import Watched, Watcher, look_at
+from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.observer import Observer
+from aura_agent.delivery.resolver import Resolver
+from aura_agent.errors import AuraError
+from aura_agent.outbox.queries import run_rows, state_counts
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.schedule.jitter import stable_jitter_s
+from aura_agent.schedule.plan import build
+from aura_agent.schedule.zones import zone
+from aura_agent.watch.condition import Condition
+
+OWN_HEARTBEAT = "aura-agent itself"
+_OWN_EVERY_S = 60.0
+_LOOP_SLOW_S = 120.0  # the scheduler looks up every 30 s; four times that means that it is stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the agent is made of."""
+
+    worker: OutboxWorker
+    scheduler: Scheduler
+    runner: Runner
+    watcher: Watcher
+    courier: Courier
+    resolver: Resolver
+    clock: Clock
+    observer: Observer
+
+
+class Agent:
+    """Holds the config in force. *load* reads the config anew and raises AuraError if it is broken."""
+
+    def __init__(self, parts: Parts, config: Config, load: Callable[[], Config], hostname: str) -> None:
+        self._parts = parts
+        self._load = load
+        self._hostname = hostname
+        self.config = config
+        self.config_problem = ""
+        self.started_at = parts.clock.read().wall
+        self.stopping = False
+
+    def apply(self, config: Config) -> None:
+        """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force."""
+        timed = {name: self._timed(name, job) for name, job in config.jobs.items() if job.enabled and _has_times(job)}
+        watched = {
+            name: Watched(job.heartbeat or name, look_at(job, self._parts.clock))
+            for name, job in config.jobs.items()
+            if job.enabled and job.watch is not None
+        }
+        if config.agent.heartbeat:
+            timed[OWN_HEARTBEAT] = self._own_timed()
+            watched[OWN_HEARTBEAT] = Watched(config.agent.heartbeat, self._look_at_ourselves)
+        self.config = config
+        self._parts.watcher.replace(watched)
+        self._parts.scheduler.replace(timed)
+
+    def reload(self) -> str:
+        """Read the config anew and apply it; return what is wrong with it, empty if it is in force now."""
+        try:
+            self.apply(self._load())
+        except AuraError as problem:
+            self.config_problem = str(problem)
+            self._parts.observer.note("config.rejected", error=str(problem))
+        else:
+            self.config_problem = ""
+            self._parts.observer.note("config.loaded", jobs=len(self.config.jobs))
+        return self.config_problem
+
+    def trigger(self, name: str) -> str:
+        """Run the job now, beside its schedule; return the run's id, or why there is none. Raises KeyError."""
+        job = self.config.jobs[name]
+        if job.watch is not None:
+            self._parts.watcher.look(name)
+            return "looking"
+        if not (job.command or job.shell):
+            return "skipped: this job has no command: something else runs it"
+        return self._parts.runner.fire(name, job, self._parts.clock.read().wall, "triggered by hand")
+
+    async def pause(self, name: str, *, paused: bool) -> None:
+        """Stop or resume the job's fire times. Raises KeyError, StoreError."""
+        self.config.jobs[name]  # noqa: B018  # an unknown name is the caller's KeyError
+        await self._parts.scheduler.pause(name, paused=paused)
+
+    def unhealthy(self) -> str:
+        """Return what keeps the agent from doing its work, empty if nothing does."""
+        asleep_s = (self._parts.clock.read().boot_ns - self._parts.scheduler.looked_boot_ns) / 1e9
+        if asleep_s > _LOOP_SLOW_S:
+            return f"the scheduler has not looked up for {asleep_s:.0f} s"
+        return self._parts.courier.store_problem
+
+    async def snapshot(self) -> dict[str, object]:
+        """Return the agent's state for people and programs: plain values, no secrets. Raises StoreError."""
+        counts = await self._parts.worker.call(state_counts)
+        last_runs = await self._parts.worker.call(
+            lambda outbox: {name: run_rows(outbox, job=name, limit=1) for name in self.config.jobs}
+        )
+        jobs = []
+        for name, job in self.config.jobs.items():
+            last = last_runs[name][0] if last_runs[name] else None
+            next_fire = self._parts.scheduler.next_fire(name)
+            watched = self._parts.watcher.state(name)
+            row: dict[str, object] = {
+                "name": name,
+                "heartbeat": job.heartbeat or name,
+                "kind": _kind(job),
+                "next": _stamp(next_fire),
+                "running": [
+                    {"run_id": run.run_id, "since": _stamp(run.started.wall if run.started else None)}
+                    for run in self._parts.runner.running(name)
+                ],
+                "paused": name in self._parts.scheduler.paused,
+                "last": None
+                if last is None
+                else {
+                    "outcome": last.outcome,
+                    "started_at": _stamp(last.started_at),
+                    "duration_s": round(last.duration_s, 3),
+                    "reason": last.reason,
+                    "ping": last.ping,
+                },
+            }
+            if watched is not None:
+                row["watch"] = _watch_row(watched)
+            jobs.append(row)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": _stamp(self.started_at),
+            "stopping": self.stopping,
+            "healthy": not self.unhealthy(),
+            "problems": [text for text in (self.unhealthy(), self._parts.resolver.problem) if text],
+            "config_problem": self.config_problem,
+            "queue": counts,
+            "in_flight": self._parts.courier.in_flight,
+            "jobs": jobs,
+        }
+
+    def _timed(self, name: str, job: Job) -> Timed:
+        schedule = build(job.schedule, job.every, job=name, zone=zone(job.timezone, tz_env=os.environ.get("TZ")))
+        if job.watch is not None:
+            return Timed(name, schedule, lambda _at, _why: self._parts.watcher.look(name), durable=False)
+
+        def fire(at: datetime, reason: str) -> None:
+            self._parts.runner.fire(name, job, at, reason)
+
+        return Timed(
+            name,
+            schedule,
+            fire,
+            catch_up=job.catch_up,
+            misfire_grace_s=job.misfire_grace,
+            limit=job.catch_up_limit,
+            jitter_s=stable_jitter_s(self._hostname, name, job.jitter) if job.jitter else 0.0,
+        )
+
+    def _own_timed(self) -> Timed:
+        schedule = build(None, _OWN_EVERY_S, job=OWN_HEARTBEAT, zone=zone("UTC"))
+        return Timed(OWN_HEARTBEAT, schedule, lambda _at, _why: self._parts.watcher.look(OWN_HEARTBEAT), durable=False)
+
+    async def _look_at_ourselves(self) -> Condition:
+        problem = self.unhealthy()
+        return Condition(healthy=not problem, reason=problem or "scheduler, store and courier work")
+
+
+def _has_times(job: Job) -> bool:
+    return job.schedule is not None or job.every is not None
+
+
+def _kind(job: Job) -> str:
+    if job.watch is not None:
+        return "watch"
+    return "scheduled" if _has_times(job) else "reported"
+
+
+def _watch_row(watched: Watched) -> dict[str, object]:
+    condition = watched.condition
+    return {
+        "healthy": None if condition is None else condition.healthy,
+        "reason": "" if condition is None else condition.reason,
+        "looked_at": _stamp(watched.looked_at),
+        "pinged_at": _stamp(watched.pinged_at),
+        "problem": watched.problem,
+    }
+
+
+def _stamp(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

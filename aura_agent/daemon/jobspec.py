@@ -1,0 +1,20 @@
+"""What the config says of a job, as what the process layer takes."""
+
+import os
+
+from aura_agent.config.models import Job
+from aura_agent.process.account import job_environment, resolve_account
+from aura_agent.process.spawn import SpawnSpec
+
+
+def spawn_spec(job: Job) -> SpawnSpec:
+    """Return how *job* is started: as cron would, with a clean environment. Raises SpawnFailed: no such account."""
+    account = resolve_account(job.user, job.group)
+    return SpawnSpec(
+        argv=tuple(job.command or ()),
+        shell_text=job.shell,
+        env=job_environment(account, os.environ, job.env),
+        cwd=job.cwd,
+        account=account,
+        umask=None if job.umask is None else int(job.umask, 8),
+    )

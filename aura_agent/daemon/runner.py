@@ -1,0 +1,342 @@
+"""How a job of the config runs: attempts, time-out, expectations, and what its outcome is.
+
+A run's outcome goes into the outbox and nowhere else: whether it becomes a ping is decided there. Between the end of
+a job and its durable record nothing may be forgotten, so a store that is in trouble is asked again until it takes it,
+or until the daemon ends and the spool takes it.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from aura_agent.clock import Clock, Reading
+from aura_agent.config.models import Job
+from aura_agent.delivery.observer import Observer
+from aura_agent.errors import StoreError
+from aura_agent.outbox.rules import Moment
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.process.child import Child
+from aura_agent.process.spawn import SpawnFailed, spawn
+from aura_agent.process.tail import Tail
+from aura_agent.process.tree import ProcessTree
+from aura_agent.process.pump import Pump
+from aura_agent.daemon.jobspec import spawn_spec
+from aura_agent.report.record import Outcome, Report
+from aura_agent.schedule.overlap import decide
+from aura_agent.units import format_duration
+
+DRAIN_S = 1.0  # what a job leaves in the background may hold its pipe for ever
+HISTORY_TAIL_BYTES = 10_000
+_STORE_TROUBLE_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run that is going on, or waits for its turn."""
+
+    job_name: str
+    job: Job
+    run_id: str
+    fire_time: datetime
+    reason: str
+    started: Reading | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    stop_reason: str = ""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How one attempt ended."""
+
+    started: Reading
+    ended: Reading
+    outcome: Outcome
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    tail: str = ""
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+
+
+class Runner:
+    """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable."""
+
+    def __init__(
+        self,
+        worker: OutboxWorker,
+        clock: Clock,
+        observer: Observer,
+        boot_id: str,
+        accepted: Callable[[Report], None],
+    ) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._observer = observer
+        self._boot_id = boot_id
+        self._accepted = accepted
+        self._running: dict[str, list[Run]] = {}
+        self._waiting: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.unrecorded: list[Report] = []
+
+    def running(self, name: str) -> list[Run]:
+        return list(self._running.get(name, ()))
+
+    @property
+    def count(self) -> int:
+        return sum(len(runs) for runs in self._running.values())
+
+    def fire(self, name: str, job: Job, fire_time: datetime, reason: str) -> str:
+        """A fire time has come, or somebody asks: start, queue or skip a run. Returns its id, or why there is none."""
+        run = Run(name, job, os.urandom(16).hex(), fire_time, reason)
+        if self._stopping:
+            return self._skip(run, "the agent is stopping")
+        running = self._running.get(name, [])
+        decision = decide(job.overlap, len(running), int(name in self._waiting))
+        if decision.action == "skip":
+            return self._skip(run, decision.reason)
+        if decision.action == "start":
+            self._start(run)
+            return run.run_id
+        self._waiting[name] = run
+        if decision.action == "replace":
+            for old in running:
+                self._ask_to_stop(old, "replaced by its next run")
+        return run.run_id
+
+    async def finish(self, grace_s: float) -> None:
+        """No new runs; what runs has *grace_s* to end by itself, is then told to, and recorded either way."""
+        self._stopping = True
+        self._waiting.clear()
+        if not await self._wait_idle(grace_s):
+            self.hurry("the agent is stopping")
+            await self._idle.wait()
+
+    def hurry(self, reason: str) -> None:
+        """Tell everything that runs to end now."""
+        for runs in self._running.values():
+            for run in runs:
+                self._ask_to_stop(run, reason)
+
+    async def _wait_idle(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _ask_to_stop(self, run: Run, reason: str) -> None:
+        if not run.stop.is_set():
+            run.stop_reason = reason
+            run.stop.set()
+
+    def _skip(self, run: Run, reason: str) -> str:
+        self._observer.note("run.skipped", job=run.job_name, fire_time=run.fire_time.isoformat(), reason=reason)
+        now = self._clock.read()
+        skipped = _Attempt(now, now, Outcome.SKIPPED, reason=reason)
+        self._launch(self._record(self._report(run, skipped, 1)), f"skip {run.job_name}")
+        return f"skipped: {reason}"
+
+    def _start(self, run: Run) -> None:
+        self._running.setdefault(run.job_name, []).append(run)
+        self._launch(self._run(run), f"run {run.job_name}")
+
+    def _launch(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        self._idle.clear()
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._landed)
+        return task
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._observer.note("run.broken", task=task.get_name(), error=repr(task.exception()))
+        if not self._tasks:
+            self._idle.set()
+
+    def _ended(self, run: Run) -> None:
+        runs = self._running[run.job_name]
+        runs.remove(run)
+        if not runs:
+            del self._running[run.job_name]
+            waiting = self._waiting.pop(run.job_name, None)
+            if waiting is not None and not self._stopping:
+                self._start(waiting)
+
+    async def _run(self, run: Run) -> None:
+        try:
+            await self._attempts(run)
+        finally:
+            self._ended(run)
+
+    async def _attempts(self, run: Run) -> None:
+        attempt, attempts = await self._attempt(run, first=True), 1
+        while self._may_retry(run, attempt, attempts) and not await _comes_within(run.stop, run.job.retry_delay):
+            attempt, attempts = await self._attempt(run, first=False), attempts + 1
+        await self._record(self._report(run, attempt, attempts))
+
+    def _may_retry(self, run: Run, attempt: _Attempt, attempts: int) -> bool:
+        failed = attempt.outcome is not Outcome.SUCCEEDED
+        return failed and attempts <= run.job.retries and not run.stop.is_set()
+
+    async def _attempt(self, run: Run, *, first: bool) -> _Attempt:
+        started = self._clock.read()
+        run.started = run.started or started
+        try:
+            child = spawn(spawn_spec(run.job))
+        except SpawnFailed as problem:
+            self._observer.note("run.not_started", job=run.job_name, run_id=run.run_id, error=str(problem))
+            ended = self._clock.read()
+            return _Attempt(started, ended, Outcome.NOT_STARTED, problem.exit_code, reason=str(problem))
+        if first:
+            self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=child.pid, why=run.reason)
+        beginning = asyncio.create_task(self._begin(run, started)) if first else None
+        tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes))
+        pumps = [Pump(fd, tail) for fd in (child.stdout, child.stderr) if fd is not None]
+        stopped_by = await self._watch_over(run, child, started)
+        for pump in pumps:
+            await pump.drained(DRAIN_S)
+            pump.release()
+        if beginning is not None:
+            await beginning
+        attempt = self._conclude(run, child, started, stopped_by)
+        attempt.tail = tail.text()
+        return attempt
+
+    async def _begin(self, run: Run, started: Reading) -> None:
+        """Put on record that the run is under way: a daemon that is killed leaves a lost run, not a silent one."""
+        ref = _ref(run.job)
+        try:
+            await self._worker.call(
+                lambda outbox: outbox.begin(
+                    run.run_id, run.job_name, ref, Moment(outbox.now().epoch, started.boot_ns, started.wall_ns)
+                )
+            )
+        except StoreError as problem:
+            self._observer.note("store.failed", error=str(problem))
+
+    async def _watch_over(self, run: Run, child: Child, started: Reading) -> tuple[Outcome, str] | None:
+        """Wait for the child's end; return what we ended it for, None if it ended by itself."""
+        ended = asyncio.create_task(child.wait(), name=f"wait {run.job_name}")
+        stop = asyncio.create_task(run.stop.wait(), name=f"stop {run.job_name}")
+        timeout_s = run.job.timeout
+        if timeout_s is not None:
+            timeout_s = max(0.0, timeout_s - (self._clock.read().boot_ns - started.boot_ns) / 1e9)
+        try:
+            done, _ = await asyncio.wait({ended, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if ended in done:
+                return None
+            tree = ProcessTree(child.pid, own_group=True)
+            tree.signal(signal.SIGTERM)
+            if not (await _ends_within(ended, run.job.kill_after) and await tree.gone(run.job.kill_after)):
+                tree.signal(signal.SIGKILL)
+            await ended
+        finally:
+            stop.cancel()
+        if run.stop.is_set():
+            return Outcome.KILLED, run.stop_reason
+        return Outcome.TIMED_OUT, f"timed out after {format_duration(run.job.timeout or 0)}"
+
+    def _conclude(self, run: Run, child: Child, started: Reading, stopped_by: tuple[Outcome, str] | None) -> _Attempt:
+        status, ended = child.status, self._clock.read()
+        assert status is not None
+        attempt = _Attempt(started, ended, Outcome.FAILED, status.code, status.signal)
+        attempt.cpu_s = status.cpu_user_s + status.cpu_system_s
+        attempt.max_rss_bytes = status.max_rss_bytes
+        if stopped_by is not None:
+            attempt.outcome, attempt.reason = stopped_by
+        elif status.signal is not None:
+            attempt.outcome, attempt.reason = Outcome.KILLED, str(status)
+        elif status.code in run.job.success_codes:
+            attempt.reason = unmet_expectation(run.job, started, ended)
+            attempt.outcome = Outcome.FAILED if attempt.reason else Outcome.SUCCEEDED
+        else:
+            attempt.reason = str(status)
+        return attempt
+
+    def _report(self, run: Run, attempt: _Attempt, attempts: int) -> Report:
+        job = run.job
+        body: bytes | None = None
+        if job.attach == "output":
+            body = attempt.tail.encode()[-job.tail_bytes :]
+        elif job.attach == "summary":
+            took = format_duration((attempt.ended.boot_ns - attempt.started.boot_ns) / 1e9)
+            body = f"exit {attempt.exit_code} after {took}, attempt {attempts}\n".encode()
+        return Report(
+            run_id=run.run_id,
+            boot_id=self._boot_id,
+            started=attempt.started,
+            ended=attempt.ended,
+            outcome=attempt.outcome,
+            ref=_ref(job),
+            job=run.job_name,
+            exit_code=attempt.exit_code,
+            signal=attempt.signal,
+            attempts=attempts,
+            reason=attempt.reason,
+            max_age_s=job.max_age,
+            replay_all=job.replay == "all",
+            body=body if attempt.outcome is Outcome.SUCCEEDED else None,
+            tail=attempt.tail,
+            cpu_s=attempt.cpu_s,
+            max_rss_bytes=attempt.max_rss_bytes,
+        )
+
+    async def _record(self, report: Report) -> None:
+        """Return once *report* is durable; while the store is in trouble, keep it and try again."""
+        self.unrecorded.append(report)
+        while True:
+            try:
+                await self._worker.accept(report)
+                break
+            except StoreError as problem:
+                self._observer.note("store.failed", error=str(problem))
+                if self._stopping:
+                    return
+                await asyncio.sleep(_STORE_TROUBLE_S)
+        self.unrecorded.remove(report)
+        self._accepted(report)
+
+
+def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
+    """Return what the run should have brought about and didn't; empty when all is well."""
+    if job.expect is None or job.expect.file is None:
+        return ""
+    from aura_agent.watch.expect import expect_file
+
+    wanted = job.expect.file
+    condition = expect_file(
+        path=wanted.path,
+        started_at=started.wall,
+        now=ended.wall,
+        newer_than_s=None if wanted.newer_than == "start" else float(wanted.newer_than),
+        min_size_bytes=wanted.min_size,
+    )
+    return "" if condition.healthy else condition.reason
+
+
+def _ref(job: Job) -> str | None:
+    return f"heartbeat:{job.heartbeat}" if job.heartbeat else None
+
+
+async def _comes_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _ends_within(task: "asyncio.Task[object]", seconds: float) -> bool:
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    return bool(done)

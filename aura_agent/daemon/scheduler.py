@@ -1,0 +1,163 @@
+"""When jobs start: one timer for the next due job, none while nothing is due.
+
+Sleeps in slices, because the loop's clock stands still in suspend and the wall clock may be set: whatever the clock
+does, no slot runs twice (the last fire time of a job is on disk before its run starts), and what was missed goes
+through the job's ``catch_up``. Which fire times those are is decided in ``aura_agent.schedule``.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from aura_agent.clock import Clock
+from aura_agent.delivery.observer import Observer
+from aura_agent.errors import StoreError
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.schedule.plan import CatchUp, Due, Schedule, plan_due, reboot_due
+
+SLICE_S = 30.0  # CLOCK_MONOTONIC stops in suspend (clock_gettime(2)): one long sleep would overshoot by the time asleep
+_STORE_TROUBLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A job that has fire times. *fire* starts a run, or looks at what is watched; *durable*: a slot runs once."""
+
+    name: str
+    schedule: Schedule
+    fire: Callable[[datetime, str], None]
+    catch_up: CatchUp = "latest"
+    misfire_grace_s: float = 60.0
+    limit: int = 10
+    jitter_s: float = 0.0
+    durable: bool = True
+
+
+class Scheduler:
+    """Fires jobs on time. ``replace`` sets them; ``run`` never ends by itself."""
+
+    def __init__(self, worker: OutboxWorker, clock: Clock, observer: Observer, boot_id: str) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._observer = observer
+        self._boot_id = boot_id
+        self._jobs: dict[str, Timed] = {}
+        self._last: dict[str, datetime] = {}
+        self._heap: list[tuple[datetime, str]] = []
+        self._paused: set[str] = set()
+        self._changed = asyncio.Event()
+        self.looked_boot_ns = clock.read().boot_ns
+
+    async def load(self) -> None:
+        """Read what earlier daemons left: fire times dealt with, and pauses. Raises StoreError."""
+        stored = await self._worker.call(lambda outbox: outbox.last_fires())
+        self._last = {job: datetime.fromtimestamp(ns / 1e9, UTC) for job, ns in stored.items()}
+        self._paused = await self._worker.call(lambda outbox: outbox.paused_jobs())
+
+    def replace(self, jobs: Mapping[str, Timed]) -> None:
+        """Schedule exactly *jobs*; one that is there already with the same schedule keeps its place."""
+        now = self._now()
+        self._jobs = dict(jobs)
+        for job in self._jobs.values():
+            # A job seen for the first time has missed nothing, and one from the future waits for its own past.
+            self._last.setdefault(job.name, now)
+        self._heap = [(at, name) for name in self._jobs if (at := self.next_fire(name)) is not None]
+        heapq.heapify(self._heap)
+        self._changed.set()
+
+    def next_fire(self, name: str) -> datetime | None:
+        """Return when the job is due next, jitter included; None if it isn't scheduled, paused, or waits for a boot."""
+        job = self._jobs.get(name)
+        if job is None or name in self._paused:
+            return None
+        at = job.schedule.next_after(self._last[name])
+        return None if at is None else at + timedelta(seconds=job.jitter_s)
+
+    @property
+    def paused(self) -> frozenset[str]:
+        return frozenset(self._paused)
+
+    async def pause(self, name: str, *, paused: bool) -> None:
+        """Stop or resume the job's fire times, also over restarts; those that pass meanwhile are not made up for."""
+        await self._worker.call(lambda outbox: outbox.set_paused(name, paused=paused))
+        if paused:
+            self._paused.add(name)
+        else:
+            self._paused.discard(name)
+            self._last[name] = self._now()
+        self.replace(self._jobs)
+
+    async def run(self) -> None:
+        await self._fire_reboot_jobs()
+        while True:
+            self.looked_boot_ns = self._clock.read().boot_ns
+            self._changed.clear()
+            try:
+                await self._fire_due()
+            except StoreError as problem:
+                # Starting without a record could run a slot twice after a crash: the run is late, but it is one.
+                self._observer.note("store.failed", error=str(problem))
+                await asyncio.sleep(_STORE_TROUBLE_S)
+                continue
+            try:
+                async with asyncio.timeout(self._sleep_s()):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def _sleep_s(self) -> float:
+        if not self._heap:
+            return SLICE_S
+        return min(SLICE_S, max(0.0, (self._heap[0][0] - self._now()).total_seconds()))
+
+    async def _fire_due(self) -> None:
+        now = self._now()
+        due: list[tuple[Timed, Due]] = []
+        while self._heap and self._heap[0][0] <= now:
+            _, name = heapq.heappop(self._heap)
+            job = self._jobs[name]
+            plan = plan_due(
+                job.schedule,
+                self._last[name],
+                now - timedelta(seconds=job.jitter_s),
+                job.catch_up,
+                job.misfire_grace_s,
+                job.limit,
+            )
+            self._last[name] = plan.last_fire
+            due.append((job, plan))
+            at = self.next_fire(name)
+            if at is not None:
+                heapq.heappush(self._heap, (at, name))
+        durable = {job.name: _ns(plan.last_fire) for job, plan in due if job.durable}
+        if durable:
+            await self._worker.call(lambda outbox: outbox.set_last_fires(durable))
+        for job, plan in due:
+            for group in plan.skipped:
+                if job.durable:
+                    self._observer.note(
+                        "fire_time.skipped",
+                        job=job.name,
+                        first=group.first.isoformat(),
+                        count=group.count,
+                        reason=group.reason,
+                    )
+            for start in plan.start:
+                job.fire(start.at, start.reason)
+
+    async def _fire_reboot_jobs(self) -> None:
+        stored = await self._worker.call(lambda outbox: outbox.reboot_fires())
+        for job in self._jobs.values():
+            if reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(job.name)):
+                name = job.name
+                await self._worker.call(lambda outbox, name=name: outbox.set_reboot_fire(name, self._boot_id))
+                job.fire(self._now(), "the host has booted")
+
+    def _now(self) -> datetime:
+        return self._clock.read().wall
+
+
+def _ns(at: datetime) -> int:
+    return int(at.timestamp()) * 10**9 + at.microsecond * 1000

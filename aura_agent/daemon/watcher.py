@@ -1,0 +1,165 @@
+"""Watches: conditions that are looked at every so often and pinged while they hold.
+
+A watch never enters the outbox: the answer of now is sent at once; if that fails, the condition is looked at again at
+each back-off step, and what is true then is sent. The agent's own heartbeat is a watch of itself.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+
+from aura_agent.clock import Clock
+from aura_agent.config.models import Job
+from aura_agent.delivery.answers import Verdict, classify
+from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.observer import Observer
+from aura_agent.delivery.post import post_ping
+from aura_agent.delivery.resolver import Resolver
+from aura_agent.errors import StoreError
+from aura_agent.outbox.store import Unresolved
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.secret import Secret
+from aura_agent.watch.condition import Condition
+from aura_agent.watch.file import check_file
+from aura_agent.watch.process import check_process
+
+Look = Callable[[], Awaitable[Condition]]
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is known of one watch."""
+
+    heartbeat: str
+    look: Look
+    condition: Condition | None = None
+    looked_at: datetime | None = None
+    pinged_at: datetime | None = None
+    problem: str = ""
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Watcher:
+    """Looks when told to, and pings what is healthy."""
+
+    def __init__(
+        self,
+        worker: OutboxWorker,
+        resolver: Resolver,
+        http: httpx.AsyncClient,
+        clock: Clock,
+        rng: random.Random,
+        observer: Observer,
+        *,
+        allow_insecure: bool,
+    ) -> None:
+        self._worker = worker
+        self._resolver = resolver
+        self._http = http
+        self._clock = clock
+        self._rng = rng
+        self._observer = observer
+        self._allow_insecure = allow_insecure
+        self._watched: dict[str, Watched] = {}
+
+    def replace(self, watched: dict[str, Watched]) -> None:
+        """Watch exactly these; one that stays keeps what is known of it."""
+        for name, old in self._watched.items():
+            new = watched.get(name)
+            if new is not None:
+                new.condition, new.looked_at, new.pinged_at = old.condition, old.looked_at, old.pinged_at
+            if old.task is not None:
+                old.task.cancel()
+        self._watched = watched
+
+    def state(self, name: str) -> Watched | None:
+        return self._watched.get(name)
+
+    def look(self, name: str) -> None:
+        """It is time to look at *name*; whatever its last look is still trying to send is older than that."""
+        watched = self._watched.get(name)
+        if watched is None:
+            return
+        if watched.task is not None:
+            watched.task.cancel()
+        watched.task = asyncio.create_task(self._speak(name, watched), name=f"watch {name}")
+
+    async def close(self) -> None:
+        tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _speak(self, name: str, watched: Watched) -> None:
+        tries = 0
+        while await self._is_healthy(name, watched):
+            problem = await self._ping(watched)
+            if not problem:
+                if watched.problem:
+                    self._observer.note("watch.ping_recovered", job=name, heartbeat=watched.heartbeat)
+                watched.problem, watched.pinged_at = "", self._clock.read().wall
+                self._observer.note("watch.pinged", job=name, heartbeat=watched.heartbeat)
+                return
+            tries += 1
+            if problem != watched.problem:
+                self._observer.note("watch.ping_failed", job=name, heartbeat=watched.heartbeat, reason=problem)
+            watched.problem = problem
+            await asyncio.sleep(delay_s(tries, self._rng))
+
+    async def _is_healthy(self, name: str, watched: Watched) -> bool:
+        condition = await watched.look()
+        if watched.condition is None or watched.condition.healthy is not condition.healthy:
+            event = "watch.healthy" if condition.healthy else "watch.unhealthy"
+            self._observer.note(event, job=name, heartbeat=watched.heartbeat, reason=condition.reason)
+        watched.condition, watched.looked_at = condition, self._clock.read().wall
+        return condition.healthy
+
+    async def _ping(self, watched: Watched) -> str:
+        """Send one ping now; return why it was not acknowledged, empty if it was."""
+        try:
+            url, heartbeat_id = await self._url(watched.heartbeat)
+        except StoreError as problem:
+            return str(problem)
+        if url is None:
+            return self._resolver.problem or f"the ping URL of {watched.heartbeat!r} isn't known yet"
+        sent = await post_ping(self._http, url, None, allow_insecure=self._allow_insecure)
+        answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
+        if answer.verdict is Verdict.DELIVERED:
+            return ""
+        if answer.verdict is Verdict.RESOLVE_ANEW and heartbeat_id is not None:
+            await self._resolver.refresh(heartbeat_id)
+        return answer.reason
+
+    async def _url(self, heartbeat: str) -> tuple[Secret | None, str | None]:
+        ref = f"heartbeat:{heartbeat}"
+        stream_id, heartbeat_id, url = await self._worker.call(lambda outbox: outbox.stream(ref))
+        if url is None:
+            await self._resolver.resolve([Unresolved(stream_id, heartbeat_id, (ref,), 0)])
+            stream_id, heartbeat_id, url = await self._worker.call(lambda outbox: outbox.stream(ref))
+        return url, heartbeat_id
+
+
+def look_at(job: Job, clock: Clock) -> Look:
+    """Return what looks at the condition of *job*'s watch; it reads files and processes, so it does so in a thread."""
+    watch = job.watch
+    assert watch is not None
+
+    def look() -> Condition:
+        if watch.process is not None:
+            spec = watch.process
+            return check_process(pidfile=spec.pidfile, pattern=spec.pattern, name=spec.name, user=spec.user)
+        assert watch.file is not None
+        file = watch.file
+        return check_file(path=file.path, now=clock.read().wall, max_age_s=file.max_age, min_size_bytes=file.min_size)
+
+    async def in_thread() -> Condition:
+        try:
+            return await asyncio.to_thread(look)
+        except Exception as problem:  # noqa: BLE001  # a probe that breaks says nothing good about what it watches
+            return Condition(healthy=False, reason=f"can't be looked at: {problem}")
+
+    return in_thread

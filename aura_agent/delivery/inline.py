@@ -1,0 +1,77 @@
+"""One delivery by hand: a wrapper without a daemon, or ``queue flush``. Builds what the daemon has, for a moment."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aura_agent.api import AuraClient
+from aura_agent.clock import SystemClock
+from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.observer import Observer
+from aura_agent.delivery.post import build_http
+from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.outbox.store import Outbox, open_outbox
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report.record import Report
+from aura_agent.secret import Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Where Aura is and who we are there."""
+
+    base_url: str
+    token: Secret | None
+    allow_insecure: bool = False
+
+    def client_factory(self) -> ClientFactory | None:
+        """Return what opens an API client, None without a token."""
+        token = self.token
+        if token is None:
+            return None
+        return lambda: AuraClient(self.base_url, token, allow_insecure=self.allow_insecure)
+
+
+@asynccontextmanager
+async def courier_for(
+    outbox: Outbox, service: Service, observer: Observer, *, limit: int = 16
+) -> AsyncIterator[tuple[Courier, OutboxWorker]]:
+    """Wire a courier to *outbox* and close both at the end."""
+    rng = random.Random()  # noqa: S311  # spreads retries, protects nothing
+    worker = OutboxWorker(outbox)
+    resolver = Resolver(worker, service.client_factory(), SystemClock(), rng, observer)
+    try:
+        async with build_http(limit=limit) as http:
+            courier = Courier(worker, resolver, http, rng, observer, limit=limit, allow_insecure=service.allow_insecure)
+            yield courier, worker
+    finally:
+        await worker.close()
+
+
+def deliver_now(
+    directory: str | None,
+    service: Service,
+    observer: Observer,
+    *,
+    wait_s: float,
+    only_run: str | None = None,
+    unspooled: Report | None = None,
+) -> bool:
+    """Deliver what waits in the store for *wait_s* at the most; return whether nothing sendable is left of it.
+
+    *only_run* limits it to that run's stream. *unspooled* is a report that no spool could take: it goes straight into
+    the outbox, which may be one in memory (*directory* None).
+    """
+    outbox = open_outbox(directory, "run")
+    only_runs = None if only_run is None else frozenset((only_run,))
+
+    async def deliver() -> bool:
+        async with courier_for(outbox, service, observer, limit=8) as (courier, worker):
+            if unspooled is not None:
+                await worker.accept(unspooled)
+            await courier.drain(wait_s, retry=True, only_runs=only_runs)
+            return await worker.call(Outbox.waiting_count) == 0
+
+    return asyncio.run(deliver())

@@ -1,0 +1,92 @@
+"""One ping: one POST to one ping URL, within one deadline, and what came of it.
+
+The status line decides: once it is there, what happens to the rest of the answer changes nothing. No exception leaves
+this module except cancellation, and nothing that it returns holds the URL. httpx and httpcore log URLs at INFO and
+DEBUG; ``build_http`` raises their loggers to WARNING, wherever the program runs.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+import httpx
+
+from aura_agent.api.transport import TIMEOUTS, USER_AGENT, build_client, judge_url, trouble_of
+from aura_agent.api.trouble import Trouble
+from aura_agent.secret import Secret
+
+TOTAL_S = 30.0
+MAX_ANSWER_BYTES = 64 * 1024
+_ANSWER_S = 2.0  # for the body after the head, which is read only to keep the connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What came of a ping: a *status*, or an *error* (a Trouble's value, or that and a type's name).
+
+    *retry_after* and *date* are the headers as they came; *duration_s* is elapsed time.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    retry_after: str | None = None
+    date: str | None = None
+    duration_s: float
+
+
+def build_http(*, limit: int = 16) -> httpx.AsyncClient:
+    """Return the client for pings, with *limit* connections at the most. Raises ApiMisconfigured."""
+    silence_http_loggers()
+    return build_client(max_connections=limit)
+
+
+def silence_http_loggers() -> None:
+    """Keep httpx and httpcore from logging URLs, whatever level the root logger has."""
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+async def post_ping(
+    http: httpx.AsyncClient, url: Secret, body: bytes | None, *, allow_insecure: bool, total_s: float = TOTAL_S
+) -> Attempt:
+    """Send one ping, with *body* as text if there is one; *total_s* bounds it from the host's look-up to the end."""
+    started = time.monotonic()
+    target = judge_url(url.reveal(), allow_insecure=allow_insecure)
+    if isinstance(target, Trouble):
+        return Attempt(error=target, duration_s=time.monotonic() - started)
+    headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
+    if body:
+        headers["Content-Type"] = "text/plain; charset=utf-8"
+    response: httpx.Response | None = None
+    error: str | None = None
+    deadline = asyncio.timeout(total_s)
+    try:
+        async with deadline:
+            request = http.build_request("POST", target, content=body or b"", headers=headers, timeout=TIMEOUTS)
+            response = await http.send(request, stream=True, auth=None, follow_redirects=False)
+            await _finish(response)
+    except Exception as exc:  # noqa: BLE001  # a ping that went wrong in an unforeseen way is a ping to send again
+        error = Trouble.TOTAL_TIMEOUT if deadline.expired() else trouble_of(exc)
+    duration_s = time.monotonic() - started
+    if response is None:
+        return Attempt(error=error, duration_s=duration_s)
+    return Attempt(
+        status=response.status_code,
+        retry_after=response.headers.get("Retry-After"),
+        date=response.headers.get("Date"),
+        duration_s=duration_s,
+    )
+
+
+async def _finish(response: httpx.Response) -> None:
+    """Read what little is worth reading, and give the connection back."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            read_bytes = 0
+            async for chunk in response.aiter_raw():
+                read_bytes += len(chunk)
+                if read_bytes > MAX_ANSWER_BYTES:
+                    break
+    finally:
+        await response.aclose()

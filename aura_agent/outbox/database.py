@@ -1,0 +1,157 @@
+"""The SQLite file: how it is opened, its numbered schema steps, and what happens to one that can't be read.
+
+WAL with ``synchronous=FULL``: a commit has been synced when it returns (NORMAL would lose the newest commits in a
+power cut). A file from a newer version is refused; one that SQLite can't read is set aside under
+``*.corrupt-DATE``, never deleted.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from aura_agent.errors import StoreError
+
+BUSY_TIMEOUT_S = 10.0
+
+# Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
+# A stream's ``due`` is when its next attempt may begin; NULL when nothing waits.
+_STEPS = (
+    """
+    CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, newest_wall_ns INTEGER NOT NULL) STRICT;
+    CREATE TABLE heartbeats (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, interval_s REAL, grace_s REAL, status TEXT, last_ping_wall_ns INTEGER,
+        ping_url TEXT, listed_wall_ns INTEGER NOT NULL, url_wall_ns INTEGER
+    ) STRICT;
+    CREATE INDEX heartbeats_by_name ON heartbeats (name);
+    CREATE TABLE streams (
+        id INTEGER PRIMARY KEY, heartbeat_id TEXT UNIQUE, direct_url TEXT,
+        failed_epoch INTEGER, failed_boot_ns INTEGER, failed_run TEXT,
+        delivered_epoch INTEGER, delivered_boot_ns INTEGER, delivered_run TEXT, delivered_wall_ns INTEGER,
+        due_epoch INTEGER, due_boot_ns INTEGER, tries INTEGER NOT NULL DEFAULT 0, parked INTEGER NOT NULL DEFAULT 0,
+        problem TEXT NOT NULL DEFAULT '',
+        lease_owner TEXT, lease_entry INTEGER, lease_epoch INTEGER, lease_until_ns INTEGER
+    ) STRICT;
+    CREATE INDEX streams_by_due ON streams (due_epoch, due_boot_ns) WHERE due_boot_ns IS NOT NULL;
+    CREATE TABLE refs (ref TEXT PRIMARY KEY, stream_id INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE INDEX refs_by_stream ON refs (stream_id);
+    CREATE TABLE entries (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, stream_id INTEGER NOT NULL, run_id TEXT NOT NULL UNIQUE, job TEXT NOT NULL,
+        epoch INTEGER NOT NULL, started_boot_ns INTEGER NOT NULL, ended_boot_ns INTEGER NOT NULL,
+        ended_wall_ns INTEGER NOT NULL, max_age_s REAL, replay_all INTEGER NOT NULL, body BLOB,
+        state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0,
+        accepted_wall_ns INTEGER NOT NULL, changed_wall_ns INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX entries_waiting ON entries (stream_id) WHERE state = 'waiting';
+    CREATE INDEX entries_by_change ON entries (state, changed_wall_ns);
+    CREATE TABLE hosts (host TEXT PRIMARY KEY, epoch INTEGER NOT NULL, not_before_ns INTEGER NOT NULL) STRICT;
+    CREATE TABLE runs (
+        run_id TEXT PRIMARY KEY, job TEXT NOT NULL, heartbeat TEXT NOT NULL, outcome TEXT NOT NULL,
+        started_wall_ns INTEGER NOT NULL, duration_s REAL NOT NULL, exit_code INTEGER, signal INTEGER,
+        attempts INTEGER NOT NULL, reason TEXT NOT NULL, tail TEXT NOT NULL, cpu_s REAL, max_rss_bytes INTEGER
+    ) STRICT;
+    CREATE INDEX runs_by_job ON runs (job, started_wall_ns);
+    CREATE INDEX runs_by_start ON runs (started_wall_ns);
+    CREATE TABLE jobs (job TEXT PRIMARY KEY, last_fire_wall_ns INTEGER, reboot_id TEXT, paused INTEGER NOT NULL DEFAULT 0) STRICT;
+    CREATE TABLE open_runs (
+        run_id TEXT PRIMARY KEY, job TEXT NOT NULL, ref TEXT, epoch INTEGER NOT NULL,
+        started_boot_ns INTEGER NOT NULL, started_wall_ns INTEGER NOT NULL
+    ) STRICT;
+    """,
+)
+SCHEMA_VERSION = len(_STEPS)
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """Open or create the file at *path*, 0600, at the newest schema. Raises StoreError."""
+    try:
+        return _open(path)
+    except sqlite3.DatabaseError as problem:
+        if isinstance(problem, sqlite3.OperationalError):
+            raise StoreError(f"{path}: {problem}: check the file's owner and the disk") from problem
+        _set_aside(path)
+    try:
+        return _open(path)
+    except sqlite3.Error as problem:
+        raise StoreError(f"{path}: {problem}") from problem
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """One write transaction: committed and synced at the end, or undone as a whole. Raises StoreError."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
+    except sqlite3.Error as problem:
+        _roll_back(connection)
+        raise StoreError(f"outbox: {problem}: check the disk and the state directory") from problem
+    except BaseException:
+        _roll_back(connection)
+        raise
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _open(path: str) -> sqlite3.Connection:
+    if path != ":memory:":
+        _create_private(path)
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        _migrate(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _create_private(path: str) -> None:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        raise StoreError(f"{path}: {problem.strerror}: check the state directory's owner and the disk") from problem
+    try:
+        if os.fstat(file).st_uid != os.geteuid():
+            raise StoreError(f"{path}: belongs to another user: remove it or mend its owner")
+    finally:
+        os.close(file)
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
+    with transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: written by a newer aura-agent (schema {version}, this one knows {SCHEMA_VERSION})"
+            )
+        for step in _STEPS[version:]:
+            for statement in step.split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    if path != ":memory:":
+        _sync_directory(os.path.dirname(path))
+
+
+def _set_aside(path: str) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.rename(path + suffix, f"{path}.corrupt-{stamp}{suffix}")
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,114 @@
+"""What people are shown of the outbox: plain rows for ``queue``, ``history`` and ``status``. Reads, never writes."""
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from aura_agent.outbox.rules import State
+from aura_agent.outbox.store import Outbox
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """One entry as ``queue list`` shows it; *problem* says what its stream waits for."""
+
+    id: int
+    heartbeat: str
+    job: str
+    run_id: str
+    state: str
+    reason: str
+    ended_at: datetime
+    tries: int
+    next_try_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One run as ``history`` shows it."""
+
+    run_id: str
+    job: str
+    heartbeat: str
+    outcome: str
+    started_at: datetime
+    duration_s: float
+    exit_code: int | None
+    signal: int | None
+    attempts: int
+    reason: str
+    tail: str
+    ping: str | None
+    cpu_s: float | None
+    max_rss_bytes: int | None
+
+
+def queue_rows(outbox: Outbox, *, ended: bool, limit: int = 1000) -> list[QueueRow]:
+    """Return the entries that wait, oldest first; with *ended* those too that wait no more."""
+    condition = "" if ended else "WHERE state = 'waiting'"
+    rows = outbox.connection.execute(
+        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"  # noqa: S608
+        f" JOIN streams ON streams.id = stream_id {condition} ORDER BY entries.id DESC LIMIT ?",
+        (limit,),
+    ).fetchall()
+    now = outbox.now()
+    names = {stream: outbox.streams.name(stream) for stream in {row["stream_id"] for row in rows}}
+    return [_queue_row(row, names, now.epoch, now.boot_ns) for row in reversed(rows)]
+
+
+def run_rows(outbox: Outbox, *, job: str | None = None, limit: int = 20) -> list[RunRow]:
+    """Return the newest runs, newest first; with *job* those of that job or heartbeat."""
+    rows = outbox.connection.execute(
+        "SELECT runs.*, entries.state AS ping FROM runs LEFT JOIN entries USING (run_id)"
+        " WHERE :job IS NULL OR runs.job = :job OR runs.heartbeat = :job ORDER BY started_wall_ns DESC LIMIT :limit",
+        {"job": job, "limit": limit},
+    )
+    return [
+        RunRow(
+            run_id=row["run_id"],
+            job=row["job"],
+            heartbeat=row["heartbeat"],
+            outcome=row["outcome"],
+            started_at=instant(row["started_wall_ns"]),
+            duration_s=row["duration_s"],
+            exit_code=row["exit_code"],
+            signal=row["signal"],
+            attempts=row["attempts"],
+            reason=row["reason"],
+            tail=row["tail"],
+            ping=row["ping"],
+            cpu_s=row["cpu_s"],
+            max_rss_bytes=row["max_rss_bytes"],
+        )
+        for row in rows
+    ]
+
+
+def state_counts(outbox: Outbox) -> dict[str, int]:
+    """Return how many entries the store holds in each state, zeros included."""
+    rows = outbox.connection.execute("SELECT state, count(*) FROM entries GROUP BY state").fetchall()
+    return {state.value: 0 for state in State} | dict(tuple(row) for row in rows)
+
+
+def instant(wall_ns: int) -> datetime:
+    return datetime.fromtimestamp(wall_ns / 1e9, UTC)
+
+
+def _queue_row(row: sqlite3.Row, names: dict[int, str], epoch: int, boot_ns: int) -> QueueRow:
+    waits = row["state"] == State.WAITING
+    due_s = None
+    if waits and row["due_boot_ns"] is not None:
+        due_s = max(0, row["due_boot_ns"] - boot_ns) / 1e9 if row["due_epoch"] == epoch else 0.0
+    reason = row["reason"] or (row["problem"] if waits else "")
+    state = "parked" if waits and row["parked"] else row["state"]
+    return QueueRow(
+        id=row["id"],
+        heartbeat=names[row["stream_id"]],
+        job=row["job"],
+        run_id=row["run_id"],
+        state=state,
+        reason=reason,
+        ended_at=instant(row["ended_wall_ns"]),
+        tries=row["tries"],
+        next_try_s=due_s,
+    )

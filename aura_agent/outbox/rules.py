@@ -1,0 +1,142 @@
+"""What may be sent: the rules that keep pings true, as pure functions of what is known.
+
+A *stream* is one heartbeat within one store; a waiting success may be sent only while nothing later contradicts it:
+
+- order: runs are ordered by the start of their deciding attempt: (epoch, CLOCK_BOOTTIME, run id), never by wall clock
+- supersede: with ``replay = "latest"`` only the newest success goes out; a success that started before one already
+  delivered never does
+- invalidate: a failure that started later withdraws it: delivering it would silence the alarm that is deserved
+- expire: it is older than the heartbeat's interval + grace, or than the job's ``max_age``: the next one was due by then
+
+Nothing here reads a clock, a file or a database.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+UNKNOWN_LIFETIME_S = 24 * 3600.0  # how long a ping stays true when the heartbeat's interval isn't known
+
+
+class Key(NamedTuple):
+    """A run's place in the order of its stream."""
+
+    epoch: int
+    boot_ns: int
+    run_id: str
+
+
+class Moment(NamedTuple):
+    """An instant on both clocks: the boot's count, nanoseconds within that boot, nanoseconds since the Unix epoch."""
+
+    epoch: int
+    boot_ns: int
+    wall_ns: int
+
+
+class State(StrEnum):
+    """Where an entry of the outbox stands; all but ``waiting`` are final."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    SUPERSEDED = "superseded"
+    INVALIDATED = "invalidated"
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A success that waits. *ended* is when it became true, *max_age_s* its job's own limit, if it has one."""
+
+    id: int
+    key: Key
+    ended: Moment
+    max_age_s: float | None = None
+    replay_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a stream remembers: its newest failure, its newest delivered success, and its heartbeat's patience."""
+
+    failed: Key | None = None
+    delivered: Key | None = None
+    lifetime_s: float | None = None  # interval + grace; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An entry that may not be sent any more, and why."""
+
+    id: int
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What becomes of a stream's waiting entries: those withdrawn, and those that may go out, in order."""
+
+    withdrawn: tuple[Withdrawal, ...]
+    sendable: tuple[Waiting, ...]
+
+
+def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment) -> Judgement:
+    """Decide each entry of *waiting*, all of one stream, as things stand *now*."""
+    withdrawn: list[Withdrawal] = []
+    true: list[Waiting] = []
+    for entry in sorted(waiting, key=lambda entry: entry.key):
+        verdict = _withdrawal(stream, entry, now)
+        if verdict is None:
+            true.append(entry)
+        else:
+            withdrawn.append(Withdrawal(entry.id, *verdict))
+    sendable = [entry for entry in true if entry.replay_all or entry is true[-1]]
+    kept = {entry.id for entry in sendable}
+    withdrawn += [
+        Withdrawal(entry.id, State.SUPERSEDED, "a later success waits") for entry in true if entry.id not in kept
+    ]
+    return Judgement(tuple(withdrawn), tuple(sendable))
+
+
+def age_s(ended: Moment, now: Moment) -> float:
+    """Return how long ago *ended* was, never below zero.
+
+    Within a boot CLOCK_BOOTTIME tells, whatever the wall clock did; across boots only the wall clock is left, and the
+    caller has already lifted ``ended.wall_ns`` to the newest instant that the store had seen by then, so that a run
+    stamped before the clock was set doesn't look decades old.
+    """
+    passed_ns = now.boot_ns - ended.boot_ns if now.epoch == ended.epoch else now.wall_ns - ended.wall_ns
+    return max(0, passed_ns) / 1e9
+
+
+def true_end(reported: Moment, now: Moment, newest_before_ns: int) -> Moment:
+    """Return *reported*, the end of a run, with its wall time mended as far as the store knows better.
+
+    In the boot that still goes on, the end is as long ago as CLOCK_BOOTTIME says, counted back from the wall clock of
+    now. And no run ended before *newest_before_ns*, the newest instant known from the boots before its own. So a
+    clock that wasn't set yet, then or now, makes nothing look decades old.
+    """
+    wall_ns = reported.wall_ns
+    if reported.epoch == now.epoch:
+        wall_ns = now.wall_ns - max(0, now.boot_ns - reported.boot_ns)
+    return reported._replace(wall_ns=max(wall_ns, newest_before_ns))
+
+
+def lifetime_s(stream: Stream, max_age_s: float | None) -> float:
+    """Return how long a success of *stream* stays worth sending, in seconds after its end."""
+    patience_s = UNKNOWN_LIFETIME_S if stream.lifetime_s is None else stream.lifetime_s
+    return patience_s if max_age_s is None else min(patience_s, max_age_s)
+
+
+def _withdrawal(stream: Stream, entry: Waiting, now: Moment) -> tuple[State, str] | None:
+    if stream.failed is not None and stream.failed > entry.key:
+        return State.INVALIDATED, "a run that started later did not succeed"
+    if stream.delivered is not None and stream.delivered > entry.key:
+        return State.SUPERSEDED, "a success that started later has been delivered"
+    limit_s = lifetime_s(stream, entry.max_age_s)
+    if age_s(entry.ended, now) > limit_s:
+        return State.EXPIRED, f"older than {limit_s:g} s: the next one was due by then"
+    return None

@@ -1,0 +1,581 @@
+"""The outbox: reports go in, attempts come out, and every change is one synced transaction.
+
+Owns the rules' application (``aura_agent.outbox.rules`` decides, this module carries it out), the leases, and the
+spool's way into the database. Knows nothing of HTTP: it hands out what to send and is told how that went.
+
+Many processes may hold one store open: each decision is made inside a write transaction (BEGIN IMMEDIATE), and a
+lease per stream sees to it that one attempt is under way at a time. Methods block on the disk; an event loop calls
+them through ``aura_agent.outbox.worker``. Not thread-safe: one thread at a time.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aura_agent.clock import Clock, SystemClock
+from aura_agent.outbox import rules
+from aura_agent.outbox.database import open_database, transaction
+from aura_agent.outbox.rules import Key, Moment, State
+from aura_agent.errors import StoreError
+from aura_agent.outbox.streams import CachedHeartbeat, Streams
+from aura_agent.report import boots, spool, wire
+from aura_agent.report.record import Outcome, Report
+from aura_agent.secret import Secret
+
+LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer has died
+_KEEP_RUNS_PER_JOB = 200
+_KEEP_ENDED_ENTRIES = 5000
+_PRUNE_EVERY = 200  # accepted reports
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The right to send one entry, once: the lease on its stream."""
+
+    entry_id: int
+    stream_id: int
+    run_id: str
+    job: str
+    heartbeat: str
+    heartbeat_id: str | None
+    url: Secret
+    body: bytes | None
+    tries: int  # attempts of this stream in a row that brought no 2xx, this one not counted
+    patience_known: bool  # whether the heartbeat's interval is known
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An entry that the rules have just withdrawn."""
+
+    entry_id: int
+    heartbeat: str
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A stream with something to send whose ping URL isn't known."""
+
+    stream_id: int
+    heartbeat_id: str | None
+    refs: tuple[str, ...]
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one look at the queue gave. *next_due_s*: seconds until there may be more; None: not before a report."""
+
+    attempts: tuple[Attempt, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+    withdrawn: tuple[Gone, ...] = ()
+    next_due_s: float | None = None
+
+
+class Outbox:
+    """One store's queue. *owner* names the process in leases; *hostname* completes names that commands lend."""
+
+    def __init__(self, directory: str | None, clock: Clock, *, owner: str, hostname: str) -> None:
+        """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
+
+        Raises StoreError.
+        """
+        self.directory = directory
+        self._clock = clock
+        self._owner = owner
+        self._boot_id = boots.current_boot_id()
+        if directory is None:
+            self._epoch = 1
+            self._connection = open_database(":memory:")
+        else:
+            try:
+                spool.prepare(directory)
+                self._epoch = boots.count(directory, self._boot_id)
+            except OSError as problem:
+                raise StoreError(
+                    f"{directory}: {problem.strerror}: check the directory's owner and the disk"
+                ) from problem
+            self._connection = open_database(os.path.join(directory, "outbox.db"))
+        self.streams = Streams(self._connection, hostname)
+        self._until_prune = _PRUNE_EVERY
+        self._withdrawn: list[Gone] = []
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For ``aura_agent.outbox.queries``; everything that writes is a method here."""
+        return self._connection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def now(self) -> Moment:
+        reading = self._clock.read()
+        return Moment(self._epoch, reading.boot_ns, reading.wall_ns)
+
+    # -- accepting -----------------------------------------------------------------------------------------------
+
+    def accept(self, reports: Iterable[Report]) -> list[str]:
+        """Make *reports* durable, in one transaction, and return the run ids that were new."""
+        now = self.now()
+        with transaction(self._connection):
+            accepted = [report.run_id for report in reports if self._accept(report, now)]
+        self._prune_sometimes(len(accepted))
+        return accepted
+
+    def take_spool(self) -> int:
+        """Bring in what the spool holds; return how many reports were new."""
+        now = self.now()
+        if not self._spooled():
+            return 0
+        with transaction(self._connection):
+            taken, count = self._take_spool(now)
+        for path in taken:
+            spool.remove(path)
+        return count
+
+    def begin(self, run_id: str, job: str, ref: str | None, started: Moment) -> None:
+        """Record that one of the daemon's own runs is under way, so that it can be found lost."""
+        with transaction(self._connection):
+            self._connection.execute(
+                "INSERT OR IGNORE INTO open_runs VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, job, ref, started.epoch, started.boot_ns, started.wall_ns),
+            )
+
+    def lose_open_runs(self) -> list[str]:
+        """Judge the runs that an earlier daemon left without an outcome: they are lost. Return their jobs.
+
+        Only for the daemon, as it starts: it alone has runs of this kind, and it holds the store's lock.
+        """
+        now = self.now()
+        with transaction(self._connection):
+            rows = self._connection.execute("SELECT * FROM open_runs").fetchall()
+            for row in rows:
+                key = Key(row["epoch"], row["started_boot_ns"], row["run_id"])
+                if row["ref"]:
+                    stream_id = self.streams.of(row["ref"])
+                    self.streams.note_failure(stream_id, key)
+                    self._settle(stream_id, now)
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, 0, NULL, NULL, 1, ?, '', NULL, NULL)",
+                    (
+                        row["run_id"],
+                        row["job"],
+                        self.streams.label(row["ref"]),
+                        Outcome.LOST,
+                        row["started_wall_ns"],
+                        "the agent went away while it ran",
+                    ),
+                )
+            self._connection.execute("DELETE FROM open_runs")
+        return [row["job"] for row in rows]
+
+    def _accept(self, report: Report, now: Moment) -> bool:
+        known = self._connection.execute("SELECT outcome FROM runs WHERE run_id = ?", (report.run_id,)).fetchone()
+        self._connection.execute("DELETE FROM open_runs WHERE run_id = ?", (report.run_id,))
+        if known is not None and (known["outcome"] != Outcome.LOST or report.outcome == Outcome.LOST):
+            return False
+        epoch = self._epoch_of(report.boot_id)
+        self._write_history(report)
+        if report.ref is not None and report.outcome != Outcome.SKIPPED:
+            key = Key(epoch, report.started.boot_ns, report.run_id)
+            stream_id = self.streams.of(report.ref)
+            if report.outcome is Outcome.SUCCEEDED:
+                self._insert_entry(report, stream_id, key, now)
+                self.streams.hurry(stream_id)
+            else:
+                self.streams.note_failure(stream_id, key)
+            self._settle(stream_id, now)
+        self._connection.execute(
+            "INSERT INTO epochs VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET newest_wall_ns = max(newest_wall_ns, excluded.newest_wall_ns)",
+            (epoch, report.ended.wall_ns),
+        )
+        return True
+
+    def _insert_entry(self, report: Report, stream_id: int, key: Key, now: Moment) -> None:
+        (newest_before_ns,) = self._connection.execute(
+            "SELECT coalesce(max(newest_wall_ns), 0) FROM epochs WHERE epoch < ?", (key.epoch,)
+        ).fetchone()
+        ended = rules.true_end(Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns), now, newest_before_ns)
+        self._connection.execute(
+            "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s,"
+            " replay_all, body, state, accepted_wall_ns, changed_wall_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?, ?)",
+            (
+                stream_id,
+                report.run_id,
+                report.job,
+                key.epoch,
+                key.boot_ns,
+                ended.boot_ns,
+                ended.wall_ns,
+                report.max_age_s,
+                report.replay_all,
+                report.body,
+                now.wall_ns,
+                now.wall_ns,
+            ),
+        )
+
+    def _write_history(self, report: Report) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                report.run_id,
+                report.job,
+                self.streams.label(report.ref),
+                report.outcome,
+                report.started.wall_ns,
+                report.duration_s,
+                report.exit_code,
+                report.signal,
+                report.attempts,
+                report.reason,
+                report.tail,
+                report.cpu_s,
+                report.max_rss_bytes,
+            ),
+        )
+
+    def _take_spool(self, now: Moment) -> tuple[list[str], int]:
+        """Accept what the spool holds, inside a transaction; the files may go once that is committed."""
+        taken, count = [], 0
+        for path in self._spooled():
+            line = spool.read(path, now.wall_ns)
+            if line is None:
+                continue
+            try:
+                verb, fields = wire.decode(line)
+                report = Report.from_fields(fields) if verb == "run" else None
+            except ValueError:
+                report = None
+            if report is None:
+                spool.set_aside(path)
+                continue
+            count += self._accept(report, now)
+            taken.append(path)
+        return taken, count
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def claim(self, limit: int, *, only_runs: frozenset[str] | None = None) -> Claim:
+        """Read in the spool, apply the rules, and lease up to *limit* entries that are due: one transaction.
+
+        With *only_runs*, nothing but the streams of those runs is looked at.
+        """
+        if not self._anything_to_do():
+            withdrawn, self._withdrawn = self._withdrawn, []
+            return Claim(withdrawn=tuple(withdrawn))
+        now = self.now()
+        attempts: list[Attempt] = []
+        unresolved: list[Unresolved] = []
+        with transaction(self._connection):
+            taken, _ = self._take_spool(now)
+            for row in self._due_streams(now, only_runs):
+                if len(attempts) >= limit:
+                    break
+                found = self._claim_stream(row, now)
+                if isinstance(found, Attempt):
+                    attempts.append(found)
+                elif found is not None:
+                    unresolved.append(found)
+            next_due_s = self._next_due_s(now)
+        for path in taken:
+            spool.remove(path)
+        withdrawn, self._withdrawn = self._withdrawn, []
+        return Claim(tuple(attempts), tuple(unresolved), tuple(withdrawn), next_due_s)
+
+    def delivered(self, attempt: Attempt, reason: str) -> None:
+        """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
+        now = self.now()
+        with transaction(self._connection):
+            row = self._connection.execute(
+                "SELECT epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+            ).fetchone()
+            if row is None:
+                return
+            self._connection.execute(
+                "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ? WHERE id = ?",
+                (reason, now.wall_ns, attempt.entry_id),
+            )
+            self.streams.note_delivery(attempt.stream_id, Key(*row), now)
+            self._release(attempt)
+            self._settle(attempt.stream_id, now)
+
+    def not_delivered(
+        self,
+        attempt: Attempt,
+        reason: str,
+        *,
+        delay_s: float,
+        parked: bool = False,
+        drop_body: bool = False,
+        host_not_before_s: float | None = None,
+    ) -> State:
+        """No acknowledgement: the entry waits *delay_s* for its next attempt, unless the rules withdraw it now.
+
+        *host_not_before_s* holds back everything for that host (Retry-After). Returns the entry's state.
+        """
+        now = self.now()
+        with transaction(self._connection):
+            if host_not_before_s is not None:
+                self._connection.execute(
+                    "INSERT INTO hosts VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+                    "SET epoch = excluded.epoch, not_before_ns = excluded.not_before_ns",
+                    (host_of(attempt.url), now.epoch, now.boot_ns + int(host_not_before_s * 1e9)),
+                )
+            self._connection.execute(
+                "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
+                " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
+                (reason, now.wall_ns, drop_body, attempt.entry_id),
+            )
+            if self._release(attempt):
+                if parked and self._newer_waits(attempt):
+                    delay_s = 0.0
+                self.streams.postpone(attempt.stream_id, now, delay_s, reason, parked=parked)
+            self._settle(attempt.stream_id, now, may_have_arrived=attempt.entry_id)
+            row = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        return State(row["state"]) if row else State.DROPPED
+
+    def postpone_unresolved(self, stream_id: int, reason: str, delay_s: float, *, parked: bool = False) -> None:
+        """The stream's ping URL can't be had now: ask again after *delay_s*."""
+        with transaction(self._connection):
+            self.streams.postpone(stream_id, self.now(), delay_s, reason, parked=parked)
+
+    def attach(self, stream_id: int, heartbeat_id: str) -> None:
+        """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""
+        now = self.now()
+        with transaction(self._connection):
+            merged = self.streams.attach(stream_id, heartbeat_id)
+            self._settle(merged, now)
+
+    def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
+        """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""
+        with transaction(self._connection):
+            stream_id = self.streams.of(ref)
+            return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
+
+    def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
+        """Put *heartbeats*, as a listing gave them, into the cache."""
+        with transaction(self._connection):
+            self.streams.remember(heartbeats)
+
+    def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
+        """Cache a ping URL; return whether it is another one than before."""
+        with transaction(self._connection):
+            return self.streams.remember_url(heartbeat_id, url, wall_ns)
+
+    def release_dead_daemon(self) -> None:
+        """End the leases of a daemon that died; only for the daemon that now holds the store's lock."""
+        with transaction(self._connection):
+            self._connection.execute(
+                "UPDATE streams SET lease_owner = NULL, lease_entry = NULL WHERE lease_owner LIKE 'daemon-%'"
+            )
+
+    def hurry(self) -> None:
+        """Make everything that waits due now, parked or backing off; a host's Retry-After stays."""
+        with transaction(self._connection):
+            self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE due_boot_ns IS NOT NULL")
+
+    def waiting_count(self) -> int:
+        """Return how many entries wait, those in the spool included."""
+        (count,) = self._connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
+        return int(count) + len(self._spooled())
+
+    # -- jobs ----------------------------------------------------------------------------------------------------
+
+    def last_fires(self) -> dict[str, int]:
+        """Return each job's last fire time that has been dealt with, in nanoseconds since the Unix epoch."""
+        rows = self._connection.execute("SELECT job, last_fire_wall_ns FROM jobs WHERE last_fire_wall_ns IS NOT NULL")
+        return {row["job"]: row["last_fire_wall_ns"] for row in rows}
+
+    def set_last_fires(self, fires: dict[str, int]) -> None:
+        """Remember *fires*: no slot up to them runs again, also after a restart."""
+        with transaction(self._connection):
+            self._connection.executemany(
+                "INSERT INTO jobs (job, last_fire_wall_ns) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET last_fire_wall_ns = excluded.last_fire_wall_ns",
+                fires.items(),
+            )
+
+    def reboot_fires(self) -> dict[str, str]:
+        """Return the boot id in which each ``@reboot`` job was last started."""
+        rows = self._connection.execute("SELECT job, reboot_id FROM jobs WHERE reboot_id IS NOT NULL")
+        return {row["job"]: row["reboot_id"] for row in rows}
+
+    def set_reboot_fire(self, job: str, boot_id: str) -> None:
+        with transaction(self._connection):
+            self._connection.execute(
+                "INSERT INTO jobs (job, reboot_id) VALUES (?, ?) ON CONFLICT DO UPDATE SET reboot_id = excluded.reboot_id",
+                (job, boot_id),
+            )
+
+    def paused_jobs(self) -> set[str]:
+        return {row["job"] for row in self._connection.execute("SELECT job FROM jobs WHERE paused")}
+
+    def set_paused(self, job: str, *, paused: bool) -> None:
+        with transaction(self._connection):
+            self._connection.execute(
+                "INSERT INTO jobs (job, paused) VALUES (?, ?) ON CONFLICT DO UPDATE SET paused = excluded.paused",
+                (job, paused),
+            )
+
+    # -- inside a transaction ------------------------------------------------------------------------------------
+
+    def _spooled(self) -> list[str]:
+        return [] if self.directory is None else spool.waiting(self.directory)
+
+    def _epoch_of(self, boot_id: str) -> int:
+        """Return the boot's epoch; 0, before all others, for one that this store never saw."""
+        if boot_id == self._boot_id:
+            return self._epoch
+        return 0 if self.directory is None else boots.known(self.directory).get(boot_id, 0)
+
+    def _anything_to_do(self) -> bool:
+        due = self._connection.execute("SELECT 1 FROM streams WHERE due_boot_ns IS NOT NULL LIMIT 1").fetchone()
+        return due is not None or bool(self._spooled())
+
+    def _due_streams(self, now: Moment, only_runs: frozenset[str] | None) -> list[sqlite3.Row]:
+        condition, values = "", []
+        if only_runs is not None:
+            marks = ", ".join("?" * len(only_runs))
+            condition = f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))"
+            values = sorted(only_runs)
+        return self._connection.execute(
+            "SELECT * FROM streams WHERE due_boot_ns IS NOT NULL AND (due_epoch < ? OR due_boot_ns <= ?)"  # noqa: S608
+            f" AND (lease_owner IS NULL OR lease_epoch <> ? OR lease_until_ns <= ?){condition}"
+            " ORDER BY due_epoch, due_boot_ns, id",
+            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values),
+        ).fetchall()
+
+    def _claim_stream(self, row: sqlite3.Row, now: Moment) -> Attempt | Unresolved | None:
+        stream_id = row["id"]
+        entry = self._settle(stream_id, now)
+        if entry is None:
+            return None
+        url = self.streams.url(stream_id)
+        if url is None:
+            self.streams.set_due(
+                stream_id, now.epoch, now.boot_ns + int(LEASE_S * 1e9)
+            )  # by then it has been looked for
+            return Unresolved(stream_id, row["heartbeat_id"], self.streams.refs(stream_id), row["tries"])
+        held_until_ns = self._host_not_before_ns(host_of(url), now)
+        if held_until_ns > now.boot_ns:
+            self.streams.set_due(stream_id, now.epoch, held_until_ns)
+            return None
+        self._connection.execute(
+            "UPDATE streams SET lease_owner = ?, lease_entry = ?, lease_epoch = ?, lease_until_ns = ? WHERE id = ?",
+            (self._owner, entry.id, now.epoch, now.boot_ns + int(LEASE_S * 1e9), stream_id),
+        )
+        sent = self._connection.execute("SELECT run_id, job, body FROM entries WHERE id = ?", (entry.id,)).fetchone()
+        return Attempt(
+            entry_id=entry.id,
+            stream_id=stream_id,
+            run_id=sent["run_id"],
+            job=sent["job"],
+            heartbeat=self.streams.name(stream_id),
+            heartbeat_id=row["heartbeat_id"],
+            url=url,
+            body=sent["body"],
+            tries=row["tries"],
+            patience_known=self.streams.facts(stream_id, now)[0].lifetime_s is not None,
+        )
+
+    def _settle(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> rules.Waiting | None:
+        """Apply the rules to one stream; return the entry that is next to be sent, if there is one.
+
+        An entry under a living lease is left alone: its attempt is never cancelled, and its end decides.
+        """
+        rows = self._connection.execute(
+            "SELECT id, run_id, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s, replay_all "
+            "FROM entries WHERE stream_id = ? AND state = 'waiting'",
+            (stream_id,),
+        ).fetchall()
+        stream, in_flight = self.streams.facts(stream_id, now)
+        waiting = [
+            rules.Waiting(
+                row["id"],
+                Key(row["epoch"], row["started_boot_ns"], row["run_id"]),
+                Moment(row["epoch"], row["ended_boot_ns"], row["ended_wall_ns"]),
+                row["max_age_s"],
+                bool(row["replay_all"]),
+            )
+            for row in rows
+            if row["id"] != in_flight
+        ]
+        judgement = rules.judge(stream, waiting, now)
+        for gone in judgement.withdrawn:
+            reason = gone.reason
+            if gone.id == may_have_arrived and gone.state is State.INVALIDATED:
+                reason += " (may have arrived)"
+            self._connection.execute(
+                "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
+                (gone.state, reason, now.wall_ns, gone.id),
+            )
+            self._withdrawn.append(Gone(gone.id, self.streams.name(stream_id), gone.state, reason))
+        if judgement.sendable:
+            return judgement.sendable[0]
+        if in_flight is None:
+            self.streams.rest(stream_id)
+        return None
+
+    def _release(self, attempt: Attempt) -> bool:
+        """End our lease; False when it had run out and somebody else took the stream."""
+        done = self._connection.execute(
+            "UPDATE streams SET lease_owner = NULL, lease_entry = NULL "
+            "WHERE id = ? AND lease_owner = ? AND lease_entry = ?",
+            (attempt.stream_id, self._owner, attempt.entry_id),
+        )
+        return done.rowcount == 1
+
+    def _newer_waits(self, attempt: Attempt) -> bool:
+        row = self._connection.execute(
+            "SELECT 1 FROM entries WHERE stream_id = ? AND state = 'waiting' AND id > ?",
+            (attempt.stream_id, attempt.entry_id),
+        ).fetchone()
+        return row is not None
+
+    def _host_not_before_ns(self, host: str, now: Moment) -> int:
+        row = self._connection.execute("SELECT epoch, not_before_ns FROM hosts WHERE host = ?", (host,)).fetchone()
+        return int(row["not_before_ns"]) if row is not None and row["epoch"] == now.epoch else 0
+
+    def _next_due_s(self, now: Moment) -> float | None:
+        (due_ns,) = self._connection.execute(
+            "SELECT min(max(CASE WHEN due_epoch < :epoch THEN 0 ELSE due_boot_ns END,"
+            " CASE WHEN lease_owner IS NOT NULL AND lease_epoch = :epoch THEN lease_until_ns ELSE 0 END))"
+            " FROM streams WHERE due_boot_ns IS NOT NULL",
+            {"epoch": now.epoch},
+        ).fetchone()
+        return None if due_ns is None else max(0, due_ns - now.boot_ns) / 1e9
+
+    def _prune_sometimes(self, accepted: int) -> None:
+        self._until_prune -= accepted
+        if self._until_prune > 0:
+            return
+        self._until_prune = _PRUNE_EVERY
+        with transaction(self._connection):
+            self._connection.execute(
+                "DELETE FROM runs WHERE run_id IN (SELECT run_id FROM (SELECT run_id, row_number() OVER"
+                " (PARTITION BY job ORDER BY started_wall_ns DESC) AS place FROM runs) WHERE place > ?)",
+                (_KEEP_RUNS_PER_JOB,),
+            )
+            self._connection.execute(
+                "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE state <> 'waiting'"
+                " ORDER BY changed_wall_ns DESC, id DESC LIMIT -1 OFFSET ?)",
+                (_KEEP_ENDED_ENTRIES,),
+            )
+
+
+def open_outbox(directory: str | None, role: str) -> Outbox:
+    """Open the store in *directory* for this process; *role* marks its leases. Raises StoreError."""
+    owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
+    return Outbox(directory, SystemClock(), owner=owner, hostname=os.uname().nodename)
+
+
+def host_of(url: Secret) -> str:
+    """Return host and port of *url*: what Retry-After holds for."""
+    return urlsplit(url.reveal()).netloc.rpartition("@")[2].lower()

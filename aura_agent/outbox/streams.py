@@ -1,0 +1,267 @@
+"""Streams: which entries feed one heartbeat, under however many names they came, and what is known of it.
+
+Works inside the transactions of ``aura_agent.outbox.store``; holds the cache of heartbeats and their ping URLs too.
+A ref that names a heartbeat by id, name or command is one stream with it as soon as the cache knows it; before that
+each ref is a stream of its own, merged when the heartbeat is found and before anything is sent.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from hashlib import sha256
+
+from aura_agent.outbox.rules import Key, Moment, Stream
+from aura_agent.report.record import Ref
+from aura_agent.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class CachedHeartbeat:
+    """What the store remembers of a heartbeat; instants in nanoseconds since the Unix epoch."""
+
+    id: str
+    name: str
+    interval_s: float | None
+    grace_s: float | None
+    status: str | None
+    last_ping_wall_ns: int | None
+    ping_url: Secret | None
+    listed_wall_ns: int
+
+
+class Streams:
+    """The streams of one store. *hostname* turns a command's name into ``HOST/name``, which is looked for first."""
+
+    def __init__(self, connection: sqlite3.Connection, hostname: str) -> None:
+        self._connection = connection
+        self._hostname = hostname
+
+    # -- from refs to streams ------------------------------------------------------------------------------------
+
+    def of(self, ref: str) -> int:
+        """Return the stream that *ref* belongs to, made anew if there is none."""
+        stored = _stored(ref)
+        row = self._connection.execute("SELECT stream_id FROM refs WHERE ref = ?", (stored,)).fetchone()
+        if row is not None:
+            return int(row["stream_id"])
+        stream_id = self._find_or_insert(ref)
+        self._connection.execute("INSERT INTO refs VALUES (?, ?)", (stored, stream_id))
+        return stream_id
+
+    def refs(self, stream_id: int) -> tuple[str, ...]:
+        rows = self._connection.execute("SELECT ref FROM refs WHERE stream_id = ? ORDER BY ref", (stream_id,))
+        return tuple(row["ref"] for row in rows)
+
+    def candidates(self, ref: str) -> tuple[str, ...]:
+        """Return the ids or names that *ref* may stand for, in order of preference."""
+        if ref.startswith(Ref.AUTO):
+            name = ref.removeprefix(Ref.AUTO)
+            return (f"{self._hostname}/{name}", name)
+        return (ref.removeprefix(Ref.HEARTBEAT),) if ref.startswith(Ref.HEARTBEAT) else ()
+
+    def find(self, ref: str) -> list[CachedHeartbeat]:
+        """Return the cached heartbeats that *ref* names: none, one, or several of the same name."""
+        for wanted in self.candidates(ref):
+            rows = self._connection.execute("SELECT * FROM heartbeats WHERE id = ?", (wanted,)).fetchall()
+            rows = rows or self._connection.execute("SELECT * FROM heartbeats WHERE name = ?", (wanted,)).fetchall()
+            if rows:
+                return [_cached(row) for row in rows]
+        return []
+
+    def attach(self, stream_id: int, heartbeat_id: str) -> int:
+        """Make *stream_id* the heartbeat's; return the stream that now is, after a merge if there was one before."""
+        row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
+        if row is None:
+            self._connection.execute(
+                "UPDATE streams SET heartbeat_id = ?, due_epoch = 0, due_boot_ns = 0, tries = 0, parked = 0 WHERE id = ?",
+                (heartbeat_id, stream_id),
+            )
+            return stream_id
+        if row["id"] != stream_id:
+            self._merge(stream_id, row["id"])
+        return int(row["id"])
+
+    # -- what a stream knows -------------------------------------------------------------------------------------
+
+    def facts(self, stream_id: int, now: Moment) -> tuple[Stream, int | None]:
+        """Return what the rules need of a stream, and the entry that is under way, if one is."""
+        row = self._connection.execute(
+            "SELECT streams.*, interval_s, grace_s FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id "
+            "WHERE streams.id = ?",
+            (stream_id,),
+        ).fetchone()
+        patience_s = None if row["interval_s"] is None else row["interval_s"] + (row["grace_s"] or 0)
+        leased = (
+            row["lease_owner"] is not None and row["lease_epoch"] == now.epoch and row["lease_until_ns"] > now.boot_ns
+        )
+        return Stream(_key(row, "failed"), _key(row, "delivered"), patience_s), row["lease_entry"] if leased else None
+
+    def url(self, stream_id: int) -> Secret | None:
+        row = self._connection.execute(
+            "SELECT coalesce(ping_url, direct_url) FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id "
+            "WHERE streams.id = ?",
+            (stream_id,),
+        ).fetchone()
+        return Secret(row[0]) if row[0] else None
+
+    def heartbeat_id(self, stream_id: int) -> str | None:
+        row = self._connection.execute("SELECT heartbeat_id FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        return None if row is None else row["heartbeat_id"]
+
+    def name(self, stream_id: int) -> str:
+        """Return what people call the stream: the heartbeat's name, or what it was asked for as."""
+        row = self._connection.execute(
+            "SELECT heartbeats.name FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id WHERE streams.id = ?",
+            (stream_id,),
+        ).fetchone()
+        if row["name"]:
+            return str(row["name"])
+        return ", ".join(_label(ref) for ref in self.refs(stream_id))
+
+    def label(self, ref: str | None) -> str:
+        return "" if ref is None else _label(_stored(ref))
+
+    def note_failure(self, stream_id: int, key: Key) -> None:
+        """Remember *key* if no later failure is known; it outlives every entry and every history row."""
+        self._raise_mark(stream_id, "failed", key)
+
+    def note_delivery(self, stream_id: int, key: Key, now: Moment) -> None:
+        """A ping got through: remember which, and forget the trouble before it."""
+        self._raise_mark(stream_id, "delivered", key)
+        self._connection.execute(
+            "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0, due_boot_ns = 0 "
+            "WHERE id = ?",
+            (now.wall_ns, stream_id),
+        )
+
+    # -- when to try ---------------------------------------------------------------------------------------------
+
+    def hurry(self, stream_id: int) -> None:
+        """A new success: it is tried at once, also where the stream was parked or backing off."""
+        self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE id = ?", (stream_id,))
+
+    def set_due(self, stream_id: int, epoch: int, boot_ns: int) -> None:
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = ?, due_boot_ns = ? WHERE id = ?", (epoch, boot_ns, stream_id)
+        )
+
+    def postpone(self, stream_id: int, now: Moment, delay_s: float, problem: str, *, parked: bool) -> None:
+        """An attempt failed: the next may begin after *delay_s*."""
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = ?, due_boot_ns = ?, tries = tries + 1, parked = ?, problem = ? WHERE id = ?",
+            (now.epoch, now.boot_ns + int(delay_s * 1e9), parked, problem, stream_id),
+        )
+
+    def rest(self, stream_id: int) -> None:
+        """Nothing waits any more."""
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = NULL, due_boot_ns = NULL, tries = 0, parked = 0, problem = '' WHERE id = ?",
+            (stream_id,),
+        )
+
+    # -- the cache of heartbeats ---------------------------------------------------------------------------------
+
+    def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
+        """Put *heartbeats* into the cache; a ping URL that is already there stays unless a new one came."""
+        self._connection.executemany(
+            "INSERT INTO heartbeats (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name,"
+            " interval_s = excluded.interval_s, grace_s = excluded.grace_s, status = excluded.status,"
+            " last_ping_wall_ns = excluded.last_ping_wall_ns, listed_wall_ns = excluded.listed_wall_ns,"
+            " ping_url = coalesce(excluded.ping_url, heartbeats.ping_url)",
+            [
+                (
+                    heartbeat.id,
+                    heartbeat.name,
+                    heartbeat.interval_s,
+                    heartbeat.grace_s,
+                    heartbeat.status,
+                    heartbeat.last_ping_wall_ns,
+                    heartbeat.ping_url.reveal() if heartbeat.ping_url else None,
+                    heartbeat.listed_wall_ns,
+                )
+                for heartbeat in heartbeats
+            ],
+        )
+
+    def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
+        """Cache the heartbeat's ping URL; return whether it differs from the one before."""
+        row = self._connection.execute("SELECT ping_url FROM heartbeats WHERE id = ?", (heartbeat_id,)).fetchone()
+        self._connection.execute(
+            "UPDATE heartbeats SET ping_url = ?, url_wall_ns = ? WHERE id = ?",
+            (url.reveal(), wall_ns, heartbeat_id),
+        )
+        return row is None or row["ping_url"] != url.reveal()
+
+    def cached(self) -> list[CachedHeartbeat]:
+        return [_cached(row) for row in self._connection.execute("SELECT * FROM heartbeats ORDER BY name, id")]
+
+    # -- private -------------------------------------------------------------------------------------------------
+
+    def _find_or_insert(self, ref: str) -> int:
+        url = ref.removeprefix(Ref.URL) if ref.startswith(Ref.URL) else None
+        if url is not None:
+            row = self._connection.execute("SELECT id FROM heartbeats WHERE ping_url = ?", (url,)).fetchone()
+            heartbeat_id = row["id"] if row else None
+        else:
+            found = self.find(ref)
+            heartbeat_id = found[0].id if len(found) == 1 else None
+        if heartbeat_id is not None:
+            row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
+            if row is not None:
+                return int(row["id"])
+        inserted = self._connection.execute(
+            "INSERT INTO streams (heartbeat_id, direct_url) VALUES (?, ?)", (heartbeat_id, url)
+        )
+        return int(inserted.lastrowid or 0)
+
+    def _merge(self, source: int, target: int) -> None:
+        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (source,)).fetchone()
+        for mark in ("failed", "delivered"):
+            key = _key(row, mark)
+            if key is not None:
+                self._raise_mark(target, mark, key)
+        self._connection.execute("UPDATE entries SET stream_id = ? WHERE stream_id = ?", (target, source))
+        self._connection.execute("UPDATE refs SET stream_id = ? WHERE stream_id = ?", (target, source))
+        self._connection.execute("DELETE FROM streams WHERE id = ?", (source,))
+        self.hurry(target)
+
+    def _raise_mark(self, stream_id: int, mark: str, key: Key) -> None:
+        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        known = _key(row, mark)
+        if known is None or known < key:
+            self._connection.execute(
+                f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?",  # noqa: S608
+                (*key, stream_id),
+            )
+
+
+def _stored(ref: str) -> str:
+    """Return the form in which the database keeps *ref*: of a URL, a digest that names it."""
+    if not ref.startswith(Ref.URL):
+        return ref
+    return Ref.URL + sha256(ref.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _label(stored: str) -> str:
+    if stored.startswith(Ref.URL):
+        return f"ping URL {stored.removeprefix(Ref.URL)[:8]}"
+    return stored.partition(":")[2]
+
+
+def _key(row: sqlite3.Row, mark: str) -> Key | None:
+    if row[f"{mark}_epoch"] is None:
+        return None
+    return Key(row[f"{mark}_epoch"], row[f"{mark}_boot_ns"], row[f"{mark}_run"])
+
+
+def _cached(row: sqlite3.Row) -> CachedHeartbeat:
+    return CachedHeartbeat(
+        id=row["id"],
+        name=row["name"],
+        interval_s=row["interval_s"],
+        grace_s=row["grace_s"],
+        status=row["status"],
+        last_ping_wall_ns=row["last_ping_wall_ns"],
+        ping_url=Secret(row["ping_url"]) if row["ping_url"] else None,
+        listed_wall_ns=row["listed_wall_ns"],
+    )

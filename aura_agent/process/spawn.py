@@ -1,0 +1,193 @@
+"""Starting a job for the daemon: as cron would, in a session of its own, with nothing of ours but what it is given.
+
+The child gets stdin from /dev/null, no descriptor beyond 0 to 2, default SIGPIPE and SIGXFSZ, and exactly the
+environment of its spec. Whatever keeps it from starting is a SpawnFailed. Looking up an account asks the name
+service, and starting waits for the exec: both block, briefly as a rule; neither needs the event loop's thread.
+"""
+
+import errno
+import os
+import resource
+import stat
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+
+from aura_agent.process.account import DEFAULT_PATH, DEFAULT_SHELL, Account, resolve_account
+from aura_agent.process.child import Child
+from aura_agent.process.failure import NOT_FOUND, SpawnFailed
+
+__all__ = ["Child", "Output", "SpawnFailed", "SpawnSpec", "spawn"]
+
+Output = Literal["pipe", "inherit", "null"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnSpec:
+    """What to start. Either *argv*, or *shell_text* for ``SHELL -c``.
+
+    env is complete (see job_environment); its PATH finds the program. account None: as we are. cwd None: the
+    account's home where there is one, else ``/``. umask None: ours.
+    """
+
+    env: Mapping[str, str]
+    argv: tuple[str, ...] = ()
+    shell_text: str | None = None
+    shell: str = DEFAULT_SHELL
+    cwd: str | None = None
+    account: Account | None = None
+    umask: int | None = None
+    stdout: Output = "pipe"
+    stderr: Output = "pipe"
+
+
+def spawn(spec: SpawnSpec) -> Child:
+    """Start what *spec* says and return it as soon as the program runs. Raises SpawnFailed: it doesn't."""
+    argv = spec.argv if spec.shell_text is None else (spec.shell, "-c", spec.shell_text)
+    if not argv or not argv[0]:
+        raise SpawnFailed("the command is empty: write the program to run", exit_code=NOT_FOUND)
+    cwd = spec.cwd if spec.cwd is not None else _default_cwd(spec.account)
+    with ExitStack() as on_failure, ExitStack() as always:
+        read_out, write_out = _output(spec.stdout, on_failure, always)
+        read_err, write_err = _output(spec.stderr, on_failure, always)
+        popen = _start(argv, spec, cwd, write_out, write_err)
+        own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        on_failure.pop_all()
+    try:
+        pidfd = os.pidfd_open(popen.pid)
+    except OSError:
+        pidfd = None  # a kernel before 5.3, or out of descriptors: Child waits in a thread instead
+    return Child(popen, pidfd=pidfd, stdout=read_out, stderr=read_err, own_peak_bytes=own_peak_bytes)
+
+
+def _output(output: Output, on_failure: ExitStack, always: ExitStack) -> tuple[int | None, int | None]:
+    """Return our end and the child's end (None: as ours is)."""
+    if output == "inherit":
+        return None, None
+    if output == "null":
+        return None, subprocess.DEVNULL
+    try:
+        read_end, write_end = os.pipe()
+    except OSError as exc:
+        raise SpawnFailed(f"no pipe for the job's output: {exc.strerror}", error_number=exc.errno) from exc
+    on_failure.callback(os.close, read_end)
+    always.callback(os.close, write_end)
+    return read_end, write_end
+
+
+def _start(
+    argv: tuple[str, ...], spec: SpawnSpec, cwd: str, stdout: int | None, stderr: int | None
+) -> subprocess.Popen[bytes]:
+    """Try each file that *argv*[0] may mean, in the order and with the rules of execvp(3)."""
+    refused: SpawnFailed | None = None
+    for path in _candidates(argv[0], spec.env, cwd):
+        try:
+            return _execute(argv, path, spec, cwd, stdout, stderr)
+        except SpawnFailed as exc:
+            if exc.error_number == errno.EACCES and "/" not in argv[0]:
+                refused = refused or exc  # execvp(3): a forbidden file doesn't end the search along PATH
+            elif exc.exit_code != NOT_FOUND:
+                raise
+    if refused is not None:
+        raise refused
+    if "/" in argv[0]:
+        raise SpawnFailed(f"{argv[0]}: not found", exit_code=NOT_FOUND, error_number=errno.ENOENT)
+    search_path = os.pathsep.join(os.get_exec_path(dict(spec.env)))
+    hint = "" if search_path == DEFAULT_PATH else "; write its full path, or correct PATH"
+    raise SpawnFailed(f"{argv[0]}: not found in {search_path}{hint}", exit_code=NOT_FOUND, error_number=errno.ENOENT)
+
+
+def _candidates(program: str, env: Mapping[str, str], cwd: str) -> Iterator[str]:
+    if "/" in program:
+        yield program
+        return
+    for directory in os.get_exec_path(dict(env)):
+        yield directory + "/" + program if directory.startswith("/") else os.path.join(cwd, directory, program)
+
+
+def _execute(
+    argv: tuple[str, ...], path: str, spec: SpawnSpec, cwd: str, stdout: int | None, stderr: int | None
+) -> subprocess.Popen[bytes]:
+    try:
+        # Looked at first: a fork for every directory of PATH would cost more than the job.
+        mode = os.stat(os.path.join(cwd, path)).st_mode
+    except OSError as exc:
+        if exc.errno in {errno.ENOENT, errno.ENOTDIR} and os.path.isdir(cwd):
+            raise SpawnFailed(f"{path}: not found", exit_code=NOT_FOUND, error_number=exc.errno) from exc
+        mode = 0  # let the kernel say it, with the rights of the one who runs it
+    except ValueError as exc:
+        raise SpawnFailed(f"{path!r} is not a possible path: {exc}", exit_code=NOT_FOUND) from exc
+    if stat.S_ISDIR(mode):
+        raise SpawnFailed(f"{path}: is a directory", error_number=errno.EACCES)
+    try:
+        try:
+            return _popen(argv, path, spec, cwd, stdout, stderr)
+        except OSError as exc:
+            if exc.errno != errno.ENOEXEC:
+                raise
+            # execvp(3): a script without a first line that names its interpreter is /bin/sh's.
+            return _popen(("/bin/sh", path, *argv[1:]), "/bin/sh", spec, cwd, stdout, stderr)
+    except OSError as exc:
+        raise _translate(exc, path, spec.account, cwd) from exc
+    except (ValueError, subprocess.SubprocessError) as exc:
+        raise SpawnFailed(f"{path}: an argument or environment variable is not possible: {exc}") from exc
+
+
+def _popen(
+    argv: tuple[str, ...], path: str, spec: SpawnSpec, cwd: str, stdout: int | None, stderr: int | None
+) -> subprocess.Popen[bytes]:
+    switch = spec.account if spec.account is not None and spec.account.switch else None
+    return subprocess.Popen(
+        argv,
+        executable=path,
+        cwd=cwd,
+        env=dict(spec.env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        user=switch.uid if switch else None,
+        group=switch.gid if switch else None,
+        extra_groups=list(switch.groups) if switch else None,
+        umask=-1 if spec.umask is None else spec.umask,
+        start_new_session=True,
+        restore_signals=True,
+        close_fds=True,
+    )
+
+
+def _translate(exc: OSError, path: str, account: Account | None, cwd: str) -> SpawnFailed:
+    """Say what failed: subprocess names *cwd* for all that goes wrong before the exec, else the program."""
+    as_whom = f" for user {account.name}" if account is not None and account.switch else ""
+    text: str
+    if exc.filename == cwd and exc.errno in {errno.EPERM, errno.EINVAL, errno.EAGAIN}:
+        text = f"can't become{as_whom.removeprefix(' for')}: {exc.strerror}; the agent must run as root for that"
+    elif exc.filename == cwd:
+        text = f"can't enter the working directory {cwd}: {exc.strerror}"
+    elif exc.filename is None:
+        text = f"can't start a process: {exc.strerror}"
+    elif exc.errno == errno.ENOENT:
+        text = f"{path}: its interpreter {_interpreter(os.path.join(cwd, path))}does not exist"
+    elif exc.errno == errno.EACCES:
+        text = f"{path}: permission denied{as_whom}; is it (and its interpreter) executable?"
+    else:
+        text = f"{path}: {exc.strerror}"
+    return SpawnFailed(text, error_number=exc.errno)
+
+
+def _interpreter(path: str) -> str:
+    """Return what the first line of *path* names, quoted and with a space, or nothing."""
+    try:
+        with open(path, "rb") as script:
+            first_line = script.read(256).partition(b"\n")[0]
+    except OSError:
+        return ""
+    if not first_line.startswith(b"#!"):
+        return ""
+    return ascii(first_line[2:].lstrip().decode("utf-8", "replace").split(" ")[0]) + " "
+
+
+def _default_cwd(account: Account | None) -> str:
+    home = (account or resolve_account()).home
+    return home if os.path.isdir(home) else "/"

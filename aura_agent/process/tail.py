@@ -1,0 +1,57 @@
+"""The last bytes of a stream, and how many came before them. Builtins only: aura-run uses it."""
+
+_CUT = "[... {} bytes before this are left out]\n"
+
+
+class Tail:
+    """Keeps the last *max_bytes* bytes fed to it. Memory stays below twice that, plus one chunk."""
+
+    __slots__ = ("_kept", "_max_bytes", "_total_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes is {max_bytes}, below zero")
+        self._max_bytes = max_bytes
+        self._kept = bytearray()
+        self._total_bytes = 0
+
+    def feed(self, chunk: bytes) -> None:
+        self._total_bytes += len(chunk)
+        self._kept += chunk[-self._max_bytes :] if self._max_bytes else b""
+        if len(self._kept) > 2 * self._max_bytes:
+            del self._kept[: -self._max_bytes]
+
+    @property
+    def total_bytes(self) -> int:
+        """All that was ever fed."""
+        return self._total_bytes
+
+    @property
+    def dropped_bytes(self) -> int:
+        """What was fed and isn't kept."""
+        return max(0, self._total_bytes - self._max_bytes)
+
+    def content(self) -> bytes:
+        """The last bytes, as they came."""
+        return bytes(self._kept[-self._max_bytes :]) if self._max_bytes else b""
+
+    def text(self) -> str:
+        """Return the content for people: what isn't UTF-8 is replaced, the cut lies between two characters, and a
+        first line tells how many bytes are missing, if any are.
+        """
+        content = self.content()
+        missing = self.dropped_bytes
+        if not missing:
+            return content.decode("utf-8", "replace")
+        rest = _continuation_bytes(content)
+        return _CUT.format(missing + rest) + content[rest:].decode("utf-8", "replace")
+
+
+def _continuation_bytes(content: bytes) -> int:
+    """Return how many bytes at the start belong to a character that was cut off; 0 if this can't be UTF-8."""
+    count = 0
+    while count < len(content) and content[count] & 0xC0 == 0x80:
+        count += 1
+        if count > 3:
+            return 0
+    return count

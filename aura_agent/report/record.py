@@ -1,0 +1,105 @@
+"""A run's outcome as the outbox takes it, and its way from and to a line."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aura_agent.clock import Reading
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    KILLED = "killed"
+    NOT_STARTED = "not_started"
+    LOST = "lost"
+    SKIPPED = "skipped"
+
+    @property
+    def withdraws(self) -> bool:
+        """Whether a success that waits from before this run must not be sent any more."""
+        return self not in (Outcome.SUCCEEDED, Outcome.SKIPPED)
+
+
+class Ref:
+    """How a report names its heartbeat, as one text: ``heartbeat:``, ``auto:`` or ``url:`` and a value.
+
+    ``heartbeat`` is an id or an exact name, ``auto`` a command's name (``HOST/name``, else ``name``), ``url`` a ping
+    URL: such a text is a secret.
+    """
+
+    HEARTBEAT, AUTO, URL = "heartbeat:", "auto:", "url:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One run, ended. Instants are pairs of clocks; *boot_id* says to which boot their first halves belong.
+
+    *started* is the start of the deciding attempt, the last one. *ref* is None where no heartbeat is named: such a
+    run has a history and no ping.
+    """
+
+    run_id: str
+    boot_id: str
+    started: Reading
+    ended: Reading
+    outcome: Outcome
+    ref: str | None = None
+    job: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    attempts: int = 1
+    reason: str = ""
+    max_age_s: float | None = None
+    replay_all: bool = False
+    body: bytes | None = None
+    tail: str = ""
+    cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+
+    @property
+    def duration_s(self) -> float:
+        return max(0, self.ended.boot_ns - self.started.boot_ns) / 1e9
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, str]) -> "Report":
+        """Return the report that a ``run`` record holds. Raises ValueError: a field is missing or wrong."""
+        try:
+            return cls(
+                run_id=_run_id(fields["run"]),
+                boot_id=fields["boot"],
+                started=Reading(int(fields["start_boot_ns"]), int(fields["start_ns"])),
+                ended=Reading(int(fields["end_boot_ns"]), int(fields["end_ns"])),
+                outcome=Outcome(fields["outcome"]),
+                ref=_ref(fields.get("ref")),
+                job=fields.get("job", "")[:200],
+                exit_code=_int(fields.get("code")),
+                signal=_int(fields.get("signal")),
+                attempts=int(fields.get("attempts", "1")),
+                reason=fields.get("reason", "")[:500],
+                max_age_s=float(fields["max_age_s"]) if "max_age_s" in fields else None,
+                replay_all=fields.get("replay") == "all",
+                body=fields["body"].encode("utf-8", "surrogateescape") if "body" in fields else None,
+            )
+        except KeyError as missing:
+            raise ValueError(f"no {missing.args[0]}") from None
+
+
+def _run_id(text: str) -> str:
+    if not (8 <= len(text) <= 64 and text.isascii() and text.isalnum()):
+        raise ValueError("not a run id")
+    return text
+
+
+def _ref(text: str | None) -> str | None:
+    if text is None:
+        return None
+    if not text.startswith((Ref.HEARTBEAT, Ref.AUTO, Ref.URL)) or len(text) > 4096:
+        raise ValueError("not a heartbeat's name, id or URL")
+    return text
+
+
+def _int(text: str | None) -> int | None:
+    return None if text is None else int(text)

@@ -1,0 +1,133 @@
+"""Spool files: reports that are on disk before anything else happens to them.
+
+One file holds one record. It is created under its final name with O_EXCL, holds its length and CRC, and is synced
+together with its directory before ``write`` returns: write, sync, rename without the directory's sync loses files
+in a power cut. A reader takes only files that are whole; a torn one is set aside once nobody can still be writing it.
+"""
+
+import os
+from binascii import crc32
+
+from aura_agent.report.wire import MAX_LINE_BYTES
+
+SUFFIX = ".report"
+TORN_DIRECTORY = "torn"
+_MAGIC = b"aura1"
+_STILL_WRITTEN_NS = 60 * 10**9  # a writer that takes longer between open and sync has died
+
+
+def prepare(directory: str) -> None:
+    """Create the store's *directory* for us alone. Raises OSError: not possible, or it belongs to somebody else."""
+    try:
+        found = os.lstat(directory)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(directory) or ".", 0o755, exist_ok=True)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
+        found = os.lstat(directory)
+    if found.st_mode & 0o170000 != 0o040000:
+        raise NotADirectoryError(20, "not a directory", directory)
+    if found.st_uid != os.geteuid():
+        raise PermissionError(13, f"belongs to uid {found.st_uid}, not to us", directory)
+
+
+def write(directory: str, run_id: str, record: bytes) -> str:
+    """Put *record* under *directory*/spool and return its path; it survives a power cut from here on. Raises OSError."""
+    spool = os.path.join(directory, "spool")
+    path = os.path.join(spool, run_id + SUFFIX)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        prepare(directory)
+        try:
+            os.mkdir(spool, 0o700)
+            _sync_directory(directory)
+        except FileExistsError:
+            pass
+        file = os.open(path, flags, 0o600)
+    try:
+        whole = b"%s %d %08x\n%s" % (_MAGIC, len(record), crc32(record), record)
+        written = os.write(file, whole)
+        if written != len(whole):
+            raise OSError(28, "no space left", path)
+        os.fdatasync(file)
+        _sync_directory(spool)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(file)
+    return path
+
+
+def waiting(directory: str) -> list[str]:
+    """Return the paths of the spool's files, in no order; empty when there is no spool."""
+    try:
+        names = os.listdir(os.path.join(directory, "spool"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [os.path.join(directory, "spool", name) for name in names if name.endswith(SUFFIX)]
+
+
+def read(path: str, wall_ns: int) -> bytes | None:
+    """Return the record in *path*; None when it is gone, still being written, or torn and therefore set aside.
+
+    Raises OSError: the file is there but can't be read.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        modified_ns = os.fstat(file).st_mtime_ns
+        whole = b""
+        while chunk := os.read(file, MAX_LINE_BYTES):
+            whole += chunk
+            if len(whole) > 2 * MAX_LINE_BYTES:
+                break
+    finally:
+        os.close(file)
+    record = _unwrap(whole)
+    if record is None and abs(wall_ns - modified_ns) > _STILL_WRITTEN_NS:
+        set_aside(path)
+    return record
+
+
+def remove(path: str) -> None:
+    """Forget a file whose record is durable elsewhere; one that is gone already is fine."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def set_aside(path: str) -> None:
+    """Move a file that can't be read as a record out of the way, into ``torn``; it is never deleted."""
+    directory, name = os.path.split(path)
+    aside = os.path.join(directory, TORN_DIRECTORY)
+    try:
+        os.mkdir(aside, 0o700)
+    except FileExistsError:
+        pass
+    os.rename(path, os.path.join(aside, name))
+
+
+def _unwrap(whole: bytes) -> bytes | None:
+    head, newline, record = whole.partition(b"\n")
+    words = head.split()
+    if not newline or len(words) != 3 or words[0] != _MAGIC:
+        return None
+    if words[1] != b"%d" % len(record) or words[2] != b"%08x" % crc32(record):
+        return None
+    return record
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

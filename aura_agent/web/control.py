@@ -1,0 +1,54 @@
+"""The control socket's HTTP: what ``aura-agent status``, ``trigger``, ``pause``, ``resume`` and ``reload`` speak.
+
+Who may speak is the file system's business: the socket is 0600.
+"""
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from aura_agent.daemon.agent import Agent
+from aura_agent.errors import AuraError
+
+
+def control_app(agent: Agent) -> Starlette:
+    """Return the application; every answer is JSON, an error is ``{"error": text}``."""
+
+    async def status(_: Request) -> JSONResponse:
+        return JSONResponse(await agent.snapshot())
+
+    async def reload(_: Request) -> JSONResponse:
+        problem = agent.reload()
+        return JSONResponse({"error": problem}, 409) if problem else JSONResponse({"jobs": len(agent.config.jobs)})
+
+    async def trigger(request: Request) -> JSONResponse:
+        said = agent.trigger(request.path_params["name"])
+        if said.startswith("skipped"):
+            return JSONResponse({"error": said}, 409)
+        return JSONResponse({"run": said})
+
+    async def pause(request: Request) -> JSONResponse:
+        await agent.pause(request.path_params["name"], paused=request.path_params["verb"] == "pause")
+        return JSONResponse({})
+
+    async def no_such_job(request: Request, problem: Exception) -> JSONResponse:
+        from difflib import get_close_matches
+
+        name = request.path_params.get("name", "")
+        near = get_close_matches(name, agent.config.jobs, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return JSONResponse({"error": f"no job named {name!r} in the running config{hint}"}, 404)
+
+    async def refused(_: Request, problem: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(problem)}, 503)
+
+    return Starlette(
+        routes=[
+            Route("/status", status),
+            Route("/reload", reload, methods=["POST"]),
+            Route("/jobs/{name}/trigger", trigger, methods=["POST"]),
+            Route("/jobs/{name}/{verb:str}", pause, methods=["POST"]),
+        ],
+        exception_handlers={KeyError: no_such_job, AuraError: refused},
+    )

@@ -1,0 +1,59 @@
+"""uvicorn driven from our own event loop.
+
+Its own ``serve`` polls at 10 Hz and handles signals; ``startup`` and ``shutdown`` are all that is needed. A listener
+may be opened lazily: the socket listens from the start, and HTTP is loaded when somebody first connects.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+Application = Callable[..., object]
+
+
+class LazyServer:
+    """Serves ``build()``'s application on a bound socket, from the first connection on."""
+
+    def __init__(self, bound: socket.socket, build: Callable[[], Application]) -> None:
+        self._bound = bound
+        self._build = build
+        self._stop: Callable[[], object] | None = None
+        self._starting: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        self._bound.listen(128)
+        self._bound.setblocking(False)
+        asyncio.get_running_loop().add_reader(self._bound.fileno(), self._somebody_is_there)
+
+    async def start(self) -> None:
+        """Load HTTP now."""
+        from uvicorn import Config, Server
+
+        config = Config(
+            self._build(),  # type: ignore[arg-type]
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        config.load()
+        server = Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[self._bound])
+        # uvicorn's main loop would renew a Date header every second: nobody needs one here.
+        server.server_state.default_headers = []
+        self._stop = lambda: server.shutdown(sockets=[self._bound])
+
+    async def close(self) -> None:
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
+        if self._stop is not None:
+            await self._stop()  # type: ignore[misc]
+        else:
+            asyncio.get_running_loop().remove_reader(self._bound.fileno())
+            self._bound.close()
+
+    def _somebody_is_there(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._bound.fileno())
+        self._starting = asyncio.create_task(self.start(), name="http")

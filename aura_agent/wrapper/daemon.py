@@ -1,0 +1,77 @@
+"""aura-run's side of the daemon's socket: introduce the run, hear what the config knows of it, hand over its outcome.
+
+Nothing here takes longer than a second: a daemon that doesn't answer by then counts as absent, and the report goes to
+the spool instead.
+"""
+
+from time import monotonic
+
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+
+from aura_agent.report.wire import MAX_LINE_BYTES, decode, encode
+
+PATIENCE_S = 1.0
+
+
+class Refused(Exception):  # noqa: N818  # an answer, not a failure
+    """The daemon answers, but takes no report from this user."""
+
+
+class Daemon:
+    """One connection. While it is open, it is the record that the run goes on."""
+
+    def __init__(self, path: str) -> None:
+        """Connect. Raises OSError: nobody answers there."""
+        self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        self._received = b""
+        try:
+            self._socket.settimeout(PATIENCE_S)
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def introduce(self, fields: dict[str, str]) -> None:
+        """Say that the run has begun. Raises OSError."""
+        self._send(encode("start", fields))
+
+    def settings(self) -> dict[str, str]:
+        """Return what the config knows of the run that was introduced. Raises OSError, Refused."""
+        verb, fields = self._answer(monotonic() + PATIENCE_S)
+        return fields if verb == "job" else {}
+
+    def hand_over(self, record: bytes) -> None:
+        """Return once the daemon has made *record* durable. Raises OSError, Refused."""
+        deadline = monotonic() + PATIENCE_S
+        self._send(record)
+        while True:
+            verb, fields = self._answer(deadline)
+            if verb == "ok":
+                return
+            if verb != "job":
+                raise OSError(11, fields.get("reason", "the daemon is busy"))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, line: bytes) -> None:
+        self._socket.settimeout(PATIENCE_S)
+        self._socket.sendall(line)
+
+    def _answer(self, deadline: float) -> tuple[str, dict[str, str]]:
+        while b"\n" not in self._received:
+            if len(self._received) > MAX_LINE_BYTES:
+                raise OSError(90, "the daemon's answer is too long")
+            self._socket.settimeout(max(0.001, deadline - monotonic()))
+            received = self._socket.recv(65536)
+            if not received:
+                raise OSError(104, "the daemon closed the connection")
+            self._received += received
+        line, _, self._received = self._received.partition(b"\n")
+        try:
+            verb, fields = decode(line)
+        except ValueError:
+            raise OSError(71, "the daemon's answer makes no sense") from None
+        if verb == "refused":
+            raise Refused(fields.get("reason", ""))
+        return verb, fields

@@ -1,0 +1,275 @@
+"""The job's process: started as the shell would start it, waited for, and told what we are told.
+
+Signals are blocked here and fetched with sigwaitinfo(2), which alone says who sent one: what a process sent us is
+passed on, what the terminal sent the job has already, being in the same process group. The job itself starts with
+the mask and the dispositions that we were started with; Python's own ignoring of SIGPIPE and SIGXFSZ is undone.
+
+``_signal`` is the C module behind ``signal``, which would cost as much to import as half a Python start.
+"""
+
+import _signal
+import os
+from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
+
+from _signal import SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
+from _signal import SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ
+
+FORWARDED = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGCONT))
+TERMINATING = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT))
+TYPE_CHECKING = False  # typing's own costs an import
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TIMED_OUT = 124
+_SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); the terminal's are SI_KERNEL
+SECRET_VARIABLES = (b"AURA_TOKEN", b"AURA_PING_URL", b"AURA_HEARTBEAT", b"AURA_JOB", b"CREDENTIALS_DIRECTORY")
+
+
+class NotStarted(Exception):  # noqa: N818  # it is the shell's way of speaking, not an error of ours
+    """The command could not be started: *status* is 126 or 127, *text* what the shell would say."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status, self.text = status, text
+
+
+class Ended:
+    """How one attempt ended: an exit code or a signal, and what that alone doesn't tell.
+
+    ``timed_out``: we ended it; ``not_started``: there was no process; ``unmet``: an expectation of the config failed.
+    """
+
+    __slots__ = (
+        "code",
+        "ended_boot_ns",
+        "ended_ns",
+        "killed_by",
+        "not_started",
+        "started_boot_ns",
+        "started_ns",
+        "timed_out",
+        "unmet",
+    )
+
+    def __init__(self, started: tuple[int, int]) -> None:
+        self.started_boot_ns, self.started_ns = started
+        self.ended_boot_ns, self.ended_ns = started
+        self.code: int | None = None
+        self.killed_by: int | None = None
+        self.timed_out = self.not_started = self.unmet = False
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended the job, unless that was our time-out."""
+        return None if self.timed_out else self.killed_by
+
+    @property
+    def status(self) -> int:
+        """The exit status that the caller gets, were it not for the signal."""
+        if self.timed_out:
+            return TIMED_OUT
+        if self.killed_by is not None:
+            return 128 + self.killed_by
+        return 0 if self.code is None else self.code
+
+    @property
+    def failure(self) -> str:
+        """The outcome's name, given that it is no success."""
+        if self.timed_out:
+            return "timed_out"
+        if self.not_started:
+            return "not_started"
+        return "failed" if self.killed_by is None else "killed"
+
+
+class Job:
+    """One attempt's process."""
+
+    def __init__(self, pid: int, started: tuple[int, int], *, own_group: bool) -> None:
+        self.pid = pid
+        self.own_group = own_group
+        self.ended = Ended(started)
+        self.stopped = False
+        self._running = True
+
+    def send(self, signum: int) -> None:
+        """Pass *signum* on, unless the job is gone."""
+        if self._running:
+            os.kill(self.pid, signum)  # not reaped yet, so the pid is still its own
+
+    def reap(self) -> bool:
+        """Collect what has ended, adopted orphans too; True once the job itself has."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            except ChildProcessError:
+                return not self._running
+            if pid == 0:
+                return not self._running
+            if pid == self.pid and not os.WIFSTOPPED(status):
+                self._finish(status)
+            elif pid == self.pid:
+                self.stopped = True
+
+    def _finish(self, status: int) -> None:
+        self._running = False
+        self.ended.ended_boot_ns, self.ended.ended_ns = now()
+        if os.WIFSIGNALED(status):
+            self.ended.killed_by = os.WTERMSIG(status)
+        else:
+            self.ended.code = os.WEXITSTATUS(status)
+
+
+class Signals:
+    """Our signals, blocked and fetched one by one; ``original`` is the mask that the job gets."""
+
+    def __init__(self) -> None:
+        self.original = _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGCHLD, *FORWARDED))
+        _signal.signal(SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, it would reap the job behind our back
+        self.terminated_by: int | None = None
+        self._suspended = False
+
+    def wait(self, job: Job, deadline_boot_ns: int | None = None) -> bool:
+        """Wait until *job* has ended; False if the deadline came first. Forwards what is meant for it."""
+        while not job.reap():
+            if job.stopped and self._suspended:
+                self._suspended = job.stopped = False
+                os.kill(os.getpid(), SIGSTOP)  # the shell that waits for us sees the job stop
+            info = self._next(deadline_boot_ns)
+            if info is None:
+                return False
+            if info.si_signo != SIGCHLD:
+                self._handle(info, job)
+        return True
+
+    def pause(self, seconds: float) -> bool:
+        """Wait *seconds*; False as soon as a terminating signal has come."""
+        deadline_boot_ns = now()[0] + int(seconds * 1e9)
+        while self.terminated_by is None:
+            info = self._next(deadline_boot_ns)
+            if info is None:
+                return True
+            if info.si_signo in TERMINATING:
+                self.terminated_by = info.si_signo
+        return False
+
+    def end_with(self, leave: "Callable[[], None]") -> None:
+        """From here on any signal ends us through *leave*: the job is over, what is left is only the ping."""
+        for signum in TERMINATING:
+            if _signal.getsignal(signum) != _signal.SIG_IGN:
+                _signal.signal(signum, lambda *_: leave())
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original)
+
+    def _next(self, deadline_boot_ns: int | None) -> "_signal.struct_siginfo | None":
+        waited = (SIGCHLD, *FORWARDED)
+        if deadline_boot_ns is None:
+            return _signal.sigwaitinfo(waited)
+        return _signal.sigtimedwait(waited, max(0.0, (deadline_boot_ns - now()[0]) / 1e9))
+
+    def _handle(self, info: "_signal.struct_siginfo", job: Job) -> None:
+        signum = info.si_signo
+        if signum in TERMINATING:
+            self.terminated_by = signum
+        if signum == SIGTSTP:
+            self._suspended = True
+        if signum == SIGCONT:
+            job.stopped = self._suspended = False
+        if info.si_code in _SENT_BY_A_PROCESS or job.own_group:
+            job.send(signum)
+
+
+def now() -> tuple[int, int]:
+    """Return CLOCK_BOOTTIME and the wall clock, in nanoseconds."""
+    return clock_gettime_ns(CLOCK_BOOTTIME), time_ns()
+
+
+def environment(added: dict[str, str]) -> dict[bytes, bytes]:
+    """Return our environment, with *added*, without what would make a nested aura-run speak for this one."""
+    env = {name: value for name, value in os.environb.items() if name not in SECRET_VARIABLES}
+    for name, text in added.items():
+        env[os.fsencode(name)] = os.fsencode(text)
+    return env
+
+
+def start(
+    command: list[str],
+    signals: Signals,
+    *,
+    own_group: bool = False,
+    outputs: tuple[int, int] | None = None,
+    env: dict[str, str] | None = None,
+) -> Job:
+    """Start *command* and return its job; *outputs* are its stdout and stderr instead of ours, *env* is added to ours.
+
+    Looks for the command in PATH and falls back to /bin/sh for a script without an interpreter line, as execvp(3)
+    does. Raises NotStarted.
+    """
+    variables = environment(env or {})
+    file_actions = [] if outputs is None else [(os.POSIX_SPAWN_DUP2, source, 1 + i) for i, source in enumerate(outputs)]
+    options = {"setsigmask": signals.original, "setsigdef": (SIGPIPE, SIGXFSZ), "file_actions": file_actions}
+    if own_group:
+        options["setpgroup"] = 0
+    problem: OSError | None = None
+    for path in _places(command[0], variables):
+        started = now()
+        try:
+            return Job(os.posix_spawn(path, command, variables, **options), started, own_group=own_group)  # type: ignore[arg-type]
+        except (FileNotFoundError, NotADirectoryError) as missing:
+            problem = problem or missing
+        except PermissionError as denied:
+            problem = denied
+        except OSError as other:
+            if other.errno != 8:  # ENOEXEC
+                problem = other
+                break
+            arguments = ["/bin/sh", path, *command[1:]]
+            return Job(os.posix_spawn("/bin/sh", arguments, variables, **options), started, own_group=own_group)  # type: ignore[arg-type]
+        except ValueError:
+            raise NotStarted(127, f"{command[0]!r}: not a command") from None
+    raise _not_started(command[0], problem)
+
+
+def in_foreground() -> bool:
+    """Whether a terminal counts us as its foreground: Ctrl-C must then reach the job in our own group."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def end_as(status: int, signum: int | None) -> None:
+    """Leave as the job left: with its status, or by its signal (128 + n where we are PID 1 and can't)."""
+    if signum is not None and os.getpid() != 1:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core worth having is the job's
+        if signum not in (SIGKILL, SIGSTOP):
+            _signal.signal(signum, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (signum,))
+        os.kill(os.getpid(), signum)
+    os._exit(status if signum is None else 128 + signum)
+
+
+def _places(name: str, env: dict[bytes, bytes]) -> list[str]:
+    if "/" in name:
+        return [name]
+    path = env.get(b"PATH", b"/bin:/usr/bin")
+    return [os.path.join(os.fsdecode(directory) or ".", name) for directory in path.split(b":")] if name else []
+
+
+def _not_started(name: str, problem: OSError | None) -> NotStarted:
+    if problem is None or isinstance(problem, (FileNotFoundError, NotADirectoryError)):
+        if "/" not in name:
+            return NotStarted(127, f"{name}: command not found")
+        if os.path.exists(name):
+            return NotStarted(126, f"{name}: cannot execute: required file not found")
+        return NotStarted(127, f"{name}: No such file or directory")
+    if os.path.isdir(name):
+        return NotStarted(126, f"{name}: Is a directory")
+    return NotStarted(126, f"{name}: {problem.strerror}")

@@ -1,0 +1,56 @@
+"""``--no-overlap``: whether this job already runs on this host, also as the orphan of a wrapper that was killed.
+
+A living wrapper holds a lock on the job's file; the file also says which process is the job, so that one that
+outlived its wrapper is still seen. A pid counts only with the start time, the boot and the pid namespace it had.
+"""
+
+import os
+from fcntl import LOCK_EX, LOCK_NB, flock
+from hashlib import sha256
+
+
+class Turn:
+    """This wrapper's turn at a job; ``held`` is False when somebody else has it."""
+
+    def __init__(self, directory: str, identity: str) -> None:
+        """Try to take the turn for *identity* in the store's *directory*. Raises OSError: the store can't be used."""
+        locks = os.path.join(directory, "locks")
+        os.makedirs(locks, 0o700, exist_ok=True)
+        name = sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        path = os.path.join(locks, name)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.held = self._take()
+
+    def mark(self, pid: int) -> None:
+        """Note which process is the job now. Raises OSError."""
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, _identity(pid).encode("ascii"), 0)
+
+    def _take(self) -> bool:
+        try:
+            flock(self._file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return False
+        noted = os.pread(self._file, 200, 0).decode("ascii", "replace")
+        pid = noted.partition(" ")[0]
+        return not (pid.isdigit() and noted == _identity(int(pid)))
+
+
+def _identity(pid: int) -> str:
+    """Return *pid* with what makes it unique; only the pid if there is no such process."""
+    from aura_agent.report.boots import current_boot_id
+
+    try:
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return f"{pid}"
+    try:
+        fields = os.read(file, 4096).rpartition(b")")[2].split()
+    except OSError:
+        return f"{pid}"
+    finally:
+        os.close(file)
+    if fields[0] in (b"Z", b"X"):
+        return f"{pid}"
+    started = fields[19].decode("ascii")  # proc_pid_stat(5): starttime is field 22, the second after the name is 3
+    return f"{pid} {started} {current_boot_id()} {os.stat('/proc/self/ns/pid').st_ino}"

@@ -1,0 +1,95 @@
+"""Outboxes on real files with clocks that tests move, and reports to put into them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aura_agent.clock import Reading
+from aura_agent.outbox.store import Outbox
+from aura_agent.outbox.streams import CachedHeartbeat
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.record import Outcome, Report
+from aura_agent.secret import Secret
+
+SECOND_NS = 10**9
+START = Reading(1_000 * SECOND_NS, 1_800_000_000 * SECOND_NS)
+
+
+class MovedClock:
+    """Time as a test says; both clocks go together unless told otherwise."""
+
+    def __init__(self, reading: Reading = START) -> None:
+        self.reading = reading
+
+    def read(self) -> Reading:
+        return self.reading
+
+    def advance(self, seconds: float) -> None:
+        ns = int(seconds * SECOND_NS)
+        self.reading = Reading(self.reading.boot_ns + ns, self.reading.wall_ns + ns)
+
+
+@dataclass
+class Bench:
+    """One store, its clock, and a way to have runs happen."""
+
+    directory: Path
+    clock: MovedClock
+    outbox: Outbox
+    runs: int = 0
+
+    def run(
+        self,
+        outcome: Outcome = Outcome.SUCCEEDED,
+        *,
+        ref: str = "heartbeat:backup",
+        took_s: float = 1.0,
+        change: Callable[[Report], Report] = lambda report: report,
+    ) -> str:
+        """Let a run happen now, take *took_s*, and be accepted; return its id."""
+        self.runs += 1
+        started = self.clock.read()
+        self.clock.advance(took_s)
+        report = Report(
+            run_id=f"run{self.runs:08}",
+            boot_id=current_boot_id(),
+            started=started,
+            ended=self.clock.read(),
+            outcome=outcome,
+            ref=ref,
+            job="backup",
+        )
+        self.outbox.accept([change(report)])
+        return report.run_id
+
+    def know(self, name: str, heartbeat_id: str = "", *, interval_s: float | None = 3600, grace_s: float = 600) -> str:
+        """Put a heartbeat into the cache; return its id."""
+        heartbeat_id = heartbeat_id or f"id-{name}"
+        url = Secret(f"http://127.0.0.1:9/ping/{heartbeat_id}")
+        self.outbox.remember(
+            [CachedHeartbeat(heartbeat_id, name, interval_s, grace_s, "up", None, url, self.clock.read().wall_ns)]
+        )
+        return heartbeat_id
+
+    def states(self) -> dict[str, str]:
+        """Return each entry's state by run id."""
+        rows = self.outbox.connection.execute("SELECT run_id, state FROM entries ORDER BY id")
+        return {row["run_id"]: row["state"] for row in rows}
+
+    def reopen(self, owner: str = "test") -> None:
+        """Close the store and open it again, as a new process would."""
+        self.outbox.close()
+        self.outbox = open_outbox(self.directory, self.clock, owner)
+
+
+def open_outbox(directory: Path, clock: MovedClock, owner: str = "test") -> Outbox:
+    return Outbox(str(directory), clock, owner=owner, hostname="host")
+
+
+def bench(directory: Path) -> Bench:
+    clock = MovedClock()
+    return Bench(directory / "store", clock, open_outbox(directory / "store", clock))
+
+
+def renamed(run_id: str) -> Callable[[Report], Report]:
+    return lambda report: replace(report, run_id=run_id)

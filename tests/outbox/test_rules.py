@@ -1,0 +1,123 @@
+"""The truth rules as pure functions."""
+
+import pytest
+
+from aura_agent.outbox.rules import Key, Moment, Stream, Waiting, age_s, judge, true_end
+
+_S = 10**9
+NOW = Moment(3, 5000 * _S, 1_800_000_000 * _S)
+
+
+def _entry(number: int, started_s: int, *, ended_s: int | None = None, epoch: int = 3, **facts: object) -> Waiting:
+    ended = Moment(epoch, (ended_s or started_s) * _S, NOW.wall_ns - (5000 - (ended_s or started_s)) * _S)
+    return Waiting(number, Key(epoch, started_s * _S, f"run{number}"), ended, **facts)  # type: ignore[arg-type]
+
+
+def _states(stream: Stream, *entries: Waiting, now: Moment = NOW) -> dict[int, str]:
+    judgement = judge(stream, entries, now)
+    gone = {withdrawal.id: withdrawal.state.value for withdrawal in judgement.withdrawn}
+    return gone | {entry.id: "send" for entry in judgement.sendable}
+
+
+def test_only_the_newest_success_goes_out() -> None:
+    """With replay = "latest" older successes are superseded, by start and not by end or arrival."""
+    long, short = _entry(1, 4000, ended_s=4900), _entry(2, 4100, ended_s=4200)
+
+    assert _states(Stream(), short, long) == {1: "superseded", 2: "send"}
+
+
+def test_replay_all_sends_each_in_the_order_of_starts() -> None:
+    """Nothing is superseded, and the order is that of the runs."""
+    entries = [_entry(number, 4000 + number, replay_all=True) for number in (3, 1, 2)]
+
+    judgement = judge(Stream(), entries, NOW)
+
+    assert [entry.id for entry in judgement.sendable] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("replay_all", [True, False])
+def test_a_later_failure_withdraws_an_earlier_success(replay_all: bool) -> None:
+    """Delivering it would silence the alarm that the failure deserves; a failure before it is history."""
+    entry = _entry(1, 4000, replay_all=replay_all)
+
+    assert _states(Stream(failed=Key(3, 4001 * _S, "f")), entry) == {1: "invalidated"}
+    assert _states(Stream(failed=Key(3, 3999 * _S, "f")), entry) == {1: "send"}
+    assert _states(Stream(failed=Key(2, 9999 * _S, "f")), entry) == {1: "send"}
+
+
+@pytest.mark.parametrize("replay_all", [True, False])
+def test_a_success_before_one_already_delivered_stays_home(replay_all: bool) -> None:
+    """It says less than what Aura already heard."""
+    entry = _entry(1, 4000, replay_all=replay_all)
+
+    assert _states(Stream(delivered=Key(3, 4001 * _S, "d")), entry) == {1: "superseded"}
+
+
+def test_a_wrong_wall_clock_reorders_nothing() -> None:
+    """Order and age within a boot come from CLOCK_BOOTTIME, whatever the wall clock was set to in between."""
+    before = Waiting(1, Key(3, 4000 * _S, "a"), Moment(3, 4001 * _S, 2_100_000_000 * _S))
+    after = Waiting(2, Key(3, 4900 * _S, "b"), Moment(3, 4901 * _S, 0))
+
+    assert _states(Stream(lifetime_s=600), before, after) == {1: "expired", 2: "send"}
+
+
+@pytest.mark.parametrize(
+    ("lifetime_s", "max_age_s", "age", "sent"),
+    [
+        (600, None, 600, True),
+        (600, None, 601, False),
+        (600, 60, 60, True),
+        (600, 60, 61, False),
+        (60, 600, 61, False),
+        (None, None, 86400, True),
+        (None, None, 86401, False),
+        (None, 60, 61, False),
+    ],
+)
+def test_a_success_expires_with_the_next_one_due(
+    lifetime_s: float | None, max_age_s: float | None, age: int, sent: bool
+) -> None:
+    """Older than min(interval + grace, max_age) it is stale; with the interval unknown, older than a day."""
+    now = Moment(3, 100_000 * _S, NOW.wall_ns)
+    ended = Moment(3, (100_000 - age) * _S, 0)
+    entry = Waiting(1, Key(3, 0, "a"), ended, max_age_s)
+
+    assert _states(Stream(lifetime_s=lifetime_s), entry, now=now) == {1: "send" if sent else "expired"}
+
+
+def test_an_expired_newer_one_does_not_supersede_an_older_one_that_is_still_true() -> None:
+    """A long run that ended just now outlives a short one that started later and ended long ago."""
+    long, short = _entry(1, 1000, ended_s=4999), _entry(2, 2000, ended_s=2001)
+
+    assert _states(Stream(lifetime_s=600), long, short) == {1: "send", 2: "expired"}
+
+
+def test_across_boots_age_is_wall_time_and_never_negative() -> None:
+    """After a reboot only the wall clock is left; one that went backwards makes nothing old."""
+    ended = Moment(2, 9_999 * _S, NOW.wall_ns - 50 * _S)
+
+    assert age_s(ended, NOW) == 50
+    assert age_s(ended._replace(wall_ns=NOW.wall_ns + 10**15), NOW) == 0
+
+
+def test_the_end_of_a_run_of_this_boot_is_counted_back_from_now() -> None:
+    """A run that ended before the clock was set gets its true wall time once that is known."""
+    reported = Moment(3, NOW.boot_ns - 100 * _S, 0)
+
+    assert true_end(reported, NOW, 0).wall_ns == NOW.wall_ns - 100 * _S
+
+
+def test_no_run_ended_before_what_earlier_boots_have_seen() -> None:
+    """A clock that still stands at 1970 doesn't make a run decades old after the next boot."""
+    newest = 1_799_999_000 * _S
+
+    assert true_end(Moment(3, NOW.boot_ns, 0), NOW._replace(wall_ns=5 * _S), newest).wall_ns == newest
+    assert true_end(Moment(2, 77, 5 * _S), NOW, newest).wall_ns == newest
+
+
+def test_every_withdrawal_says_why() -> None:
+    """No state without a reason."""
+    stream = Stream(failed=Key(3, 4500 * _S, "f"), delivered=Key(3, 4200 * _S, "d"), lifetime_s=100)
+    judgement = judge(stream, [_entry(number, 4000 + 100 * number) for number in range(10)], NOW)
+
+    assert all(withdrawal.reason for withdrawal in judgement.withdrawn)
