@@ -9,10 +9,12 @@ import fcntl
 import os
 import random
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from aura_agent.api import ApiError
 from aura_agent.clock import SystemClock
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
@@ -25,7 +27,7 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import Resolver
-from aura_agent.errors import ApiError, StoreError
+from aura_agent.errors import StoreError
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import boots, places, spool
@@ -35,7 +37,6 @@ from aura_agent.telemetry.counts import Counts
 from aura_agent.telemetry.events import log_observer
 from aura_agent.web.serving import LazyServer
 
-CONTROL_SOCKET = "control.sock"
 _RELIST_S = 86_400.0
 
 
@@ -49,7 +50,7 @@ class Sockets:
 
 def sockets(config: Config) -> Sockets:
     reports = places.socket_path(os.environ, config.agent.socket)
-    return Sockets(reports, os.path.join(os.path.dirname(reports), CONTROL_SOCKET))
+    return Sockets(reports, os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET))
 
 
 async def run_agent(config: Config, load: Callable[[], Config]) -> None:
@@ -120,7 +121,7 @@ class _Daemon:
 @asynccontextmanager
 async def _built(config: Config, load: Callable[[], Config], notifier: Notifier) -> AsyncIterator[_Daemon]:
     """Build everything, start it, and take it down in the reverse order."""
-    clock, rng, counts = SystemClock(), random.Random(), Counts()  # noqa: S311  # spreads retries, protects nothing
+    clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
     observer = log_observer(counts)
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
     hostname, boot_id = os.uname().nodename, boots.current_boot_id()
@@ -161,7 +162,7 @@ async def _built(config: Config, load: Callable[[], Config], notifier: Notifier)
         working = [
             asyncio.create_task(scheduler.run(), name="scheduler"),
             asyncio.create_task(courier.run(), name="courier"),
-            asyncio.create_task(_relist_daily(resolver, observer, rng), name="listing"),
+            asyncio.create_task(_relist_daily(resolver, rng), name="listing"),
             asyncio.create_task(_feed_watchdog(notifier, agent), name="watchdog"),
         ]
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
@@ -201,7 +202,7 @@ async def _hurry(hurry: asyncio.Event, runner: Runner) -> None:
     runner.hurry("the agent was told twice to stop")
 
 
-async def _relist_daily(resolver: Resolver, observer: "object", rng: random.Random) -> None:
+async def _relist_daily(resolver: Resolver, rng: random.Random) -> None:
     """Renew what is known of the heartbeats (name, interval, grace) about once a day, each agent at its own time."""
     while True:
         await asyncio.sleep(_RELIST_S * rng.uniform(0.75, 1.25))
@@ -231,7 +232,18 @@ def _take_lock(directory: str, stack: AsyncExitStack) -> None:
         raise StoreError(f"{directory}: another daemon serves this store: stop it, or set another state_dir") from None
 
 
-def _bind_tcp(listen: str) -> "object": ...
+def _bind_tcp(listen: str) -> socket.socket:
+    """Return a socket bound to *listen*, ``host:port``. Raises OSError."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host.strip("[]"), int(port)))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _spool(directory: str, report: Report) -> None:

@@ -15,7 +15,7 @@ import httpx
 
 from aura_agent.api.errors import ApiGarbled, ApiMisconfigured, ApiUnreachable
 from aura_agent.api.heartbeats import RESOURCE, Heartbeat, ping_url_request, read_heartbeat, read_ping_url
-from aura_agent.api.transport import TIMEOUTS, USER_AGENT, build_client, judge_url, trouble_of
+from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
 from aura_agent.api.trouble import Trouble, describe
 from aura_agent.api.wire import (
     Budget,
@@ -135,7 +135,7 @@ class AuraClient:
             params=dict(request.query) or None,
             content=request.body,
             headers=headers,
-            timeout=TIMEOUTS,
+            timeout=timeouts(self._total_timeout_s),
         )
         response = await http.send(outgoing, stream=True, auth=None, follow_redirects=False)
         try:

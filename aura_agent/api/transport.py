@@ -17,8 +17,8 @@ from aura_agent.api.errors import ApiMisconfigured
 from aura_agent.api.trouble import Trouble
 
 USER_AGENT = f"aura-agent/{__version__}"
-TIMEOUTS = httpx.Timeout(connect=10.0, read=20.0, write=10.0, pool=10.0)
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})  # the same list that bypasses the proxies below
+_ODD_IN_HOST = frozenset("% /\\")  # httpx would quote these and ask the resolver for the result
 _KEEPALIVE_EXPIRY_S = 30.0
 _MAX_IDLE_CONNECTIONS = 8
 
@@ -55,7 +55,7 @@ def build_client(*, max_connections: int) -> httpx.AsyncClient:
     try:
         return httpx.AsyncClient(
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            timeout=TIMEOUTS,
+            timeout=timeouts(30.0),
             limits=httpx.Limits(
                 max_connections=max_connections,
                 max_keepalive_connections=min(max_connections, _MAX_IDLE_CONNECTIONS),
@@ -74,13 +74,26 @@ def build_client(*, max_connections: int) -> httpx.AsyncClient:
         ) from None
 
 
+def timeouts(total_s: float) -> httpx.Timeout:
+    """Return the time-outs of the steps of a request that has *total_s* in all.
+
+    Waiting for a connection, TCP and TLS (``connect`` holds for each of the two) are over before the total is: httpcore
+    leaks the socket of a TLS handshake that is cancelled from outside rather than timed out.
+    """
+    return httpx.Timeout(
+        pool=min(5.0, total_s / 6), connect=min(10.0, total_s / 3), write=min(10.0, total_s), read=min(20.0, total_s)
+    )
+
+
 def judge_url(text: str, *, allow_insecure: bool) -> Trouble | httpx.URL:
     """Return *text* as a URL that may be asked, or why it may not."""
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError, TypeError):
         return Trouble.BAD_URL
-    if url.scheme not in {"http", "https"} or not url.host:
+    if url.scheme not in {"http", "https"} or not url.host or _ODD_IN_HOST & set(url.host):
+        return Trouble.BAD_URL
+    if url.port is not None and not 1 <= url.port <= 65535:
         return Trouble.BAD_URL
     if url.scheme == "http" and not allow_insecure and url.host not in LOOPBACK_HOSTS:
         return Trouble.INSECURE_URL
@@ -89,7 +102,7 @@ def judge_url(text: str, *, allow_insecure: bool) -> Trouble | httpx.URL:
 
 def trouble_of(exc: BaseException) -> str:
     """Return the Trouble that *exc* stands for; what nobody expected also tells its type, never its text."""
-    for cause in _causes(exc):
+    for cause in () if isinstance(exc, httpx.TimeoutException) else _causes(exc):
         for kind, trouble in _BY_CAUSE:
             if isinstance(cause, kind):
                 return trouble

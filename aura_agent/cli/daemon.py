@@ -140,7 +140,9 @@ def _job_row(job: dict[str, Any]) -> list[str]:
     state = "paused" if job["paused"] else job["kind"]
     if job["running"]:
         state = f"running since {local(job['running'][0]['since'])}"
-    ended = "" if last is None else f"{last['outcome']} {local(last['started_at'])}, {format_duration(last['duration_s'])}"
+    ended = (
+        "" if last is None else f"{last['outcome']} {local(last['started_at'])}, {format_duration(last['duration_s'])}"
+    )
     ping = "" if last is None else last["ping"] or ""
     watch = job.get("watch")
     if watch is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from dataclasses import asdict
+from typing import Self
 
 import click
 
@@ -123,7 +124,7 @@ class _Progress:
         ended = what not in ("postponed", "parked")
         self._bar.update(self._task, advance=int(ended), description=str(facts.get("heartbeat", "")))
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

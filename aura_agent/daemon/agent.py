@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from aura_agent import __version__
 from aura_agent.clock import Clock
@@ -95,7 +96,8 @@ class Agent:
 
     async def pause(self, name: str, *, paused: bool) -> None:
         """Stop or resume the job's fire times. Raises KeyError, StoreError."""
-        self.config.jobs[name]  # noqa: B018  # an unknown name is the caller's KeyError
+        if name not in self.config.jobs:
+            raise KeyError(name)
         await self._parts.scheduler.pause(name, paused=paused)
 
     def unhealthy(self) -> str:
@@ -105,7 +107,7 @@ class Agent:
             return f"the scheduler has not looked up for {asleep_s:.0f} s"
         return self._parts.courier.store_problem
 
-    async def snapshot(self) -> dict[str, object]:
+    async def snapshot(self) -> dict[str, Any]:
         """Return the agent's state for people and programs: plain values, no secrets. Raises StoreError."""
         counts = await self._parts.worker.call(state_counts)
         last_runs = await self._parts.worker.call(
@@ -116,7 +118,7 @@ class Agent:
             last = last_runs[name][0] if last_runs[name] else None
             next_fire = self._parts.scheduler.next_fire(name)
             watched = self._parts.watcher.state(name)
-            row: dict[str, object] = {
+            row: dict[str, Any] = {
                 "name": name,
                 "heartbeat": job.heartbeat or name,
                 "kind": _kind(job),

@@ -14,16 +14,16 @@ from datetime import datetime
 
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
+from aura_agent.daemon.jobspec import spawn_spec
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.process.child import Child
+from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, spawn
 from aura_agent.process.tail import Tail
 from aura_agent.process.tree import ProcessTree
-from aura_agent.process.pump import Pump
-from aura_agent.daemon.jobspec import spawn_spec
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
 from aura_agent.units import format_duration
@@ -318,7 +318,7 @@ def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
         path=wanted.path,
         started_at=started.wall,
         now=ended.wall,
-        newer_than_s=None if wanted.newer_than == "start" else float(wanted.newer_than),
+        newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
         min_size_bytes=wanted.min_size,
     )
     return "" if condition.healthy else condition.reason

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from aura_agent.api.transport import TIMEOUTS, USER_AGENT, build_client, judge_url, trouble_of
+from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
 from aura_agent.api.trouble import Trouble
 from aura_agent.secret import Secret
 
@@ -63,7 +63,9 @@ async def post_ping(
     deadline = asyncio.timeout(total_s)
     try:
         async with deadline:
-            request = http.build_request("POST", target, content=body or b"", headers=headers, timeout=TIMEOUTS)
+            request = http.build_request(
+                "POST", target, content=body or b"", headers=headers, timeout=timeouts(total_s)
+            )
             response = await http.send(request, stream=True, auth=None, follow_redirects=False)
             await _finish(response)
     except Exception as exc:  # noqa: BLE001  # a ping that went wrong in an unforeseen way is a ping to send again

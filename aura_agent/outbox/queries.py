@@ -47,7 +47,7 @@ def queue_rows(outbox: Outbox, *, ended: bool, limit: int = 1000) -> list[QueueR
     """Return the entries that wait, oldest first; with *ended* those too that wait no more."""
     condition = "" if ended else "WHERE state = 'waiting'"
     rows = outbox.connection.execute(
-        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"  # noqa: S608
+        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"
         f" JOIN streams ON streams.id = stream_id {condition} ORDER BY entries.id DESC LIMIT ?",
         (limit,),
     ).fetchall()

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
+from aura_agent.errors import StoreError
 from aura_agent.outbox import rules
 from aura_agent.outbox.database import open_database, transaction
 from aura_agent.outbox.rules import Key, Moment, State
-from aura_agent.errors import StoreError
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
 from aura_agent.report import boots, spool, wire
 from aura_agent.report.record import Outcome, Report
@@ -350,8 +350,7 @@ class Outbox:
         """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""
         now = self.now()
         with transaction(self._connection):
-            merged = self.streams.attach(stream_id, heartbeat_id)
-            self._settle(merged, now)
+            self._settle(self.streams.attach(stream_id, heartbeat_id), now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
         """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""
@@ -360,14 +359,19 @@ class Outbox:
             return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
 
     def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
-        """Put *heartbeats*, as a listing gave them, into the cache."""
+        """Put *heartbeats*, as a listing gave them, into the cache, and merge the streams that turn out to be one."""
+        now = self.now()
         with transaction(self._connection):
             self.streams.remember(heartbeats)
+            self._merge_known(now)
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
         """Cache a ping URL; return whether it is another one than before."""
+        now = self.now()
         with transaction(self._connection):
-            return self.streams.remember_url(heartbeat_id, url, wall_ns)
+            changed = self.streams.remember_url(heartbeat_id, url, wall_ns)
+            self._merge_known(now)
+        return changed
 
     def release_dead_daemon(self) -> None:
         """End the leases of a daemon that died; only for the daemon that now holds the store's lock."""
@@ -426,6 +430,12 @@ class Outbox:
 
     # -- inside a transaction ------------------------------------------------------------------------------------
 
+    def _merge_known(self, now: Moment) -> None:
+        """Attach every stream whose heartbeat the cache has come to know: a failure under another name counts too."""
+        for stream_id, heartbeat_id in self.streams.attachable():
+            if self.streams.facts(stream_id, now)[1] is None:
+                self._settle(self.streams.attach(stream_id, heartbeat_id), now)
+
     def _spooled(self) -> list[str]:
         return [] if self.directory is None else spool.waiting(self.directory)
 
@@ -446,7 +456,7 @@ class Outbox:
             condition = f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))"
             values = sorted(only_runs)
         return self._connection.execute(
-            "SELECT * FROM streams WHERE due_boot_ns IS NOT NULL AND (due_epoch < ? OR due_boot_ns <= ?)"  # noqa: S608
+            "SELECT * FROM streams WHERE due_boot_ns IS NOT NULL AND (due_epoch < ? OR due_boot_ns <= ?)"
             f" AND (lease_owner IS NULL OR lease_epoch <> ? OR lease_until_ns <= ?){condition}"
             " ORDER BY due_epoch, due_boot_ns, id",
             (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values),

@@ -80,6 +80,12 @@ class Streams:
             self._merge(stream_id, row["id"])
         return int(row["id"])
 
+    def attachable(self) -> list[tuple[int, str]]:
+        """Return the streams without a heartbeat for which the cache has exactly one, with its id."""
+        rows = self._connection.execute("SELECT id, direct_url FROM streams WHERE heartbeat_id IS NULL").fetchall()
+        found = [(row["id"], self._heartbeat_of(row)) for row in rows]
+        return [(stream_id, heartbeat_id) for stream_id, heartbeat_id in found if heartbeat_id is not None]
+
     # -- what a stream knows -------------------------------------------------------------------------------------
 
     def facts(self, stream_id: int, now: Moment) -> tuple[Stream, int | None]:
@@ -197,11 +203,23 @@ class Streams:
 
     # -- private -------------------------------------------------------------------------------------------------
 
+    def _heartbeat_of(self, stream: sqlite3.Row) -> str | None:
+        if stream["direct_url"] is not None:
+            return self._heartbeat_at(stream["direct_url"])
+        for ref in self.refs(stream["id"]):
+            found = self.find(ref)
+            if found:
+                return found[0].id if len(found) == 1 else None
+        return None
+
+    def _heartbeat_at(self, url: str) -> str | None:
+        row = self._connection.execute("SELECT id FROM heartbeats WHERE ping_url = ?", (url,)).fetchone()
+        return None if row is None else row["id"]
+
     def _find_or_insert(self, ref: str) -> int:
         url = ref.removeprefix(Ref.URL) if ref.startswith(Ref.URL) else None
         if url is not None:
-            row = self._connection.execute("SELECT id FROM heartbeats WHERE ping_url = ?", (url,)).fetchone()
-            heartbeat_id = row["id"] if row else None
+            heartbeat_id = self._heartbeat_at(url)
         else:
             found = self.find(ref)
             heartbeat_id = found[0].id if len(found) == 1 else None
@@ -216,6 +234,8 @@ class Streams:
 
     def _merge(self, source: int, target: int) -> None:
         row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (source,)).fetchone()
+        if row is None:
+            return  # merged already
         for mark in ("failed", "delivered"):
             key = _key(row, mark)
             if key is not None:
@@ -230,7 +250,7 @@ class Streams:
         known = _key(row, mark)
         if known is None or known < key:
             self._connection.execute(
-                f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?",  # noqa: S608
+                f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?",
                 (*key, stream_id),
             )
 

@@ -180,8 +180,8 @@ class ProcessTree:
                 continue
             if pid not in kept_apart:
                 found[pid] = table[pid]
-            elif pid != self.root_pid:
-                continue
+            elif pid != os.getpid():
+                continue  # an ancestor; we ourselves are only met here as the root: all that is below us
             seeds += children.get(pid, [])
         self._known.update(row.process for row in found.values())
         return [row for row in found.values() if row.status not in _ENDED]

@@ -87,6 +87,29 @@ class Report:
             raise ValueError(f"no {missing.args[0]}") from None
 
 
+    def to_fields(self) -> dict[str, str]:
+        """Return the fields of the ``run`` record for this report."""
+        fields = {
+            "run": self.run_id,
+            "boot": self.boot_id,
+            "start_boot_ns": str(self.started.boot_ns),
+            "start_ns": str(self.started.wall_ns),
+            "end_boot_ns": str(self.ended.boot_ns),
+            "end_ns": str(self.ended.wall_ns),
+            "outcome": self.outcome.value,
+            "ref": self.ref or "",
+            "job": self.job,
+            "code": "" if self.exit_code is None else str(self.exit_code),
+            "signal": "" if self.signal is None else str(self.signal),
+            "attempts": str(self.attempts),
+            "reason": self.reason,
+            "max_age_s": "" if self.max_age_s is None else repr(self.max_age_s),
+            "replay": "all" if self.replay_all else "",
+            "body": "" if self.body is None else self.body.decode("utf-8", "surrogateescape"),
+        }
+        return {key: value for key, value in fields.items() if value}
+
+
 def _run_id(text: str) -> str:
     if not (8 <= len(text) <= 64 and text.isascii() and text.isalnum()):
         raise ValueError("not a run id")

@@ -16,7 +16,7 @@ from croniter import CroniterError, croniter
 from aura_agent.errors import ScheduleError
 from aura_agent.schedule.days import DayRule, lowest
 
-REBOOT = "@reboot"
+AT_REBOOT = "@reboot"
 MACROS = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -67,12 +67,12 @@ def written_columns(text: str) -> list[str]:
     """Return the six columns of *text*, seconds first."""
     if text.startswith("@"):
         macro = text.lower()
-        if macro == REBOOT:
+        if macro == AT_REBOOT:
             raise ScheduleError("@reboot has no fire time; it stands as a schedule of its own")
         if macro not in MACROS:
             if macro.startswith("@every"):
                 raise ScheduleError('not a schedule here; write every = "15m" in the job instead')
-            near = get_close_matches(macro, [*MACROS, REBOOT], 1, 0.0)[0]
+            near = get_close_matches(macro, [*MACROS, AT_REBOOT], 1, 0.0)[0]
             raise ScheduleError(f'unknown name; did you mean "{near}"?')
         text = MACROS[macro]
     columns = text.split(" ") if text else []

@@ -14,7 +14,16 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from aura_agent.errors import ScheduleError
-from aura_agent.schedule.columns import FIELDS, MONTH, begins_with_star, day_rule, mask, resolve_hashes, written_columns
+from aura_agent.schedule.columns import (
+    AT_REBOOT,
+    FIELDS,
+    MONTH,
+    begins_with_star,
+    day_rule,
+    mask,
+    resolve_hashes,
+    written_columns,
+)
 from aura_agent.schedule.days import DayRule, first_day, lowest
 from aura_agent.schedule.offsets import (
     DAY_S,
@@ -27,6 +36,7 @@ from aura_agent.schedule.offsets import (
     offset_of,
 )
 
+REBOOT = AT_REBOOT  # the one schedule that is no expression
 # cron(8): a clock change of less than three hours is daylight saving; a larger one is a correction, and the new time
 # counts at once.
 CORRECTION_S = 3 * 3600

@@ -10,8 +10,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from aura_agent.errors import ScheduleError
-from aura_agent.schedule.columns import REBOOT
-from aura_agent.schedule.expression import Expression, parse
+from aura_agent.schedule.expression import REBOOT, Expression, parse
 from aura_agent.units import format_duration
 
 CatchUp = Literal["skip", "latest", "all"]

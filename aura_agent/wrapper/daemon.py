@@ -4,16 +4,15 @@ Nothing here takes longer than a second: a daemon that doesn't answer by then co
 the spool instead.
 """
 
-from time import monotonic
-
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+from time import monotonic
 
 from aura_agent.report.wire import MAX_LINE_BYTES, decode, encode
 
 PATIENCE_S = 1.0
 
 
-class Refused(Exception):  # noqa: N818  # an answer, not a failure
+class Refused(Exception):  # an answer, not a failure
     """The daemon answers, but takes no report from this user."""
 
 

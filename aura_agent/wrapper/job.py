@@ -9,10 +9,23 @@ the mask and the dispositions that we were started with; Python's own ignoring o
 
 import _signal
 import os
+from _signal import (
+    SIGCHLD,
+    SIGCONT,
+    SIGHUP,
+    SIGINT,
+    SIGKILL,
+    SIGPIPE,
+    SIGQUIT,
+    SIGSTOP,
+    SIGTERM,
+    SIGTSTP,
+    SIGUSR1,
+    SIGUSR2,
+    SIGWINCH,
+    SIGXFSZ,
+)
 from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
-
-from _signal import SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
-from _signal import SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ
 
 FORWARDED = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGCONT))
 TERMINATING = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT))
@@ -25,7 +38,7 @@ _SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); 
 SECRET_VARIABLES = (b"AURA_TOKEN", b"AURA_PING_URL", b"AURA_HEARTBEAT", b"AURA_JOB", b"CREDENTIALS_DIRECTORY")
 
 
-class NotStarted(Exception):  # noqa: N818  # it is the shell's way of speaking, not an error of ours
+class NotStarted(Exception):  # it is the shell's way of speaking, not an error of ours
     """The command could not be started: *status* is 126 or 127, *text* what the shell would say."""
 
     def __init__(self, status: int, text: str) -> None:

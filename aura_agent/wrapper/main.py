@@ -147,7 +147,7 @@ class _Run:
         from aura_agent.wrapper.overlap import Turn
         from aura_agent.wrapper.reporting import identity, store
 
-        directory = store(self._options)
+        directory = store()
         try:
             from aura_agent.report.spool import prepare
 

@@ -57,7 +57,7 @@ _FROM_ENVIRONMENT = {"AURA_JOB": "job", "AURA_CONFIG": "config", "AURA_WAIT": "w
 _MAX_TAIL_BYTES = 200_000
 
 
-class Usage(Exception):  # noqa: N818  # not every one is an error: --help is one too
+class Usage(Exception):  # not every one is an error: --help is one too
     """The command line ends here: *text* goes to stderr (or stdout, for status 0) and nothing is run."""
 
     def __init__(self, text: str, status: int = 125) -> None:

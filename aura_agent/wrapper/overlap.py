@@ -10,7 +10,7 @@ from hashlib import sha256
 
 
 class Turn:
-    """This wrapper's turn at a job; ``held`` is False when somebody else has it."""
+    """Our turn at a job; ``held`` is False when somebody else has it."""
 
     def __init__(self, directory: str, identity: str) -> None:
         """Try to take the turn for *identity* in the store's *directory*. Raises OSError: the store can't be used."""

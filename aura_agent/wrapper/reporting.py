@@ -195,7 +195,7 @@ def lent_name(command: str) -> str | None:
     return None if not name or carrier in _CARRIERS else name
 
 
-def store(options: Options) -> str:
+def store() -> str:
     """Return this user's store, as far as it can be told before the job runs."""
     return state_dir(os.environ, None, os.geteuid())
 

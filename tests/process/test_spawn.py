@@ -313,6 +313,23 @@ async def test_a_job_runs_as_its_user_with_that_users_groups(tmp_path: Path) -> 
 
 @pytest.mark.root
 @needs_root
+def test_our_own_supplementary_groups_do_not_reach_another_user() -> None:
+    """A daemon that is in `disk` or `adm` must not lend that to a job."""
+    code = (
+        "import asyncio, os, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from aura_agent.process.spawn import *; from aura_agent.process.account import resolve_account\n"
+        "os.setgroups([0, 4, 6])\n"
+        "spec = SpawnSpec(argv=('id', '-G'), env={}, account=resolve_account('nobody'), cwd='/', stdout='inherit', stderr='null')\n"
+        "asyncio.run(spawn(spec).wait())"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    out = subprocess.run([sys.executable, "-c", code, root], check=True, capture_output=True, text=True).stdout
+
+    assert set(map(int, out.split())) == set(os.getgrouplist("nobody", pwd.getpwnam("nobody").pw_gid))
+
+
+@pytest.mark.root
+@needs_root
 async def test_a_group_replaces_the_users_own() -> None:
     """`group` becomes the primary group."""
     _, out, _ = await run(SpawnSpec(argv=("id", "-g"), env=ENV, account=resolve_account("nobody", "daemon"), cwd="/"))

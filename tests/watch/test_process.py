@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import signal
 import sys
 import time
@@ -175,15 +176,7 @@ def test_a_pattern_never_matches_ourselves() -> None:
     """What is on our own command line proves nothing."""
     own = " ".join(psutil.Process().cmdline())
 
-    condition = check_process(
-        pattern=own[:200]
-        .replace("\\", ".")
-        .replace("(", ".")
-        .replace("[", ".")
-        .replace("+", ".")
-        .replace("*", ".")
-        .replace("?", ".")
-    )
+    condition = check_process(pattern=re.escape(own[:200]))
 
     assert os.getpid() not in condition.facts.get("pids", [])  # type: ignore[operator]
 

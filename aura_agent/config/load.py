@@ -1,0 +1,114 @@
+"""From files to a Config, or to everything that is wrong with them.
+
+``conf.d/*.toml`` beside the file are read too, in the order of their names. Each key is set once in all of them, and a
+job is in one file as a whole. What ``[defaults]`` says goes into each job that doesn't say it: a job's own key
+replaces the default, only the variables of ``env`` are joined one by one.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aura_agent.config.documents import join, read_documents
+from aura_agent.config.lines import Path
+from aura_agent.config.models import AgentSettings, ApiSettings, Config, Job, JobDefaults, StatusSettings
+from aura_agent.config.report import Findings
+from aura_agent.config.shape import Complain, fields_of, finish, nearest, read_table
+from aura_agent.errors import AuraError, ConfigError, Problem
+
+_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "api": ApiSettings,
+    "agent": AgentSettings,
+    "status": StatusSettings,
+    "defaults": JobDefaults,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What came of reading a config. ``config`` is None if there are problems; ``files`` are those that were read."""
+
+    config: Config | None
+    problems: list[Problem]
+    warnings: list[Problem]
+    files: tuple[str, ...]
+
+
+def load_config(path: str | None, *, conf_d: bool = True, check_rules: bool = True) -> Config:
+    """Return the config at *path* (None: there is none).
+
+    Raises ConfigError with every problem. Without *check_rules* only the shape is checked, which is quick and asks
+    neither the schedule package nor the host.
+    """
+    examined = examine_config(path, conf_d=conf_d, check_rules=check_rules)
+    if examined.config is None:
+        raise ConfigError(examined.problems)
+    return examined.config
+
+
+def examine_config(
+    path: str | None, *, conf_d: bool = True, check_rules: bool = True, now: datetime | None = None
+) -> Examined:
+    """Return what is right and wrong with the config at *path*; *now* adds those about the schedules from then on.
+
+    Raises AuraError if *path* is None: there is no config.
+    """
+    if path is None:
+        raise AuraError("there is no config: write /etc/aura-agent/config.toml, or name a file with -c or AURA_CONFIG")
+    documents, problems = read_documents(path, conf_d=conf_d)
+    joined, conflicts = join(documents)
+    findings = Findings(documents, [*problems, *conflicts])
+    config = _read(joined, findings.error)
+    if check_rules:
+        from aura_agent.config.rules import check, this_host
+
+        check(config, lambda path, model: _said(joined, path, model), this_host(), findings, now=now)
+    errors = findings.errors()
+    files = tuple(document.file for document in documents)
+    return Examined(None if errors else config, errors, findings.warnings(), files)
+
+
+def _read(joined: dict[str, object], complain: Complain) -> Config:
+    """Return the config as far as it can be read.
+
+    A wrong value leaves its key at the default, so that what else is wrong can still be found.
+    """
+    sections: dict[str, Any] = {}
+    values: dict[str, dict[str, object]] = {name: {} for name in _SECTIONS}
+    top = {key: value for key, value in joined.items() if key not in _SECTIONS and key != "jobs"}
+    read_table(Config, top, (), complain)  # none of these is known: it complains
+    for name, model in _SECTIONS.items():
+        if name in joined:
+            values[name] = read_table(model, joined[name], (name,), complain)
+        sections[name] = finish(model, values[name], (name,), complain)
+    jobs: dict[str, Job] = {}
+    tables = joined.get("jobs", {})
+    if not isinstance(tables, dict):
+        complain(("jobs",), "expected tables of jobs; write [jobs.NAME]")
+        tables = {}
+    for name, raw in tables.items():
+        own = read_table(Job, raw, ("jobs", name), complain)
+        job = finish(Job, _inherit(name, own, values["defaults"]), ("jobs", name), complain)
+        if job is not None:
+            jobs[name] = job
+    return Config(**sections, jobs=jobs)
+
+
+def _inherit(name: str, own: dict[str, object], defaults: dict[str, object]) -> dict[str, object]:
+    values = {"heartbeat": name, **defaults, **own}
+    env, default_env = own.get("env"), defaults.get("env")
+    if isinstance(env, dict) and isinstance(default_env, dict):
+        values["env"] = default_env | env
+    return values
+
+
+def _said(joined: dict[str, object], path: Path, model: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the keys of the table at *path*; one that is misspelt counts as the one of *model* that was meant."""
+    at: object = joined
+    for part in path:
+        at = at.get(part) if isinstance(at, dict) else None
+    fields = fields_of(model)
+    keys = at if isinstance(at, dict) else {}
+    return frozenset(key if key in fields else nearest(key, fields) or key for key in keys)

@@ -1,0 +1,322 @@
+"""What the keys of a config must be together, and what looks wrong: one pass over a config whose shape is right.
+
+Pure but for what ``Host`` answers. Whether a key is there at all is asked of *said*: one with a wrong value is at its
+default in the config, and must not be called missing on top.
+"""
+
+import grp
+import os
+import pwd
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from aura_agent.config.addresses import clean_base_url, is_loopback, parse_listen
+from aura_agent.config.lines import Path
+from aura_agent.config.models import (
+    JOB_NAME_PATTERN,
+    MAX_TAIL_BYTES,
+    Config,
+    Expect,
+    Job,
+    JobDefaults,
+    Watch,
+    WatchProcess,
+)
+from aura_agent.config.report import Findings
+from aura_agent.config.shape import fields_of, quoted
+from aura_agent.errors import ScheduleError
+from aura_agent.units import format_duration
+
+# Which keys the table at a path has, one that is misspelt being the model's that was meant.
+Said = Callable[[Path, type[Struct]], frozenset[str]]
+
+_MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+# Keys that mean something to a job with fire times only, and to one that is run at all.
+_FIRE_TIME_ONLY = frozenset({"catch_up", "catch_up_limit", "jitter", "misfire_grace", "overlap", "timezone"})
+_NEVER_USELESS = frozenset({"enabled", "reporters"})
+_RUN_ONLY = frozenset(fields_of(JobDefaults)) - _NEVER_USELESS
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this host knows: whether there are such accounts, and the zone that the variable TZ names."""
+
+    has_user: Callable[[str], bool]
+    has_group: Callable[[str], bool]
+    tz_env: str | None
+
+
+def this_host() -> Host:
+    return Host(
+        lambda name: name.isdecimal() or _known(pwd.getpwnam, name),
+        lambda name: name.isdecimal() or _known(grp.getgrnam, name),
+        os.environ.get("TZ"),
+    )
+
+
+def check(config: Config, said: Said, host: Host, findings: Findings, *, now: datetime | None = None) -> None:
+    """Report what is wrong with *config*; with *now* also what its schedules do from then on."""
+    _check_api(config, findings)
+    _check_agent(config, host, findings)
+    for name in config.jobs:
+        _JobCheck(name, config, said, host, findings).check(now)
+    _check_sharing(config, findings)
+
+
+def _check_api(config: Config, findings: Findings) -> None:
+    api = config.api
+    try:
+        clean_base_url(api.base_url, allow_insecure=api.allow_insecure)
+    except ValueError as problem:
+        findings.error(("api", "base_url"), str(problem))
+    if api.token_file is not None and not api.token_file.startswith("/"):
+        findings.error(("api", "token_file"), "not an absolute path; write the path of a file that holds the token")
+    if api.token_env is not None:
+        if not _ENV_NAME.fullmatch(api.token_env) or api.token_env.startswith("aura_"):
+            findings.error(("api", "token_env"), "not a variable's name; the token itself doesn't belong in the config")
+        if api.token_file is not None:
+            findings.error(("api", "token_env"), "token_file is given too; keep one of them")
+
+
+def _check_agent(config: Config, host: Host, findings: Findings) -> None:
+    agent, status = config.agent, config.status
+    for key, path in (("state_dir", agent.state_dir), ("socket", agent.socket)):
+        if path is not None and not path.startswith("/"):
+            findings.error(("agent", key), 'not an absolute path; begin it with "/"')
+    if agent.socket is not None and len(os.fsencode(agent.socket)) > _MAX_SOCKET_PATH_BYTES:
+        findings.error(
+            ("agent", "socket"), f"longer than {_MAX_SOCKET_PATH_BYTES} bytes; a socket needs a shorter path"
+        )
+    _check_heartbeat(("agent", "heartbeat"), agent.heartbeat, findings)
+    _check_reporters(("agent", "reporters"), agent.reporters, host, findings)
+    if status.listen is not None:
+        try:
+            address, _ = parse_listen(status.listen)
+        except ValueError as problem:
+            findings.error(("status", "listen"), f"{quoted(status.listen)} is {problem}")
+            return
+        if not is_loopback(address) and not status.allow_remote:
+            hint = "the page has no login; listen on 127.0.0.1, or set allow_remote = true"
+            findings.error(("status", "listen"), f"other hosts could reach {address}: {hint}")
+
+
+class _JobCheck:
+    """The rules of one job."""
+
+    def __init__(self, name: str, config: Config, said: Said, host: Host, findings: Findings) -> None:
+        self._name = name
+        self._job: Job = config.jobs[name]
+        self._said_in: Said = lambda path, model: said(("jobs", name, *path), model)
+        self._said = self._said_in((), Job)
+        self._host = host
+        self._findings = findings
+
+    def check(self, now: datetime | None) -> None:
+        if re.search(JOB_NAME_PATTERN, self._name) is None:
+            rule = 'letters, digits, ".", "_" and "-", at most 100, the first a letter or digit'
+            self._error((), f"{quoted(self._name)} is not a job's name; use {rule}")
+        _check_heartbeat(self._path("heartbeat"), self._job.heartbeat, self._findings)
+        self._check_source()
+        self._check_schedule(now)
+        self._check_watch()
+        self._check_expectations()
+        self._check_limits()
+        self._check_surroundings()
+
+    def _check_source(self) -> None:
+        said = self._said
+        if "watch" in said:
+            for key in ("command", "shell", "expect"):
+                if key in said:
+                    self._error((key,), f"a watch runs nothing; take out {key}, or watch")
+            if "schedule" in said:
+                self._error(("schedule",), 'a watch has no schedule; write every = "60s" instead')
+            elif "every" not in said:
+                self._error(("watch",), 'a watch looks every so often; add every = "60s"')
+            self._warn_useless(_RUN_ONLY, "a watch, which runs nothing")
+            return
+        if {"command", "shell"} <= said:
+            self._error(("shell",), "command is given too; keep one of them")
+        if {"schedule", "every"} <= said:
+            self._error(("every",), "schedule is given too; keep one of them")
+        if not {"schedule", "every"} & said:
+            self._warn_useless(_FIRE_TIME_ONLY, "a job without schedule or every, which something else runs")
+        elif not {"command", "shell"} & said:
+            self._error((), 'there is nothing to run; add command = ["…"] or shell = "…"')
+
+    def _check_schedule(self, now: datetime | None) -> None:
+        job = self._job
+        if job.schedule is None:
+            if job.timezone is not None:
+                self._zone()
+            return
+        zone = self._zone()
+        texts = [job.schedule] if isinstance(job.schedule, str) else job.schedule
+        for index, text in enumerate(texts):
+            path: Path = ("schedule",) if isinstance(job.schedule, str) else ("schedule", index)
+            self._check_expression(path, text, zone, now)
+
+    def _zone(self) -> ZoneInfo | None:
+        from aura_agent.schedule.zones import zone
+
+        try:
+            return zone(self._job.timezone, tz_env=self._host.tz_env)
+        except ScheduleError as problem:
+            path = self._path("schedule") if self._job.timezone is None else self._path("timezone")
+            self._findings.error(path, str(problem))
+            return None
+
+    def _check_expression(self, path: Path, text: str, zone: ZoneInfo | None, now: datetime | None) -> None:
+        from aura_agent.schedule.lint import lint
+        from aura_agent.schedule.plan import build
+
+        try:
+            schedule = build([text], None, job=self._name, zone=zone or ZoneInfo("UTC"))
+            warnings = [] if now is None or zone is None else lint(schedule, now=now)
+        except ScheduleError as problem:
+            self._error(path, str(problem))
+            return
+        for warning in warnings:
+            self._warn(path, warning)
+
+    def _check_watch(self) -> None:
+        watch = self._job.watch
+        if watch is None:
+            return
+        for path, problem in _watch_problems(watch, self._said_in):
+            self._error(("watch", *path), problem)
+        process = watch.process
+        if process is not None and process.user is not None and not self._host.has_user(process.user):
+            self._warn(("watch", "process", "user"), f"this host has no user {quoted(process.user)}")
+
+    def _check_expectations(self) -> None:
+        expect = self._job.expect
+        if expect is None:
+            return
+        if not self._said_in(("expect",), Expect):
+            self._error(("expect",), "nothing is expected; write expect.file, or leave expect out")
+        if expect.file is None:
+            return
+        if not expect.file.path.startswith("/"):
+            self._error(("expect", "file", "path"), 'not an absolute path; begin it with "/"')
+        if expect.file.newer_than == 0:
+            self._error(("expect", "file", "newer_than"), 'nothing is newer than that; write "start" or a duration')
+
+    def _check_limits(self) -> None:
+        job = self._job
+        if job.every is not None and job.every < 1:
+            self._error(("every",), f"{format_duration(job.every)} is too short; write 1s or more")
+        if job.timeout is not None and job.timeout <= 0:
+            self._findings.error(self._path("timeout"), "would end each run at once; leave it out for no limit")
+        if job.max_age is not None and job.max_age <= 0:
+            self._findings.error(self._path("max_age"), "no ping could be delivered; write a longer duration")
+        if not 1 <= job.tail_bytes <= MAX_TAIL_BYTES:
+            self._findings.error(self._path("tail_bytes"), "out of range; write a size from 1B to 200kB")
+        if job.every is not None and job.every >= 1 and job.jitter >= job.every:
+            self._warn_key("jitter", "is as long as every; runs may fall on the next fire time")
+
+    def _check_surroundings(self) -> None:
+        job, host = self._job, self._host
+        if job.command is not None and not job.command[0].strip():
+            self._error(("command", 0), "an empty program name; write the program's path")
+        if job.cwd is not None and not job.cwd.startswith("/"):
+            self._findings.error(self._path("cwd"), 'not an absolute path; begin it with "/"')
+        for variable in job.env:
+            if not _ENV_NAME.fullmatch(variable):
+                rule = "letters, digits and _, the first no digit"
+                self._findings.error((*self._path("env"), variable), f"not a variable's name; use {rule}")
+        if job.user is not None and not host.has_user(job.user):
+            self._warn_key("user", f"this host has no user {quoted(job.user)}; the job won't start")
+        if job.group is not None and not host.has_group(job.group):
+            self._warn_key("group", f"this host has no group {quoted(job.group)}; the job won't start")
+        _check_reporters(self._path("reporters"), job.reporters, host, self._findings)
+
+    def _warn_useless(self, keys: frozenset[str], of: str) -> None:
+        for key in keys & self._said:
+            self._warn((key,), f"has no effect on {of}")
+
+    def _path(self, key: str) -> Path:
+        """Return where the value of *key* was said: here, or in [defaults]."""
+        return ("jobs", self._name, key) if key in self._said else ("defaults", key)
+
+    def _error(self, path: Path, message: str) -> None:
+        self._findings.error(("jobs", self._name, *path), message)
+
+    def _warn(self, path: Path, message: str) -> None:
+        self._findings.warn(("jobs", self._name, *path), message)
+
+    def _warn_key(self, key: str, message: str) -> None:
+        self._findings.warn(self._path(key), message)
+
+
+def _watch_problems(watch: Watch, said: Said) -> Iterator[tuple[Path, str]]:
+    process, file = watch.process, watch.file
+    if not said(("watch",), Watch):
+        yield (), "nothing to look at; write watch.process or watch.file"
+    if process is not None and file is not None:
+        yield ("file",), "watch.process is given too; make two jobs of it"
+    if process is not None:
+        if not {"pidfile", "pattern", "name"} & said(("watch", "process"), WatchProcess):
+            yield ("process",), "nothing to look for; add pidfile, pattern or name"
+        if process.pidfile is not None and not process.pidfile.startswith("/"):
+            yield ("process", "pidfile"), 'not an absolute path; begin it with "/"'
+        if process.pattern is not None:
+            try:
+                re.compile(process.pattern)
+            except re.error as problem:
+                yield ("process", "pattern"), f"not a regular expression: {problem}; a \\ makes a character literal"
+    if file is not None:
+        if not file.path.startswith("/"):
+            yield ("file", "path"), 'not an absolute path; begin it with "/"'
+        if file.max_age is not None and file.max_age <= 0:
+            yield ("file", "max_age"), "no file is as young as that; write a longer duration"
+
+
+def _check_heartbeat(path: Path, heartbeat: str | None, findings: Findings) -> None:
+    if heartbeat is not None and "://" in heartbeat:
+        findings.error(path, "a URL; write the heartbeat's id or name (a ping URL is a secret)")
+
+
+def _check_reporters(path: Path, reporters: tuple[str, ...], host: Host, findings: Findings) -> None:
+    for index, reporter in enumerate(reporters):
+        group = reporter.startswith("@")
+        known = host.has_group(reporter[1:]) if group else host.has_user(reporter)
+        if not known:
+            what = "group" if group else "user"
+            findings.warn((*path, index), f"this host has no {what} {quoted(reporter.removeprefix('@'))}")
+
+
+def _check_sharing(config: Config, findings: Findings) -> None:
+    """Report heartbeats that have more than one feeder: each would hide the other's failure."""
+    feeders: dict[str, tuple[Path, str]] = {}
+    if config.agent.heartbeat is not None:
+        feeders[config.agent.heartbeat] = (("agent", "heartbeat"), "agent")
+    for name, job in config.jobs.items():
+        if not job.enabled or job.heartbeat is None:
+            continue
+        path: Path = ("jobs", name, "heartbeat")
+        kind = "watch" if job.watch is not None else "job"
+        first, first_kind = feeders.setdefault(job.heartbeat, (path, kind))
+        if first == path:
+            continue
+        where = f"{'.'.join(map(str, first[:-1]))} ({findings.place(first)})"
+        if kind == first_kind:
+            findings.warn(path, f"{where} pings the same heartbeat, so one can hide that the other fails")
+        elif first_kind == "agent":
+            findings.error(path, f"the agent's own heartbeat, see {where}; use one of its own")
+        else:
+            findings.error(path, f"{where} pings the same heartbeat; a job and a watch need one each")
+
+
+def _known(look_up: Callable[[str], object], name: str) -> bool:
+    try:
+        look_up(name)
+    except (KeyError, ValueError):
+        return False
+    return True

@@ -1,0 +1,262 @@
+"""The demo: an embedded Aura, a real daemon and a real aura-run in one terminal, with an outage in the middle.
+
+Everything in it is the product: the daemon and aura-run are started as a user would start them, and the verdict at the
+end is drawn from what Aura received and what the outbox says, not from what the demo thinks that it did.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aura_agent.clock import SystemClock
+from aura_agent.devserver.server import DevServer
+from aura_agent.outbox.queries import queue_rows, run_rows
+from aura_agent.outbox.rules import State
+from aura_agent.outbox.store import Outbox
+from aura_agent.report.record import Outcome
+
+CRON, EVERY, FAILING, BACKUP = "nightly-cron", "every-three-seconds", "always-fails", "backup"
+_QUIET_S, _OUTAGE_S, _DRAIN_S, _STOP_S = 9.0, 10.0, 20.0, 15.0
+
+_CONFIG = """\
+[api]
+base_url = {base_url}
+token_file = {token_file}
+[agent]
+state_dir = {state_dir}
+socket = {socket}
+stop_grace = "3s"
+flush_timeout = "5s"
+[jobs.{cron}]
+schedule = "*/4 * * * * *"
+shell = "echo as cron would"
+[jobs.{every}]
+every = "3s"
+command = ["true"]
+[jobs.{failing}]
+every = "5s"
+shell = "echo no luck; exit 3"
+"""
+
+_SHOWN = {
+    "run.succeeded": "green",
+    "run.failed": "red",
+    "ping.delivered": "bold green",
+    "ping.postponed": "yellow",
+    "ping.superseded": "dim",
+    "ping.invalidated": "magenta",
+    "ping.expired": "magenta",
+    "heartbeat.resolved": "cyan",
+    "agent.started": "cyan",
+    "agent.stopping": "cyan",
+    "agent.stopped": "cyan",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one heartbeat; *reached*: its newest success was followed by a ping that Aura accepted."""
+
+    heartbeat: str
+    runs: int
+    successes: int
+    pings: int
+    superseded: int
+    waiting: int
+    reached: bool
+
+    @property
+    def good(self) -> bool:
+        if self.heartbeat == FAILING:
+            return self.runs > 0 and self.successes == 0 and self.pings == 0
+        return self.successes > 0 and self.reached and self.waiting == 0
+
+
+async def run_demo(*, keep: bool) -> bool:
+    """Show it all; return whether every promise was kept. Raises AuraError."""
+    async with AsyncExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aura-demo-")))
+        server = DevServer()
+        await server.start()
+        stack.push_async_callback(server.stop)
+        show = _Show()
+        show.say(f"An embedded Aura listens at {server.base_url}")
+        for name in (CRON, EVERY, FAILING, BACKUP):
+            server.create_heartbeat(name, expected_interval=60, grace_period=60)
+        environment = _prepare(home, server)
+        daemon = await _start_daemon(environment)
+        stack.push_async_callback(_end, daemon)
+        watching = asyncio.create_task(show.follow(daemon), name="log")
+        await _story(show, server, environment, home, keep=keep)
+        if keep:
+            await daemon.wait()
+        else:
+            show.say("The daemon is told to stop: no new runs, a last flush, the rest stays on disk")
+            daemon.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(_STOP_S):
+                await daemon.wait()
+        await watching
+        rows = _account(home, server)
+    _print_account(rows)
+    return all(row.good for row in rows)
+
+
+async def _story(show: "_Show", server: DevServer, environment: dict[str, str], home: Path, *, keep: bool) -> None:
+    await asyncio.sleep(_QUIET_S / 2)
+    await _run_by_hand(show, environment, home)
+    await asyncio.sleep(_QUIET_S / 2)
+    show.say(f"Aura goes away for {_OUTAGE_S:.0f} s. Jobs go on; their pings wait in the outbox")
+    server.refuse()
+    await asyncio.sleep(_OUTAGE_S / 2)
+    await _run_by_hand(show, environment, home)
+    await _run(["queue", "list"], environment, home)
+    await asyncio.sleep(_OUTAGE_S / 2)
+    server.accept()
+    show.say("Aura is back: the queue drains, the newest success of each heartbeat first and last")
+    if keep:
+        show.say(f"Left running. API: {server.base_url}  token: {server.token}")
+        show.say(f"Try, in another terminal: AURA_CONFIG={home}/config.toml aura-agent status   (Ctrl-C ends this)")
+        return
+    deadline = time.monotonic() + _DRAIN_S
+    heard = len(server.pings())
+    while time.monotonic() < deadline and (len(server.pings()) < heard + 4 or _waiting(home)):
+        await asyncio.sleep(0.2)
+
+
+class _Show:
+    """Prints what happens as it happens, each line with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        self._print(Text(text, style="bold"))
+
+    async def follow(self, daemon: asyncio.subprocess.Process) -> None:
+        """Show the daemon's log, one line an event, until it ends."""
+        assert daemon.stderr is not None
+        while line := await daemon.stderr.readline():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                self._print(Text("  " + line.decode("utf-8", "replace").rstrip(), style="red"))
+                continue
+            name = event.get("event", "")
+            if name in _SHOWN:
+                facts = "  ".join(
+                    f"{key}={event[key]}" for key in ("job", "heartbeat", "reason", "tries") if event.get(key)
+                )
+                self._print(Text.assemble("  ", (f"{name:<20}", _SHOWN[name]), " ", facts))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(Text(f"{time.monotonic() - self._started:5.1f}s ", style="dim") + text)
+
+
+def _prepare(home: Path, server: DevServer) -> dict[str, str]:
+    """Write config, token and job; return the environment in which agent and wrapper run."""
+    (home / "token").write_text(server.token + "\n")
+    (home / "token").chmod(0o600)
+    (home / "run").mkdir()
+    config = _CONFIG.format(
+        base_url=json.dumps(server.base_url),
+        token_file=json.dumps(str(home / "token")),
+        state_dir=json.dumps(str(home / "state")),
+        socket=json.dumps(str(home / "run/agent.sock")),
+        cron=CRON,
+        every=EVERY,
+        failing=FAILING,
+    )
+    (home / "config.toml").write_text(config)
+    script = home / "backup.sh"
+    script.write_text("#!/bin/sh\necho backing up\n")
+    script.chmod(0o755)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TERM", "TZ") if name in os.environ}
+    return kept | {"AURA_CONFIG": str(home / "config.toml")}
+
+
+async def _start_daemon(environment: dict[str, str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "aura_agent", "run", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+
+
+async def _run_by_hand(show: _Show, environment: dict[str, str], home: Path) -> None:
+    show.say("$ aura-run -- ./backup.sh")
+    program = "from aura_agent.wrapper.main import main; main()"
+    wrapper = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "--", "./backup.sh", env=environment, cwd=home
+    )
+    show.say(f"  exit status {await wrapper.wait()}")
+
+
+async def _run(arguments: list[str], environment: dict[str, str], home: Path) -> None:
+    command = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "aura_agent", *arguments, env=environment, cwd=home
+    )
+    await command.wait()
+
+
+async def _end(daemon: asyncio.subprocess.Process) -> None:
+    if daemon.returncode is None:
+        daemon.kill()
+        await daemon.wait()
+
+
+def _open(home: Path) -> Outbox:
+    return Outbox(str(home / "state"), SystemClock(), owner="demo", hostname=os.uname().nodename)
+
+
+def _waiting(home: Path) -> int:
+    outbox = _open(home)
+    try:
+        return outbox.waiting_count()
+    finally:
+        outbox.close()
+
+
+def _account(home: Path, server: DevServer) -> list[Row]:
+    """Return what became of each heartbeat, from the store's record and from what Aura received."""
+    outbox = _open(home)
+    try:
+        runs, entries = run_rows(outbox, limit=10_000), queue_rows(outbox, ended=True, limit=10_000)
+    finally:
+        outbox.close()
+    rows = []
+    for name in (CRON, EVERY, FAILING, BACKUP):
+        mine = [run for run in runs if name in (run.heartbeat, run.job)]
+        good = [run for run in mine if run.outcome == Outcome.SUCCEEDED]
+        newest = max((entry.ended_at for entry in entries if entry.heartbeat == name), default=None)
+        pings = [ping for ping in server.pings(name) if ping.accepted]
+        rows.append(
+            Row(
+                heartbeat=name,
+                runs=len(mine),
+                successes=len(good),
+                pings=len(pings),
+                superseded=sum(entry.heartbeat == name and entry.state == State.SUPERSEDED for entry in entries),
+                waiting=sum(entry.heartbeat == name and entry.state in (State.WAITING, "parked") for entry in entries),
+                reached=newest is not None and any(ping.at >= newest for ping in pings),
+            )
+        )
+    return rows
+
+
+def _print_account(rows: list[Row]) -> None:
+    table = Table("heartbeat", "runs", "successes", "pings at Aura", "superseded", "waiting", "promise")
+    for row in rows:
+        verdict = Text("kept", style="green") if row.good else Text("BROKEN", style="bold red")
+        numbers = (row.runs, row.successes, row.pings, row.superseded, row.waiting)
+        table.add_row(row.heartbeat, *map(str, numbers), verdict)
+    Console().print(table)

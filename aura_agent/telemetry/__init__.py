@@ -1,0 +1,1 @@
+"""What the program tells about itself: log events, counters, metrics; and what it must never tell."""

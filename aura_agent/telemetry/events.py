@@ -1,0 +1,59 @@
+"""Every event that is logged: its name, how loud it is, and what it means. Names are ``noun.verb_past``.
+
+Who logs uses the constant or its text; what isn't here is logged as ``info`` and not counted.
+"""
+
+PING_DELIVERED = "ping.delivered"
+PING_POSTPONED = "ping.postponed"
+PING_PARKED = "ping.parked"
+PING_INVALIDATED = "ping.invalidated"
+PING_SUPERSEDED = "ping.superseded"
+PING_EXPIRED = "ping.expired"
+PING_DROPPED = "ping.dropped"
+HEARTBEAT_RESOLVED = "heartbeat.resolved"
+HEARTBEAT_INTERVAL_UNKNOWN = "heartbeat.interval_unknown"
+API_FAILED = "api.failed"
+API_RECOVERED = "api.recovered"
+STORE_FAILED = "store.failed"
+STORE_RECOVERED = "store.recovered"
+REPORT_REFUSED = "report.refused"
+RUN_STARTED = "run.started"
+RUN_FINISHED = "run.finished"
+FIRE_TIME_SKIPPED = "fire_time.skipped"
+CONFIG_LOADED = "config.loaded"
+CONFIG_REFUSED = "config.refused"
+HOOK_FAILED = "hook.failed"
+WATCH_CHANGED = "watch.changed"
+AGENT_STARTED = "agent.started"
+AGENT_STOPPED = "agent.stopped"
+AGENT_CRASHED = "agent.crashed"
+LIBRARY_WARNED = "library.warned"
+
+# Level and meaning.
+CATALOGUE: dict[str, tuple[str, str]] = {
+    PING_DELIVERED: ("info", "a ping was acknowledged with a 2xx"),
+    PING_POSTPONED: ("info", "a ping was not acknowledged and will be sent again"),
+    PING_PARKED: ("warning", "a ping needs a human: one try an hour until it expires"),
+    PING_INVALIDATED: ("warning", "a waiting success was withdrawn because a later run failed"),
+    PING_SUPERSEDED: ("info", "a waiting success gave way to a newer one"),
+    PING_EXPIRED: ("warning", "a success became too old to be told"),
+    PING_DROPPED: ("warning", "somebody dropped a ping from the outbox by hand"),
+    HEARTBEAT_RESOLVED: ("info", "a heartbeat's ping URL was found"),
+    HEARTBEAT_INTERVAL_UNKNOWN: ("warning", "a heartbeat's interval is unknown: its pings expire after 24 h"),
+    API_FAILED: ("warning", "a call of the Aura API failed"),
+    API_RECOVERED: ("info", "the Aura API answers again"),
+    STORE_FAILED: ("error", "the outbox can't be read or written"),
+    STORE_RECOVERED: ("info", "the outbox works again"),
+    REPORT_REFUSED: ("warning", "a user who isn't in reporters tried to report a run"),
+    RUN_STARTED: ("info", "a run of a job has begun"),
+    RUN_FINISHED: ("info", "a run of a job has ended"),
+    FIRE_TIME_SKIPPED: ("warning", "a fire time passed without a run"),
+    CONFIG_LOADED: ("info", "a config is in force"),
+    CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
+    HOOK_FAILED: ("warning", "a hook failed"),
+    WATCH_CHANGED: ("info", "what a watch sees has changed"),
+    AGENT_STARTED: ("info", "the agent is ready"),
+    AGENT_STOPPED: ("info", "the agent has stopped"),
+    AGENT_CRASHED: ("critical", "an error that nobody foresaw"),
+    LIBRARY_WARNED: ("warning", "a library logged a warning or an error"),
+}

@@ -1,0 +1,69 @@
+"""Where the core's events go: one line in the log and one count each. Satisfies delivery's ``Observer``.
+
+Events of things that fail again and again are logged at the first time, at powers of two, and at the recovery; they
+are counted each time.
+"""
+
+import structlog
+
+from aura_agent.telemetry import counts, events
+from aura_agent.telemetry.counts import Counts, Metric
+from aura_agent.telemetry.repeats import Repeats
+
+_PING_STATES = ("delivered", "postponed", "parked", "invalidated", "superseded", "expired", "dropped")
+_COUNTED: dict[str, tuple[Metric, dict[str, str]]] = {
+    **{f"ping.{state}": (counts.PINGS, {"state": state}) for state in _PING_STATES},
+    events.RUN_FINISHED: (counts.RUNS, {}),
+    events.API_FAILED: (counts.API_FAILURES, {}),
+    events.STORE_FAILED: (counts.STORE_FAILURES, {}),
+    events.REPORT_REFUSED: (counts.REFUSED_REPORTS, {}),
+    events.FIRE_TIME_SKIPPED: (counts.SKIPPED_FIRE_TIMES, {}),
+    events.HOOK_FAILED: (counts.HOOK_FAILURES, {}),
+}
+# What fails repeatedly, which fact tells one such failure from another, and what ends the row.
+_REPEATING = {
+    events.PING_POSTPONED: "heartbeat",
+    events.PING_PARKED: "heartbeat",
+    events.API_FAILED: "",
+    events.STORE_FAILED: "",
+    events.REPORT_REFUSED: "user",
+    events.HOOK_FAILED: "job",
+}
+_ENDS = {
+    events.PING_DELIVERED: (events.PING_POSTPONED, events.PING_PARKED),
+    events.API_RECOVERED: (events.API_FAILED,),
+    events.HEARTBEAT_RESOLVED: (events.API_FAILED,),
+    events.STORE_RECOVERED: (events.STORE_FAILED,),
+}
+
+
+class LoggingObserver:
+    """Logs and counts what it is told; all of it from one thread."""
+
+    def __init__(self, counted: Counts) -> None:
+        self._counts = counted
+        self._repeats = Repeats()
+        self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+    def note(self, event: str, **facts: object) -> None:
+        """Take note of *event*; None among *facts* says nothing and is left out."""
+        told = {name: fact for name, fact in facts.items() if fact is not None}
+        if event in _COUNTED:
+            metric, fixed = _COUNTED[event]
+            labels = {name: str(told[name]) for name in metric.labels if name in told}
+            self._counts.add(metric, **{**labels, **fixed})
+        if event in _REPEATING:
+            times = self._repeats.failed(_key(event, told))
+            if times == 0:
+                return
+            if times > 1:
+                told["times"] = times
+        after = sum(self._repeats.recovered(_key(failure, told)) for failure in _ENDS.get(event, ()))
+        if after:
+            told["after_failures"] = after
+        level = events.CATALOGUE.get(event, ("info", ""))[0]
+        getattr(self._log, level)(event, **told)
+
+
+def _key(event: str, facts: dict[str, object]) -> str:
+    return f"{event} {facts.get(_REPEATING[event], '')}"

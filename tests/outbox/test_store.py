@@ -1,0 +1,441 @@
+"""The outbox on a real SQLite file: accept, lease, send, acknowledge."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aura_agent.clock import Reading
+from aura_agent.errors import StoreError
+from aura_agent.outbox.queries import queue_rows, run_rows
+from aura_agent.outbox.rules import State
+from aura_agent.outbox.store import LEASE_S, Attempt, Claim
+from aura_agent.report import spool, wire
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.record import Outcome
+from tests.outbox.stores import SECOND_NS, START, Bench, open_outbox, renamed
+
+
+def _only(claim: Claim) -> Attempt:
+    assert len(claim.attempts) == 1
+    return claim.attempts[0]
+
+
+def test_a_success_is_leased_sent_and_acknowledged(at: Bench) -> None:
+    """The whole way of one entry, and nothing is left to send after it."""
+    at.know("backup")
+    run_id = at.run()
+
+    attempt = _only(at.outbox.claim(10))
+    assert (attempt.run_id, attempt.heartbeat) == (run_id, "backup")
+    at.outbox.delivered(attempt, "200")
+
+    assert at.states() == {run_id: "delivered"}
+    assert at.outbox.claim(10) == Claim()
+
+
+def test_a_leased_stream_is_nobody_elses(at: Bench) -> None:
+    """Across processes one attempt is in flight per heartbeat, also when a newer success arrives."""
+    at.know("backup")
+    at.run()
+    _only(at.outbox.claim(10))
+    at.run()
+
+    other = open_outbox(at.directory, at.clock, owner="other")
+    assert other.claim(10).attempts == ()
+    other.close()
+
+
+def test_a_lease_whose_holder_died_runs_out(at: Bench) -> None:
+    """What a killed process was sending is sent again by somebody else."""
+    at.know("backup")
+    run_id = at.run()
+    _only(at.outbox.claim(10))
+    at.reopen("other")
+
+    at.clock.advance(LEASE_S + 1)
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+
+
+def test_a_new_daemon_takes_over_a_dead_daemons_leases_at_once(at: Bench) -> None:
+    """Only the daemon's own: a wrapper's lease may belong to a living process."""
+    at.know("backup")
+    run_id = at.run()
+    at.reopen("daemon-1")
+    _only(at.outbox.claim(10))
+    at.reopen("daemon-2")
+
+    at.outbox.release_dead_daemon()
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+
+
+def test_a_failed_attempt_waits_for_its_delay(at: Bench) -> None:
+    """Back-off is kept by the store: no attempt before its time, and the time is told."""
+    at.know("backup")
+    run_id = at.run()
+    at.outbox.not_delivered(_only(at.outbox.claim(10)), "503", delay_s=30)
+
+    claim = at.outbox.claim(10)
+    assert claim.attempts == ()
+    assert claim.next_due_s == pytest.approx(30)
+    at.clock.advance(30)
+    attempt = _only(at.outbox.claim(10))
+    assert (attempt.run_id, attempt.tries) == (run_id, 1)
+
+
+def test_a_new_success_is_tried_at_once(at: Bench) -> None:
+    """Neither back-off nor parking holds back a newer success; the older one is superseded."""
+    at.know("backup")
+    old = at.run()
+    at.outbox.not_delivered(_only(at.outbox.claim(10)), "404", delay_s=3600, parked=True)
+
+    new = at.run()
+
+    assert _only(at.outbox.claim(10)).run_id == new
+    assert at.states()[old] == "superseded"
+
+
+def test_a_failure_withdraws_what_waits(at: Bench) -> None:
+    """A later run that didn't succeed makes the earlier success unsendable, for good."""
+    at.know("backup")
+    run_id = at.run()
+    at.run(Outcome.FAILED)
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states() == {run_id: "invalidated"}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.TIMED_OUT, Outcome.KILLED, Outcome.NOT_STARTED, Outcome.LOST])
+def test_each_kind_of_failure_withdraws(at: Bench, outcome: Outcome) -> None:
+    """They are all silence for Aura."""
+    run_id = at.run()
+    at.run(outcome)
+
+    assert at.states() == {run_id: "invalidated"}
+
+
+def test_a_skipped_run_withdraws_nothing(at: Bench) -> None:
+    """It didn't fail: it didn't run."""
+    run_id = at.run()
+    at.run(Outcome.SKIPPED)
+
+    assert at.states() == {run_id: "waiting"}
+
+
+def test_a_failure_that_started_earlier_withdraws_nothing(at: Bench) -> None:
+    """Order is by start: a long run that failed late says nothing about one that started after it."""
+    early = at.clock.read()
+    at.clock.advance(10)
+    run_id = at.run()
+    at.run(Outcome.FAILED, change=lambda report: replace(report, started=early))
+
+    assert at.states() == {run_id: "waiting"}
+
+
+def test_a_failure_outlives_the_history(at: Bench) -> None:
+    """A success of long ago that turns up late is withdrawn, however much has been pruned since."""
+    early = at.clock.read()
+    at.clock.advance(10)
+    at.run(Outcome.FAILED)
+    at.outbox.connection.execute("DELETE FROM runs")
+    late = at.run(change=lambda report: replace(report, started=early))
+
+    assert at.states() == {late: "invalidated"}
+
+
+def test_an_attempt_under_way_is_never_cancelled(at: Bench) -> None:
+    """A failure arrives meanwhile: a 2xx still counts as delivered."""
+    at.know("backup")
+    run_id = at.run()
+    attempt = _only(at.outbox.claim(10))
+    at.run(Outcome.FAILED)
+
+    assert at.states() == {run_id: "waiting"}
+    at.outbox.delivered(attempt, "200")
+    assert at.states() == {run_id: "delivered"}
+
+
+def test_an_attempt_that_failed_meanwhile_is_withdrawn_and_says_so(at: Bench) -> None:
+    """Anything but a 2xx after a failure arrived: invalidated, it may have arrived, never retried."""
+    at.know("backup")
+    run_id = at.run()
+    attempt = _only(at.outbox.claim(10))
+    at.run(Outcome.FAILED)
+
+    state = at.outbox.not_delivered(attempt, "connection lost", delay_s=1)
+
+    assert state is State.INVALIDATED
+    (row,) = queue_rows(at.outbox, ended=True)
+    assert (row.run_id, row.state) == (run_id, "invalidated")
+    assert "may have arrived" in row.reason
+    at.clock.advance(60)
+    assert at.outbox.claim(10).attempts == ()
+
+
+def test_a_waiting_success_expires_with_its_heartbeat(at: Bench) -> None:
+    """Older than interval + grace it is never sent, and it says why."""
+    at.know("backup", interval_s=3600, grace_s=600)
+    run_id = at.run()
+    at.clock.advance(4201)
+
+    assert at.outbox.claim(10).attempts == ()
+    (row,) = queue_rows(at.outbox, ended=True)
+    assert (row.run_id, row.state) == (run_id, "expired")
+    assert "4200" in row.reason
+
+
+def test_a_wrong_wall_clock_expires_nothing_within_a_boot(at: Bench) -> None:
+    """The clock jumps ahead by ten years while an entry waits."""
+    at.know("backup")
+    run_id = at.run()
+    now = at.clock.read()
+    at.clock.reading = Reading(now.boot_ns + SECOND_NS, now.wall_ns + 10**17 * 3)
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+
+
+def test_a_run_stamped_in_the_far_future_does_not_silence_the_stream(at: Bench) -> None:
+    """A clock that stood at 2036 when a run ended changes nothing for the runs after it."""
+    at.know("backup")
+    at.run(change=lambda report: replace(report, ended=report.ended._replace(wall_ns=2_090_000_000 * SECOND_NS)))
+    at.outbox.delivered(_only(at.outbox.claim(10)), "200")
+    later = at.run()
+
+    assert _only(at.outbox.claim(10)).run_id == later
+
+
+def test_a_report_is_accepted_once(at: Bench) -> None:
+    """The same run over the socket and through the spool is one run."""
+    run_id = at.run()
+    at.outbox.accept([])
+    at.run(change=renamed(run_id))
+
+    assert at.states() == {run_id: "waiting"}
+
+
+def test_an_outcome_that_turns_up_replaces_lost(at: Bench) -> None:
+    """What was withdrawn stays withdrawn; the run itself counts again."""
+    older = at.run()
+    lost = at.run(Outcome.LOST)
+    at.know("backup")
+    at.run(change=renamed(lost))
+
+    rows = {row.run_id: row.outcome for row in run_rows(at.outbox)}
+    assert rows[lost] != "lost"
+    assert at.states()[older] == "invalidated"
+
+
+def test_the_spool_is_read_in_at_the_lease(at: Bench) -> None:
+    """A failure in the spool withdraws what waits in the same transaction that would have sent it."""
+    at.know("backup")
+    waiting = at.run()
+    at.clock.advance(5)
+    now = at.clock.read()
+    fields = {
+        "run": "spooled1",
+        "boot": current_boot_id(),
+        "start_boot_ns": str(now.boot_ns),
+        "start_ns": str(now.wall_ns),
+        "end_boot_ns": str(now.boot_ns),
+        "end_ns": str(now.wall_ns),
+        "outcome": "failed",
+        "ref": "heartbeat:backup",
+    }
+    path = spool.write(str(at.directory), "spooled1", wire.encode("run", fields))
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states() == {waiting: "invalidated"}
+    assert not os.path.exists(path)
+
+
+def test_a_spool_file_that_is_no_report_is_set_aside(at: Bench) -> None:
+    """It blocks nothing and is not deleted."""
+    spool.write(str(at.directory), "odd", b"something else\n")
+    run_id = at.run()
+    at.know("backup")
+
+    at.outbox.claim(10)
+    assert at.states() == {run_id: "waiting"}
+    assert os.listdir(at.directory / "spool" / "torn") == ["odd.report"]
+
+
+def test_names_ids_and_urls_of_one_heartbeat_are_one_stream(at: Bench) -> None:
+    """Whatever the report called it, order and withdrawal hold across."""
+    heartbeat_id = at.know("host/nightly")
+    by_name = at.run(ref="heartbeat:host/nightly")
+    by_id = at.run(ref=f"heartbeat:{heartbeat_id}")
+    by_url = at.run(ref=f"url:http://127.0.0.1:9/ping/{heartbeat_id}")
+    by_command = at.run(ref="auto:nightly")
+
+    assert [at.states()[run] for run in (by_name, by_id, by_url, by_command)] == ["superseded"] * 3 + ["waiting"]
+    at.run(Outcome.FAILED, ref="auto:nightly")
+    assert at.states()[by_command] == "invalidated"
+
+
+def test_streams_merge_once_the_heartbeat_is_known(at: Bench) -> None:
+    """Entries that came before the name was resolved obey the rules of the one stream from then on."""
+    first = at.run(ref="heartbeat:backup")
+    at.run(Outcome.FAILED, ref="heartbeat:the-id")
+    last = at.run(ref="auto:backup")
+    unresolved = at.outbox.claim(10).unresolved
+    assert len(unresolved) == 2
+
+    at.know("backup", "the-id")
+    for stream in unresolved:
+        at.outbox.attach(stream.stream_id, "the-id")
+
+    attempt = _only(at.outbox.claim(10))
+    assert (attempt.run_id, at.states()[first]) == (last, "invalidated")
+
+
+def test_a_command_prefers_its_own_hosts_heartbeat(at: Bench) -> None:
+    """HOST/backup before backup."""
+    at.know("backup")
+    own = at.know("host/backup")
+    at.run(ref="auto:backup")
+
+    assert _only(at.outbox.claim(10)).heartbeat_id == own
+
+
+def test_two_heartbeats_of_one_name_are_nobodys_guess(at: Bench) -> None:
+    """Nothing is sent to either until somebody says which."""
+    at.know("backup", "one")
+    at.know("backup", "two")
+    at.run(ref="heartbeat:backup")
+
+    claim = at.outbox.claim(10)
+    assert (claim.attempts, len(claim.unresolved)) == ((), 1)
+
+
+def test_retry_after_holds_back_the_whole_host(at: Bench) -> None:
+    """Not only the stream that was told so."""
+    at.know("one")
+    at.know("two")
+    at.run(ref="heartbeat:one")
+    at.outbox.not_delivered(_only(at.outbox.claim(10)), "429", delay_s=60, host_not_before_s=60)
+    at.run(ref="heartbeat:two")
+
+    claim = at.outbox.claim(10)
+    assert claim.attempts == ()
+    assert claim.next_due_s == pytest.approx(60, abs=2)
+    at.outbox.hurry()
+    assert at.outbox.claim(10).attempts == ()
+    at.clock.advance(61)
+    assert len(at.outbox.claim(10).attempts) == 2
+
+
+def test_a_body_that_was_too_large_goes_no_more(at: Bench) -> None:
+    """After a 413 the same ping is sent again without it."""
+    at.know("backup")
+    at.run(change=lambda report: replace(report, body=b"tail"))
+    attempt = _only(at.outbox.claim(10))
+    assert attempt.body == b"tail"
+    at.outbox.not_delivered(attempt, "413", delay_s=0, drop_body=True)
+
+    assert _only(at.outbox.claim(10)).body is None
+
+
+def test_a_daemons_run_without_an_outcome_is_lost(at: Bench) -> None:
+    """The daemon was killed while its job ran: what waits from before is withdrawn, the history says lost."""
+    waiting = at.run()
+    at.outbox.begin("abandoned", "backup", "heartbeat:backup", at.outbox.now())
+    at.reopen()
+
+    assert at.outbox.lose_open_runs() == ["backup"]
+    assert at.states() == {waiting: "invalidated"}
+    assert run_rows(at.outbox, limit=1)[0].outcome == "lost"
+
+
+def test_an_earlier_boot_comes_before_a_later_one(at: Bench) -> None:
+    """CLOCK_BOOTTIME starts anew at each boot; the count of boots keeps the order."""
+    at.know("backup")
+    (at.directory / "boots").write_text("older\nold\n" + current_boot_id() + "\n")
+    at.reopen()
+    old = at.run(change=lambda report: replace(report, boot_id="old", started=Reading(10**18, START.wall_ns)))
+    new = at.run()
+
+    assert at.states() == {old: "superseded", new: "waiting"}
+
+
+def test_what_waits_survives_a_reboot(at: Bench) -> None:
+    """In the next boot the clock has started anew; the entry is still there, is due, and ages by the wall clock."""
+    at.know("backup", interval_s=3600, grace_s=0)
+    (at.directory / "boots").write_text("old\n" + current_boot_id() + "\n")
+    at.reopen()
+    run_id = at.run(change=lambda report: replace(report, boot_id="old"))
+    wall_ns = at.clock.read().wall_ns
+    at.clock.reading = Reading(5 * SECOND_NS, wall_ns + 600 * SECOND_NS)
+
+    at.outbox.not_delivered(_only(at.outbox.claim(10)), "503", delay_s=1)
+    at.clock.reading = Reading(3300 * SECOND_NS, wall_ns + 3700 * SECOND_NS)
+    at.outbox.claim(10)
+
+    assert at.states() == {run_id: "expired"}
+
+
+def test_the_file_is_private_and_its_schema_numbered(at: Bench) -> None:
+    """0600 as it holds ping URLs; a newer schema is refused with a clear word."""
+    path = at.directory / "outbox.db"
+    assert {stat.S_IMODE(os.stat(f"{path}{suffix}").st_mode) for suffix in ("", "-wal", "-shm")} == {0o600}
+    at.outbox.connection.execute("PRAGMA user_version=99")
+
+    with pytest.raises(StoreError, match="newer aura-agent"):
+        open_outbox(at.directory, at.clock)
+
+
+def test_a_corrupt_file_is_set_aside(tmp_path: Path, at: Bench) -> None:
+    """A fresh one takes its place; the old one is kept for whoever wants to look."""
+    at.outbox.close()
+    (at.directory / "outbox.db").write_bytes(b"this is no database" * 100)
+    at.outbox = open_outbox(at.directory, at.clock)
+
+    assert at.states() == {}
+    assert [name for name in os.listdir(at.directory) if ".corrupt-" in name]
+
+
+def test_a_store_that_takes_no_more_says_so(at: Bench) -> None:
+    """A full disk is a StoreError, and what was there before is untouched."""
+    run_id = at.run()
+    pages = at.outbox.connection.execute("PRAGMA page_count").fetchone()[0]
+    at.outbox.connection.execute(f"PRAGMA max_page_count={pages}")
+
+    with pytest.raises(StoreError, match="full"):
+        for _ in range(1000):
+            at.run(change=lambda report: replace(report, body=b"x" * 4000))
+    assert run_id in at.states()
+
+
+def test_accepted_is_on_disk_when_the_process_is_killed(tmp_path: Path) -> None:
+    """kill -9 right after an acknowledgement loses nothing."""
+    store = tmp_path / "store"
+    program = """
+import os, signal, sys
+from pathlib import Path
+from tests.outbox.stores import bench
+made = bench(Path(sys.argv[1]))
+for _ in range(20):
+    made.run()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, check=False)
+
+    assert ended.returncode == -9
+    with sqlite3.connect(store / "outbox.db") as connection:
+        assert connection.execute("SELECT count(*) FROM entries").fetchone() == (20,)
+    connection.close()
+
+
+def test_the_history_is_bounded(at: Bench) -> None:
+    """A job that runs every minute for years doesn't fill the disk."""
+    for _ in range(405):
+        at.run(ref="heartbeat:busy", took_s=0.001)
+
+    assert len(run_rows(at.outbox, limit=10_000)) <= 400
