@@ -34,7 +34,8 @@ from aura_agent.report import boots, places, spool
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
 from aura_agent.telemetry.counts import Counts
-from aura_agent.telemetry.events import log_observer
+from aura_agent.telemetry.observer import LoggingObserver
+from aura_agent.telemetry.redact import Redactor
 from aura_agent.web.serving import LazyServer
 
 _RELIST_S = 86_400.0
@@ -53,8 +54,11 @@ def sockets(config: Config) -> Sockets:
     return Sockets(reports, os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET))
 
 
-async def run_agent(config: Config, load: Callable[[], Config]) -> None:
-    """Run the daemon until SIGTERM or SIGINT. *load* reads the config anew for a reload. Raises AuraError."""
+async def run_agent(config: Config, load: Callable[[], Config], redactor: Redactor) -> None:
+    """Run the daemon until SIGTERM or SIGINT. *load* reads the config anew for a reload. Raises AuraError.
+
+    *redactor* learns each secret that the daemon does, so that no log line can hold one.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -64,7 +68,7 @@ async def run_agent(config: Config, load: Callable[[], Config]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, on_stop)
     notifier = Notifier.from_environ(os.environ)
-    async with _built(config, load, notifier) as daemon:
+    async with _built(config, load, notifier, redactor) as daemon:
         loop.add_signal_handler(signal.SIGHUP, daemon.reload)
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
         await stop.wait()
@@ -119,10 +123,12 @@ class _Daemon:
 
 
 @asynccontextmanager
-async def _built(config: Config, load: Callable[[], Config], notifier: Notifier) -> AsyncIterator[_Daemon]:
+async def _built(
+    config: Config, load: Callable[[], Config], notifier: Notifier, redactor: Redactor
+) -> AsyncIterator[_Daemon]:
     """Build everything, start it, and take it down in the reverse order."""
     clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
-    observer = log_observer(counts)
+    observer = LoggingObserver(counts)
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
     hostname, boot_id = os.uname().nodename, boots.current_boot_id()
     async with AsyncExitStack() as stack:
@@ -135,19 +141,33 @@ async def _built(config: Config, load: Callable[[], Config], notifier: Notifier)
             observer.note("run.lost", job=job)
         service = Service(
             base_url=base_url(config.api, os.environ),
-            token=find_token(config.api, os.environ),
+            token=find_token(config.api, os.environ, warn=lambda text: observer.note("token.exposed", reason=text)),
             allow_insecure=config.api.allow_insecure,
         )
+        if service.token is not None:
+            redactor.add(service.token.reveal())
+        for heartbeat in await worker.call(lambda outbox: outbox.streams.cached()):
+            if heartbeat.ping_url is not None:
+                redactor.add(heartbeat.ping_url.reveal())
         insecure = config.api.allow_insecure
         http = await stack.enter_async_context(build_http(limit=config.agent.max_concurrent_pings))
-        resolver = Resolver(worker, service.client_factory(), clock, rng, observer)
+        resolver = Resolver(
+            worker, service.client_factory(), clock, rng, observer, learn=lambda url: redactor.add(url.reveal())
+        )
         courier = Courier(
             worker, resolver, http, rng, observer, limit=config.agent.max_concurrent_pings, allow_insecure=insecure
         )
 
         def accepted(report: Report) -> None:
-            facts = {"job": report.job, "run_id": report.run_id, "duration_s": round(report.duration_s, 3)}
-            observer.note(f"run.{report.outcome}", **facts, reason=report.reason)
+            observer.note(
+                "run.finished",
+                job=report.job,
+                run_id=report.run_id,
+                outcome=report.outcome.value,
+                duration_s=round(report.duration_s, 3),
+                attempts=report.attempts if report.attempts > 1 else None,
+                reason=report.reason or None,
+            )
             courier.wake()
 
         runner = Runner(worker, clock, observer, boot_id, accepted)
@@ -214,11 +234,11 @@ async def _relist_daily(resolver: Resolver, rng: random.Random) -> None:
 
 async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
     """Tell systemd that the loop turns and the agent does its work; without a watchdog, nothing."""
-    interval_s = notifier.watchdog_interval_s
+    interval_s = notifier.watchdog_s
     while interval_s is not None:
         if not agent.unhealthy():
             notifier.watchdog()
-        await asyncio.sleep(interval_s / 2)
+        await asyncio.sleep(interval_s / 3)
 
 
 def _take_lock(directory: str, stack: AsyncExitStack) -> None:

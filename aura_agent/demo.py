@@ -26,7 +26,7 @@ from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 
-CRON, EVERY, FAILING, BACKUP = "nightly-cron", "every-three-seconds", "always-fails", "backup"
+CRON, EVERY, FAILING, BACKUP = "cron", "interval", "failing", "backup"
 _QUIET_S, _OUTAGE_S, _DRAIN_S, _STOP_S = 9.0, 10.0, 20.0, 15.0
 
 _CONFIG = """\
@@ -50,8 +50,7 @@ shell = "echo no luck; exit 3"
 """
 
 _SHOWN = {
-    "run.succeeded": "green",
-    "run.failed": "red",
+    "run.finished": "",
     "ping.delivered": "bold green",
     "ping.postponed": "yellow",
     "ping.superseded": "dim",
@@ -117,12 +116,12 @@ async def _story(show: "_Show", server: DevServer, environment: dict[str, str], 
     await _run_by_hand(show, environment, home)
     await asyncio.sleep(_QUIET_S / 2)
     show.say(f"Aura goes away for {_OUTAGE_S:.0f} s. Jobs go on; their pings wait in the outbox")
-    server.refuse()
+    await server.refuse()
     await asyncio.sleep(_OUTAGE_S / 2)
     await _run_by_hand(show, environment, home)
     await _run(["queue", "list"], environment, home)
     await asyncio.sleep(_OUTAGE_S / 2)
-    server.accept()
+    await server.accept()
     show.say("Aura is back: the queue drains, the newest success of each heartbeat first and last")
     if keep:
         show.say(f"Left running. API: {server.base_url}  token: {server.token}")
@@ -156,12 +155,15 @@ class _Show:
             name = event.get("event", "")
             if name in _SHOWN:
                 facts = "  ".join(
-                    f"{key}={event[key]}" for key in ("job", "heartbeat", "reason", "tries") if event.get(key)
+                    f"{key}={event[key]}"
+                    for key in ("job", "heartbeat", "outcome", "reason", "tries")
+                    if event.get(key)
                 )
                 self._print(Text.assemble("  ", (f"{name:<20}", _SHOWN[name]), " ", facts))
 
     def _print(self, text: Text) -> None:
-        self._console.print(Text(f"{time.monotonic() - self._started:5.1f}s ", style="dim") + text)
+        at = Text(f"{time.monotonic() - self._started:5.1f}s ", style="dim")
+        self._console.print(at + text, soft_wrap=True)
 
 
 def _prepare(home: Path, server: DevServer) -> dict[str, str]:

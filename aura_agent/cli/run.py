@@ -7,7 +7,8 @@ import click
 
 from aura_agent.app import run_agent
 from aura_agent.cli.settings import config_option, read_config
-from aura_agent.telemetry.logging import set_up_logging
+from aura_agent.telemetry.logging import configure_logging, log_crashes
+from aura_agent.telemetry.redact import Redactor
 
 
 @click.command()
@@ -19,5 +20,7 @@ def run(config_file: str | None) -> None:
     """
     config = read_config(config_file)
     os.umask(0o077)
-    set_up_logging(config.agent.log_level)
-    asyncio.run(run_agent(config, lambda: read_config(config_file)))
+    redactor = Redactor()
+    configure_logging(redactor, level=config.agent.log_level)
+    log_crashes()
+    asyncio.run(run_agent(config, lambda: read_config(config_file), redactor))

@@ -69,8 +69,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
         table.add_row(*(Text(cell) for cell in row))
     if table.row_count:
         console = Console()
-        # Piped, a table is as wide as it needs to be: grep and awk want whole cells.
-        console.print(table, width=None if console.is_terminal else 400, soft_wrap=not console.is_terminal)
+        if not console.is_terminal:
+            console = Console(width=1000)  # piped, a table is as wide as it needs to be: grep and awk want whole cells
+        console.print(table)
     else:
         click.echo(empty)
 

@@ -78,7 +78,7 @@ class Agent:
             self.apply(self._load())
         except AuraError as problem:
             self.config_problem = str(problem)
-            self._parts.observer.note("config.rejected", error=str(problem))
+            self._parts.observer.note("config.refused", error=str(problem))
         else:
             self.config_problem = ""
             self._parts.observer.note("config.loaded", jobs=len(self.config.jobs))
@@ -176,7 +176,7 @@ class Agent:
         schedule = build(None, _OWN_EVERY_S, job=OWN_HEARTBEAT, zone=zone("UTC"))
         return Timed(OWN_HEARTBEAT, schedule, lambda _at, _why: self._parts.watcher.look(OWN_HEARTBEAT), durable=False)
 
-    async def _look_at_ourselves(self) -> Condition:
+    async def _look_at_ourselves(self, _: Condition | None) -> Condition:
         problem = self.unhealthy()
         return Condition(healthy=not problem, reason=problem or "scheduler, store and courier work")
 

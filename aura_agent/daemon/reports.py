@@ -174,7 +174,8 @@ def bind_socket(path: str, mode: int) -> socket.socket:
 
 def _as_lost(fields: dict[str, str], lent: dict[str, str]) -> Report:
     """Return the report that a ``start`` record amounts to if no outcome follows. Raises ValueError."""
-    known = {key: fields[key] for key in ("run", "boot", "start_boot_ns", "start_ns", "job", "ref") if key in fields}
+    kept = ("run", "boot", "start_boot_ns", "start_ns", "job", "ref")
+    known: dict[str, str] = {key: fields[key] for key in kept if key in fields}
     known |= {"end_boot_ns": known.get("start_boot_ns", ""), "end_ns": known.get("start_ns", "")}
     if "heartbeat" in lent:
         known |= {"job": lent["job"], "ref": f"heartbeat:{lent['heartbeat']}"}

@@ -139,7 +139,6 @@ class Runner:
             run.stop.set()
 
     def _skip(self, run: Run, reason: str) -> str:
-        self._observer.note("run.skipped", job=run.job_name, fire_time=run.fire_time.isoformat(), reason=reason)
         now = self._clock.read()
         skipped = _Attempt(now, now, Outcome.SKIPPED, reason=reason)
         self._launch(self._record(self._report(run, skipped, 1)), f"skip {run.job_name}")
@@ -159,7 +158,7 @@ class Runner:
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self._observer.note("run.broken", task=task.get_name(), error=repr(task.exception()))
+            self._observer.note("run.crashed", task=task.get_name(), error=repr(task.exception()))
         if not self._tasks:
             self._idle.set()
 
@@ -194,7 +193,6 @@ class Runner:
         try:
             child = spawn(spawn_spec(run.job))
         except SpawnFailed as problem:
-            self._observer.note("run.not_started", job=run.job_name, run_id=run.run_id, error=str(problem))
             ended = self._clock.read()
             return _Attempt(started, ended, Outcome.NOT_STARTED, problem.exit_code, reason=str(problem))
         if first:

@@ -10,10 +10,12 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from aura_agent.clock import Clock
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.schedule.plan import CatchUp, Due, Schedule, plan_due, reboot_due
 
@@ -141,7 +143,7 @@ class Scheduler:
                         "fire_time.skipped",
                         job=job.name,
                         first=group.first.isoformat(),
-                        count=group.count,
+                        count=group.count if group.exact else f"{group.count} or more",
                         reason=group.reason,
                     )
             for start in plan.start:
@@ -151,8 +153,7 @@ class Scheduler:
         stored = await self._worker.call(lambda outbox: outbox.reboot_fires())
         for job in self._jobs.values():
             if reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(job.name)):
-                name = job.name
-                await self._worker.call(lambda outbox, name=name: outbox.set_reboot_fire(name, self._boot_id))
+                await self._worker.call(partial(Outbox.set_reboot_fire, job=job.name, boot_id=self._boot_id))
                 job.fire(self._now(), "the host has booted")
 
     def _now(self) -> datetime:

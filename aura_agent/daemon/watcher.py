@@ -27,7 +27,7 @@ from aura_agent.watch.condition import Condition
 from aura_agent.watch.file import check_file
 from aura_agent.watch.process import check_process
 
-Look = Callable[[], Awaitable[Condition]]
+Look = Callable[[Condition | None], Awaitable[Condition]]  # is given the answer before, if there is one
 
 
 @dataclass(slots=True)
@@ -111,10 +111,9 @@ class Watcher:
             await asyncio.sleep(delay_s(tries, self._rng))
 
     async def _is_healthy(self, name: str, watched: Watched) -> bool:
-        condition = await watched.look()
+        condition = await watched.look(watched.condition)
         if watched.condition is None or watched.condition.healthy is not condition.healthy:
-            event = "watch.healthy" if condition.healthy else "watch.unhealthy"
-            self._observer.note(event, job=name, heartbeat=watched.heartbeat, reason=condition.reason)
+            self._observer.note("watch.changed", job=name, healthy=condition.healthy, reason=condition.reason)
         watched.condition, watched.looked_at = condition, self._clock.read().wall
         return condition.healthy
 
@@ -148,17 +147,19 @@ def look_at(job: Job, clock: Clock) -> Look:
     watch = job.watch
     assert watch is not None
 
-    def look() -> Condition:
+    def look(previous: Condition | None) -> Condition:
         if watch.process is not None:
             spec = watch.process
-            return check_process(pidfile=spec.pidfile, pattern=spec.pattern, name=spec.name, user=spec.user)
+            return check_process(
+                pidfile=spec.pidfile, pattern=spec.pattern, name=spec.name, user=spec.user, previous=previous
+            )
         assert watch.file is not None
         file = watch.file
         return check_file(path=file.path, now=clock.read().wall, max_age_s=file.max_age, min_size_bytes=file.min_size)
 
-    async def in_thread() -> Condition:
+    async def in_thread(previous: Condition | None) -> Condition:
         try:
-            return await asyncio.to_thread(look)
+            return await asyncio.to_thread(look, previous)
         except Exception as problem:  # a probe that breaks says nothing good about what it watches
             return Condition(healthy=False, reason=f"can't be looked at: {problem}")
 

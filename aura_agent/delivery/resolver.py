@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from aura_agent.api import ApiError, AuraClient, Heartbeat, NotFound, RateLimited
 from aura_agent.clock import Clock
@@ -36,6 +37,7 @@ class Resolver:
         rng: random.Random,
         observer: Observer,
         *,
+        learn: Callable[[Secret], None] = lambda _: None,
         no_client_reason: str = "no API token: set token_file in the config, AURA_TOKEN_FILE or AURA_TOKEN",
     ) -> None:
         self._worker = worker
@@ -43,6 +45,7 @@ class Resolver:
         self._clock = clock
         self._rng = rng
         self._observer = observer
+        self._learn = learn
         self._no_client_reason = no_client_reason
         self._asking = asyncio.Lock()
         self._listed_boot_ns: int | None = None
@@ -60,6 +63,8 @@ class Resolver:
             try:
                 async with self._open_client() as client:
                     await self._ask(client, missing)
+                    if self.problem:
+                        self._observer.note("api.recovered")
                     self.problem = ""
             except ApiError as problem:
                 self.problem = str(problem)
@@ -81,6 +86,7 @@ class Resolver:
             except ApiError as problem:
                 self._observer.note("api.failed", error=str(problem))
                 return False
+            self._learn(url)
             wall_ns = self._clock.read().wall_ns
             return await self._worker.call(lambda outbox: outbox.remember_url(heartbeat_id, url, wall_ns))
 
@@ -97,7 +103,7 @@ class Resolver:
         for stream in missing:
             if await self._attach_from_cache(stream):
                 continue
-            heartbeats = await self._worker.call(lambda outbox, stream=stream: _find(outbox, stream))
+            heartbeats = await self._worker.call(partial(_find, stream=stream))
             if len(heartbeats) == 1:
                 await self._fetch_url(client, stream, heartbeats[0])
             elif heartbeats:
@@ -113,6 +119,7 @@ class Resolver:
         except NotFound:
             await self._postpone([stream], _not_found(stream), delay_s=UNKNOWN_NAME_S, parked=True)
             return
+        self._learn(url)
         wall_ns = self._clock.read().wall_ns
         await self._worker.call(lambda outbox: outbox.remember_url(heartbeat.id, url, wall_ns))
         await self._worker.call(lambda outbox: outbox.attach(stream.stream_id, heartbeat.id))
@@ -139,8 +146,12 @@ class Resolver:
     ) -> None:
         for stream in streams:
             await self._worker.call(
-                lambda outbox, stream=stream: outbox.postpone_unresolved(
-                    stream.stream_id, reason, delay_s, parked=parked
+                partial(
+                    Outbox.postpone_unresolved,
+                    stream_id=stream.stream_id,
+                    reason=reason,
+                    delay_s=delay_s,
+                    parked=parked,
                 )
             )
             self._observer.note("ping.parked" if parked else "ping.postponed", heartbeat=_wanted(stream), reason=reason)

@@ -39,9 +39,12 @@ class Front:
         self._router = _router(service, order)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _answering(self._dispatch, scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         if path.startswith(CONTROL_PATH + "/"):
-            await _answering(self._router, scope, receive, send)
+            await self._router(scope, receive, send)
         elif path.startswith(PING_PATH):
             await self._ping(path.removeprefix(PING_PATH), scope, receive, send)
         else:
@@ -148,7 +151,7 @@ def _router(service: Service, order: Callable[[Fault], str]) -> Starlette:
     control = Gate(Router(control_routes(service, order), redirect_slashes=False), service, limited=False, reading=())
     app = Starlette(
         routes=[Mount(API_PATH, app=api), Mount(CONTROL_PATH, app=control)],
-        exception_handlers={Refusal: refuse, HTTPException: refuse},
+        exception_handlers={Refusal: refuse, HTTPException: refuse, Exception: refuse},
     )
     # A redirect to the path with or without a slash would be an answer without an envelope.
     app.router.redirect_slashes = False

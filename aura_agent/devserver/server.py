@@ -232,6 +232,8 @@ class DevServer:
         """Refuse connections until ``accept``; the port stays ours."""
         self._cancel_reopening()
         self._listener.refuse()
+        # Idle connections close in the loop's next round: whoever returns from here must not reuse one.
+        await asyncio.sleep(0)
 
     async def accept(self) -> None:
         """Listen again, on the same port."""

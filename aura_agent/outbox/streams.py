@@ -78,6 +78,7 @@ class Streams:
             return stream_id
         if row["id"] != stream_id:
             self._merge(stream_id, row["id"])
+        self.hurry(row["id"])
         return int(row["id"])
 
     def attachable(self) -> list[tuple[int, str]]:
@@ -243,7 +244,6 @@ class Streams:
         self._connection.execute("UPDATE entries SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("UPDATE refs SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("DELETE FROM streams WHERE id = ?", (source,))
-        self.hurry(target)
 
     def _raise_mark(self, stream_id: int, mark: str, key: Key) -> None:
         row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()

@@ -86,7 +86,6 @@ class Report:
         except KeyError as missing:
             raise ValueError(f"no {missing.args[0]}") from None
 
-
     def to_fields(self) -> dict[str, str]:
         """Return the fields of the ``run`` record for this report."""
         fields = {

@@ -19,12 +19,19 @@ STORE_RECOVERED = "store.recovered"
 REPORT_REFUSED = "report.refused"
 RUN_STARTED = "run.started"
 RUN_FINISHED = "run.finished"
+RUN_LOST = "run.lost"
+RUN_CRASHED = "run.crashed"
 FIRE_TIME_SKIPPED = "fire_time.skipped"
 CONFIG_LOADED = "config.loaded"
 CONFIG_REFUSED = "config.refused"
+TOKEN_EXPOSED = "token.exposed"
 HOOK_FAILED = "hook.failed"
 WATCH_CHANGED = "watch.changed"
+WATCH_PINGED = "watch.pinged"
+WATCH_PING_FAILED = "watch.ping_failed"
+WATCH_PING_RECOVERED = "watch.ping_recovered"
 AGENT_STARTED = "agent.started"
+AGENT_STOPPING = "agent.stopping"
 AGENT_STOPPED = "agent.stopped"
 AGENT_CRASHED = "agent.crashed"
 LIBRARY_WARNED = "library.warned"
@@ -46,13 +53,20 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     STORE_RECOVERED: ("info", "the outbox works again"),
     REPORT_REFUSED: ("warning", "a user who isn't in reporters tried to report a run"),
     RUN_STARTED: ("info", "a run of a job has begun"),
-    RUN_FINISHED: ("info", "a run of a job has ended"),
+    RUN_FINISHED: ("info", "a run of a job has ended; a warning unless it succeeded or was skipped"),
+    RUN_LOST: ("warning", "a run is over and nobody told how it ended: it counts as failed"),
+    RUN_CRASHED: ("error", "an error that nobody foresaw ended the care for a run"),
     FIRE_TIME_SKIPPED: ("warning", "a fire time passed without a run"),
     CONFIG_LOADED: ("info", "a config is in force"),
     CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
+    TOKEN_EXPOSED: ("warning", "others can read the file that holds the token"),
     HOOK_FAILED: ("warning", "a hook failed"),
-    WATCH_CHANGED: ("info", "what a watch sees has changed"),
+    WATCH_CHANGED: ("info", "what a watch sees has changed; a warning if it is unhealthy now"),
+    WATCH_PINGED: ("debug", "a ping for a watch was acknowledged"),
+    WATCH_PING_FAILED: ("warning", "a ping for a watch was not acknowledged"),
+    WATCH_PING_RECOVERED: ("info", "pings for a watch are acknowledged again"),
     AGENT_STARTED: ("info", "the agent is ready"),
+    AGENT_STOPPING: ("info", "the agent was told to stop"),
     AGENT_STOPPED: ("info", "the agent has stopped"),
     AGENT_CRASHED: ("critical", "an error that nobody foresaw"),
     LIBRARY_WARNED: ("warning", "a library logged a warning or an error"),

@@ -29,8 +29,9 @@ def configure_logging(
     Can be called again, for another level.
     """
     stream = sys.stderr if stream is None else stream
+    on_terminal = _is_terminal(stream)
     if as_json is None:
-        as_json = not stream.isatty()
+        as_json = not on_terminal
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -38,7 +39,7 @@ def configure_logging(
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exception_to_text,
             redactor,
-            _render_json if as_json else _console(stream),
+            _render_json if as_json else _console(colours=on_terminal),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Lines(stream),
@@ -55,7 +56,7 @@ def log_crashes() -> None:
 class _Lines:
     """Makes loggers that write whole lines to one stream; the interface that structlog asks for."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def __call__(self, *_: object) -> "_Lines":
@@ -63,6 +64,8 @@ class _Lines:
 
     def msg(self, line: str) -> None:
         """Write *line*, or drop it: the disk behind a log may be full, and the reader of a pipe gone."""
+        if self._stream is None:  # started with its stderr closed
+            return
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -112,10 +115,17 @@ def _render_json(_logger: object, _method: str, event: MutableMapping[str, Any])
     return json.dumps({**first, **event}, default=str)
 
 
-def _console(stream: TextIO) -> structlog.dev.ConsoleRenderer:
+def _console(*, colours: bool) -> structlog.dev.ConsoleRenderer:
     return structlog.dev.ConsoleRenderer(
-        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+        colors=colours, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def _log_crash(kind: type[BaseException], exc: BaseException, traceback: TracebackType | None) -> None:

@@ -14,6 +14,9 @@ _PING_STATES = ("delivered", "postponed", "parked", "invalidated", "superseded",
 _COUNTED: dict[str, tuple[Metric, dict[str, str]]] = {
     **{f"ping.{state}": (counts.PINGS, {"state": state}) for state in _PING_STATES},
     events.RUN_FINISHED: (counts.RUNS, {}),
+    events.RUN_LOST: (counts.RUNS, {"outcome": "lost"}),
+    events.WATCH_PINGED: (counts.PINGS, {"state": "delivered"}),
+    events.WATCH_PING_FAILED: (counts.PINGS, {"state": "failed"}),
     events.API_FAILED: (counts.API_FAILURES, {}),
     events.STORE_FAILED: (counts.STORE_FAILURES, {}),
     events.REPORT_REFUSED: (counts.REFUSED_REPORTS, {}),
@@ -28,11 +31,13 @@ _REPEATING = {
     events.STORE_FAILED: "",
     events.REPORT_REFUSED: "user",
     events.HOOK_FAILED: "job",
+    events.WATCH_PING_FAILED: "job",
 }
 _ENDS = {
     events.PING_DELIVERED: (events.PING_POSTPONED, events.PING_PARKED),
     events.API_RECOVERED: (events.API_FAILED,),
     events.HEARTBEAT_RESOLVED: (events.API_FAILED,),
+    events.WATCH_PING_RECOVERED: (events.WATCH_PING_FAILED,),
     events.STORE_RECOVERED: (events.STORE_FAILED,),
 }
 
@@ -61,9 +66,16 @@ class LoggingObserver:
         after = sum(self._repeats.recovered(_key(failure, told)) for failure in _ENDS.get(event, ()))
         if after:
             told["after_failures"] = after
-        level = events.CATALOGUE.get(event, ("info", ""))[0]
-        getattr(self._log, level)(event, **told)
+        getattr(self._log, _level(event, told))(event, **told)
 
 
 def _key(event: str, facts: dict[str, object]) -> str:
     return f"{event} {facts.get(_REPEATING[event], '')}"
+
+
+def _level(event: str, facts: dict[str, object]) -> str:
+    if event == events.RUN_FINISHED and facts.get("outcome") not in {"succeeded", "skipped"}:
+        return "warning"
+    if event == events.WATCH_CHANGED and facts.get("healthy") is False:
+        return "warning"
+    return events.CATALOGUE.get(event, ("info", ""))[0]

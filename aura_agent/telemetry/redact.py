@@ -25,7 +25,7 @@ class Redactor:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._added: dict[str, None] = {}
-        self._longest_first: tuple[str, ...] = ()
+        self._longest_first: tuple[str, ...] | None = ()
 
     def add(self, value: str) -> None:
         """Hide *value* from now on; of a URL also its path and query alone, as HTTP libraries show them."""
@@ -38,13 +38,13 @@ class Redactor:
                 self._added[form] = None
             while len(self._added) > MAX_VALUES:
                 del self._added[next(iter(self._added))]
-            self._longest_first = tuple(sorted(self._added, key=len, reverse=True))
+            self._longest_first = None  # sorted when somebody asks: many are added at a time
 
     def text(self, text: str) -> str:
         """Return *text* without any secret."""
         if len(text) < MIN_CHARACTERS:
             return text
-        for secret in self._longest_first:
+        for secret in self._longest_first or self._sorted():
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
@@ -66,6 +66,11 @@ class Redactor:
     def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         cleaned: MutableMapping[str, Any] = self.clean(dict(event))
         return cleaned
+
+    def _sorted(self) -> tuple[str, ...]:
+        with self._lock:
+            self._longest_first = tuple(sorted(self._added, key=len, reverse=True))
+            return self._longest_first
 
     def _under(self, key: object, value: object, depth: int) -> Any:
         if isinstance(key, str) and key.lower().replace("-", "_") in SECRET_KEYS and value is not None:

@@ -30,7 +30,7 @@ class LazyServer:
         from uvicorn import Config, Server
 
         config = Config(
-            self._build(),  # type: ignore[arg-type]
+            self._build(),
             log_config=None,
             access_log=False,
             lifespan="off",

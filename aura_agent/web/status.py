@@ -3,24 +3,22 @@
 Loaded only where ``[status] listen`` is set. Everything shown comes from one snapshot of the agent.
 """
 
-from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from aura_agent.daemon.agent import Agent
-from aura_agent.telemetry.counts import Counts
+from aura_agent.telemetry.counts import CONFIG_PROBLEMS, OUTBOX_ENTRIES, RUNNING, Counts
+from aura_agent.telemetry.metrics import CONTENT_TYPE, build_registry, exposition
 
 
 def status_app(agent: Agent, counts: Counts) -> Starlette:
     """Return the application that shows *agent* and *counts*."""
+    registry = build_registry(counts)
 
     async def healthy(_: Request) -> PlainTextResponse:
         problem = agent.unhealthy()
@@ -31,10 +29,8 @@ def status_app(agent: Agent, counts: Counts) -> Starlette:
         return PlainTextResponse(problem or "ok", 503 if problem else 200)
 
     async def metrics(_: Request) -> Response:
-        registry = CollectorRegistry(auto_describe=False)
-        snapshot = await agent.snapshot()
-        registry.register(_Collector(snapshot, counts))  # type: ignore[arg-type]
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        _refresh(counts, await agent.snapshot())
+        return Response(exposition(registry), media_type=CONTENT_TYPE)
 
     async def page(_: Request) -> HTMLResponse:
         return HTMLResponse(_page(await agent.snapshot()))
@@ -49,32 +45,11 @@ def status_app(agent: Agent, counts: Counts) -> Starlette:
     )
 
 
-class _Collector:
-    """The metrics of one scrape; labels come from the config and from fixed words."""
-
-    def __init__(self, snapshot: dict[str, Any], counts: Counts) -> None:
-        self._snapshot = snapshot
-        self._counts = counts
-
-    def collect(self) -> Iterator[Metric]:
-        events = CounterMetricFamily("aura_agent_events", "What happened, by event and job.", labels=["event", "job"])
-        for (event, job), count in self._counts.items():
-            events.add_metric([event, job], count)
-        yield events
-        queue = GaugeMetricFamily("aura_agent_outbox_entries", "Entries in the outbox.", labels=["state"])
-        for state, count in self._snapshot["queue"].items():
-            queue.add_metric([state], count)
-        yield queue
-        running = GaugeMetricFamily("aura_agent_job_running", "Runs that are going on.", labels=["job"])
-        for job in self._snapshot["jobs"]:
-            running.add_metric([job["name"]], len(job["running"]))
-        yield running
-        healthy = GaugeMetricFamily("aura_agent_healthy", "1 while scheduler, store and courier work.")
-        healthy.add_metric([], int(self._snapshot["healthy"]))
-        yield healthy
-        broken = GaugeMetricFamily("aura_agent_config_broken", "1 while the config on disk can't be used.")
-        broken.add_metric([], int(bool(self._snapshot["config_problem"])))
-        yield broken
+def _refresh(counts: Counts, snapshot: dict[str, Any]) -> None:
+    """Bring the gauges up to date."""
+    counts.replace(OUTBOX_ENTRIES, {(state,): count for state, count in snapshot["queue"].items()})
+    counts.replace(RUNNING, {(job["name"],): len(job["running"]) for job in snapshot["jobs"]})
+    counts.set(CONFIG_PROBLEMS, len(snapshot["config_problem"].splitlines()))
 
 
 def _page(snapshot: dict[str, Any]) -> str:

@@ -7,35 +7,27 @@ the mask and the dispositions that we were started with; Python's own ignoring o
 ``_signal`` is the C module behind ``signal``, which would cost as much to import as half a Python start.
 """
 
-import _signal
+import errno
 import os
-from _signal import (
-    SIGCHLD,
-    SIGCONT,
-    SIGHUP,
-    SIGINT,
-    SIGKILL,
-    SIGPIPE,
-    SIGQUIT,
-    SIGSTOP,
-    SIGTERM,
-    SIGTSTP,
-    SIGUSR1,
-    SIGUSR2,
-    SIGWINCH,
-    SIGXFSZ,
-)
 from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
+
+TYPE_CHECKING = False  # typing's own costs an import
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+    from signal import SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
+    from signal import SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ
+else:
+    import _signal
+    from _signal import SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
+    from _signal import SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ
+
+from aura_agent.process.environment import without_secrets
 
 FORWARDED = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGCONT))
 TERMINATING = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT))
-TYPE_CHECKING = False  # typing's own costs an import
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 TIMED_OUT = 124
 _SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); the terminal's are SI_KERNEL
-SECRET_VARIABLES = (b"AURA_TOKEN", b"AURA_PING_URL", b"AURA_HEARTBEAT", b"AURA_JOB", b"CREDENTIALS_DIRECTORY")
 
 
 class NotStarted(Exception):  # it is the shell's way of speaking, not an error of ours
@@ -196,14 +188,6 @@ def now() -> tuple[int, int]:
     return clock_gettime_ns(CLOCK_BOOTTIME), time_ns()
 
 
-def environment(added: dict[str, str]) -> dict[bytes, bytes]:
-    """Return our environment, with *added*, without what would make a nested aura-run speak for this one."""
-    env = {name: value for name, value in os.environb.items() if name not in SECRET_VARIABLES}
-    for name, text in added.items():
-        env[os.fsencode(name)] = os.fsencode(text)
-    return env
-
-
 def start(
     command: list[str],
     signals: Signals,
@@ -217,26 +201,21 @@ def start(
     Looks for the command in PATH and falls back to /bin/sh for a script without an interpreter line, as execvp(3)
     does. Raises NotStarted.
     """
-    variables = environment(env or {})
-    file_actions = [] if outputs is None else [(os.POSIX_SPAWN_DUP2, source, 1 + i) for i, source in enumerate(outputs)]
-    options = {"setsigmask": signals.original, "setsigdef": (SIGPIPE, SIGXFSZ), "file_actions": file_actions}
-    if own_group:
-        options["setpgroup"] = 0
+    variables = without_secrets(os.environ) | (env or {})
     problem: OSError | None = None
     for path in _places(command[0], variables):
-        started = now()
         try:
-            return Job(os.posix_spawn(path, command, variables, **options), started, own_group=own_group)  # type: ignore[arg-type]
+            return _spawn(path, command, variables, signals, own_group=own_group, outputs=outputs)
         except (FileNotFoundError, NotADirectoryError) as missing:
             problem = problem or missing
         except PermissionError as denied:
             problem = denied
         except OSError as other:
-            if other.errno != 8:  # ENOEXEC
-                problem = other
-                break
-            arguments = ["/bin/sh", path, *command[1:]]
-            return Job(os.posix_spawn("/bin/sh", arguments, variables, **options), started, own_group=own_group)  # type: ignore[arg-type]
+            if other.errno == errno.ENOEXEC:
+                script = ["/bin/sh", path, *command[1:]]
+                return _spawn("/bin/sh", script, variables, signals, own_group=own_group, outputs=outputs)
+            problem = other
+            break
         except ValueError:
             raise NotStarted(127, f"{command[0]!r}: not a command") from None
     raise _not_started(command[0], problem)
@@ -269,11 +248,33 @@ def end_as(status: int, signum: int | None) -> None:
     os._exit(status if signum is None else 128 + signum)
 
 
-def _places(name: str, env: dict[bytes, bytes]) -> list[str]:
+def _spawn(
+    path: str,
+    command: list[str],
+    variables: dict[str, str],
+    signals: Signals,
+    *,
+    own_group: bool,
+    outputs: tuple[int, int] | None,
+) -> Job:
+    started = now()
+    pid = os.posix_spawn(
+        path,
+        command,
+        variables,
+        file_actions=[(os.POSIX_SPAWN_DUP2, source, 1 + place) for place, source in enumerate(outputs or ())],
+        setsigmask=signals.original,
+        setsigdef=(SIGPIPE, SIGXFSZ),
+        **({"setpgroup": 0} if own_group else {}),  # type: ignore[arg-type]  # absent is not the same as None here
+    )
+    return Job(pid, started, own_group=own_group)
+
+
+def _places(name: str, env: dict[str, str]) -> list[str]:
     if "/" in name:
         return [name]
-    path = env.get(b"PATH", b"/bin:/usr/bin")
-    return [os.path.join(os.fsdecode(directory) or ".", name) for directory in path.split(b":")] if name else []
+    path = env.get("PATH", "/bin:/usr/bin")
+    return [os.path.join(directory or ".", name) for directory in path.split(":")] if name else []
 
 
 def _not_started(name: str, problem: OSError | None) -> NotStarted:

@@ -10,11 +10,12 @@ usage: aura-run [OPTIONS] -- COMMAND [ARG...]
 Run COMMAND as if alone, and ping its Aura heartbeat when it has succeeded.
 The exit status is the command's own.
 
-  -H, --heartbeat ID|NAME   the heartbeat to ping               [AURA_HEARTBEAT]
+  -H, --heartbeat ID|NAME   the heartbeat to ping            [AURA_HEARTBEAT]
       --ping-url file:PATH  ping the URL in this file; no token needed
-                            (a URL itself only as a variable)   [AURA_PING_URL]
-  -j, --job NAME            take everything from this job of the config [AURA_JOB]
-  -c, --config FILE         default: /etc/aura-agent/config.toml  [AURA_CONFIG]
+                            (a URL itself only as a variable) [AURA_PING_URL]
+  -j, --job NAME            take everything from this job of the config
+                                                             [AURA_JOB]
+  -c, --config FILE         default: /etc/aura-agent/config.toml [AURA_CONFIG]
       --timeout D           SIGTERM to the whole process tree after D (90s, 2h30m)
       --kill-after D        SIGKILL after a further D (10s)
       --retries N           run again on failure, at most N times (0)
@@ -25,7 +26,7 @@ The exit status is the command's own.
       --attach WHAT         what goes with the ping: none, summary, output (none)
       --tail-bytes N        how much of the output (10000)
       --no-wait             leave the ping to the outbox
-      --wait D              deliver for at most D (10s)            [AURA_WAIT]
+      --wait D              deliver for at most D (10s)      [AURA_WAIT]
       --version, --help
 
 Without a heartbeat, the one named HOST/backup or backup serves a command

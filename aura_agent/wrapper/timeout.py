@@ -1,6 +1,6 @@
 """The end of a job that took too long: its whole process tree, first asked, then killed. Loaded when it happens."""
 
-from _signal import SIGKILL, SIGTERM
+from signal import SIGKILL, SIGTERM
 
 from aura_agent.process.tree import ProcessTree
 from aura_agent.units import format_duration

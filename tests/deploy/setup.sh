@@ -22,14 +22,11 @@ fi
 ln -sfn "$base" "$cache/base.tar"
 
 tools=$cache/tools-$(stamp "$repo/tests/deploy/requirements.txt")
-if [ ! -d "$tools" ]; then
+if [ ! -x "$tools/bin/kubernetes-validate" ]; then
   say "installing kubernetes-validate into $tools"
-  # In its place at once: a virtual environment knows its own path. What is interrupted is removed.
-  trap 'rm -rf "$tools"' EXIT
-  "$python" -m venv "$tools"
+  "$python" -m venv --clear "$tools"
   "$tools/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
     -r "$repo/tests/deploy/requirements.txt"
-  trap - EXIT
 fi
 ln -sfn "$tools" "$cache/tools"
 say "ready: $cache"

@@ -76,9 +76,7 @@ async def test_a_bad_heartbeat_is_refused_and_not_created(api: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("body", [{"name": ""}, {"name": None}, {"expected_interval": 0}, {"status": "up"}, []])
-async def test_a_bad_change_is_refused_and_changes_nothing(
-    aura: DevServer, api: httpx.AsyncClient, body: Any
-) -> None:
+async def test_a_bad_change_is_refused_and_changes_nothing(aura: DevServer, api: httpx.AsyncClient, body: Any) -> None:
     """A PATCH is checked as a whole before anything is written."""
     heartbeat = aura.create_heartbeat("backup")
     before = (await api.get(f"/heartbeats/{heartbeat.id}")).json()

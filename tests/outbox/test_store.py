@@ -15,9 +15,11 @@ from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import LEASE_S, Attempt, Claim
+from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome
+from aura_agent.secret import Secret
 from tests.outbox.stores import SECOND_NS, START, Bench, open_outbox, renamed
 
 
@@ -302,6 +304,19 @@ def test_a_command_prefers_its_own_hosts_heartbeat(at: Bench) -> None:
     at.run(ref="auto:backup")
 
     assert _only(at.outbox.claim(10)).heartbeat_id == own
+
+
+def test_a_ping_url_that_has_been_found_is_used_at_once(at: Bench) -> None:
+    """The heartbeat was known before, its ping URL was not: nothing waits once it is."""
+    row = CachedHeartbeat("the-id", "backup", 3600, 600, "up", None, None, 0)
+    at.outbox.remember([row])
+    run_id = at.run()
+    (unresolved,) = at.outbox.claim(10).unresolved
+
+    at.outbox.remember_url("the-id", Secret("http://127.0.0.1:9/ping/x"), 0)
+    at.outbox.attach(unresolved.stream_id, "the-id")
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
 
 
 def test_two_heartbeats_of_one_name_are_nobodys_guess(at: Bench) -> None:

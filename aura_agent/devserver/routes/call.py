@@ -133,10 +133,11 @@ def decode(body: bytes, shape: type[T]) -> T:
 
 
 async def refuse(_: Request, exc: Exception) -> Response:
-    """Answer a Refusal, or what Starlette's router raises, with the envelope."""
+    """Answer a Refusal, what Starlette's router raises, or an error of ours, with the envelope."""
     if isinstance(exc, Refusal):
         return exc.response()
-    assert isinstance(exc, HTTPException)
+    if not isinstance(exc, HTTPException):
+        return Refusal(500, "internal error").response()
     wanted: dict[int, str] = {404: "no such resource", 405: "this resource has no such method"}
     headers: Mapping[str, Any] | None = exc.headers
     return Refusal(exc.status_code, wanted.get(exc.status_code, exc.detail), headers).response()
