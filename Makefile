@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container bench check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,11 +24,15 @@ demo: $(READY) ## everything at once on an embedded Aura (KEEP=1 leaves it runni
 	@$(BIN)/aura-agent demo $(if $(KEEP),--keep)
 
 test: $(READY) ## the tests: real processes, files and sockets
-	$(BIN)/python -m pytest -n $(JOBS) -m "not systemd" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not systemd and not container" $(ARGS)
 
 test-systemd: $(READY) ## the unit file in a booted systemd (root; installs what it needs)
 	tests/systemd/setup.sh
 	$(BIN)/python -m pytest -m systemd tests/systemd $(ARGS)
+
+test-container: $(READY) ## the images and manifests in podman (root; installs what it needs)
+	tests/deploy/setup.sh
+	$(BIN)/python -m pytest -m container tests/deploy $(ARGS)
 
 format: $(READY) ## rewrite the sources as ruff formats them
 	$(BIN)/ruff format .
@@ -43,11 +47,13 @@ types: $(READY)
 
 check: lint types test ## ruff, mypy --strict and the tests
 
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+
 lock: ## pin the newest allowed versions again, with hashes (needs uv)
-	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
-		pyproject.toml requirements/dev.in -o requirements/dev.txt
-	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
-		pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(LOCK) --upgrade pyproject.toml requirements/dev.in -o requirements/dev.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(LOCK) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	$(LOCK) tests/deploy/requirements.in -c requirements/dev.txt -o tests/deploy/requirements.txt
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

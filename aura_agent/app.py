@@ -12,10 +12,11 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aura_agent.api import ApiError
 from aura_agent.clock import SystemClock
+from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
@@ -25,8 +26,9 @@ from aura_agent.daemon.scheduler import Scheduler
 from aura_agent.daemon.watcher import Watcher
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
+from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
-from aura_agent.delivery.resolver import Resolver
+from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import StoreError
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
@@ -69,7 +71,7 @@ async def run_agent(config: Config, load: Callable[[], Config], redactor: Redact
         loop.add_signal_handler(signum, on_stop)
     notifier = Notifier.from_environ(os.environ)
     async with _built(config, load, notifier, redactor) as daemon:
-        loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+        loop.add_signal_handler(signal.SIGHUP, daemon.reload_soon)
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
         await stop.wait()
         notifier.stopping()
@@ -86,10 +88,18 @@ class _Daemon:
     notifier: Notifier
     directory: str
     working: list[asyncio.Task[None]]
+    reloading: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def reload(self) -> None:
+    def reload_soon(self) -> None:
+        """Reload beside what is going on."""
+        self.reloading.append(asyncio.create_task(self._reload(), name="reload"))
+
+    async def _reload(self) -> None:
         self.notifier.reloading()
-        problem = self.agent.reload()
+        try:
+            problem = await self.agent.reload()
+        except StoreError as trouble:
+            problem = str(trouble)
         self.notifier.ready(f"config rejected: {problem}" if problem else f"{len(self.agent.config.jobs)} jobs")
 
     async def stop(self, hurry: asyncio.Event) -> None:
@@ -97,7 +107,7 @@ class _Daemon:
         parts, settings = self.parts, self.agent.config.agent
         self.agent.stopping = True
         parts.observer.note("agent.stopping", running=parts.runner.count)
-        scheduler, courier, *others = self.working
+        scheduler, _, *others = self.working
         for task in (scheduler, *others):
             task.cancel()
         await parts.watcher.close()
@@ -105,8 +115,8 @@ class _Daemon:
         await parts.runner.finish(settings.stop_grace)
         hurrying.cancel()
         await self.reports.close()
-        courier.cancel()
-        await asyncio.gather(*self.working, return_exceptions=True)
+        parts.courier.end()
+        await asyncio.gather(*self.working, *self.reloading, return_exceptions=True)
         for report in parts.runner.unrecorded:
             _spool(self.directory, report)
         if hurry.is_set():
@@ -137,23 +147,23 @@ async def _built(
         stack.push_async_callback(worker.close)
         _take_lock(directory, stack)
         await worker.call(Outbox.release_dead_daemon)
+        await worker.call(Outbox.unpark)
         for job in await worker.call(Outbox.lose_open_runs):
             observer.note("run.lost", job=job)
-        service = Service(
-            base_url=base_url(config.api, os.environ),
-            token=find_token(config.api, os.environ, warn=lambda text: observer.note("token.exposed", reason=text)),
-            allow_insecure=config.api.allow_insecure,
-        )
-        if service.token is not None:
-            redactor.add(service.token.reveal())
+
+        def connect(config: Config) -> ClientFactory | None:
+            token = find_token(config.api, os.environ, warn=lambda text: observer.note("token.exposed", reason=text))
+            if token is not None:
+                redactor.add(token.reveal())
+            url = base_url(config.api, os.environ)
+            return Service(base_url=url, token=token, allow_insecure=config.api.allow_insecure).client_factory()
+
         for heartbeat in await worker.call(lambda outbox: outbox.streams.cached()):
             if heartbeat.ping_url is not None:
                 redactor.add(heartbeat.ping_url.reveal())
         insecure = config.api.allow_insecure
         http = await stack.enter_async_context(build_http(limit=config.agent.max_concurrent_pings))
-        resolver = Resolver(
-            worker, service.client_factory(), clock, rng, observer, learn=lambda url: redactor.add(url.reveal())
-        )
+        resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
         courier = Courier(
             worker, resolver, http, rng, observer, limit=config.agent.max_concurrent_pings, allow_insecure=insecure
         )
@@ -175,10 +185,10 @@ async def _built(
         scheduler = Scheduler(worker, clock, observer, boot_id)
         await scheduler.load()
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, clock, observer)
-        agent = Agent(parts, config, load, hostname)
+        agent = Agent(parts, config, load, connect, hostname)
         agent.apply(config)
         reports = ReportServer(Desk(worker, clock, observer, lambda: agent.config, accepted))
-        await _listen(agent, reports, counts, stack)
+        await _listen(agent, reports, counts, observer, stack)
         working = [
             asyncio.create_task(scheduler.run(), name="scheduler"),
             asyncio.create_task(courier.run(), name="courier"),
@@ -189,7 +199,9 @@ async def _built(
         yield _Daemon(agent, parts, reports, notifier, directory, working)
 
 
-async def _listen(agent: Agent, reports: ReportServer, counts: Counts, stack: AsyncExitStack) -> None:
+async def _listen(
+    agent: Agent, reports: ReportServer, counts: Counts, observer: Observer, stack: AsyncExitStack
+) -> None:
     """Open the sockets. Raises StoreError: one can't be had."""
     places_ = sockets(agent.config)
 
@@ -209,9 +221,11 @@ async def _listen(agent: Agent, reports: ReportServer, counts: Counts, stack: As
         stack.push_async_callback(control_server.close)
         await reports.listen(places_.reports)
         if agent.config.status.listen is not None:
-            page = LazyServer(_bind_tcp(agent.config.status.listen), status)
+            bound = _bind_tcp(agent.config.status.listen)
+            page = LazyServer(bound, status)
             await page.start()
             stack.push_async_callback(page.close)
+            observer.note("status.listening", port=bound.getsockname()[1])
     except OSError as problem:
         where = problem.filename or agent.config.status.listen
         raise StoreError(f"can't listen on {where}: {problem.strerror}: is another daemon running?") from problem
@@ -254,12 +268,12 @@ def _take_lock(directory: str, stack: AsyncExitStack) -> None:
 
 def _bind_tcp(listen: str) -> socket.socket:
     """Return a socket bound to *listen*, ``host:port``. Raises OSError."""
-    host, _, port = listen.rpartition(":")
+    host, port = parse_listen(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host.strip("[]"), int(port)))
+        bound.bind((host, port))
     except OSError:
         bound.close()
         raise

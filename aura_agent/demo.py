@@ -129,7 +129,9 @@ async def _story(show: "_Show", server: DevServer, environment: dict[str, str], 
         return
     deadline = time.monotonic() + _DRAIN_S
     heard = len(server.pings())
-    while time.monotonic() < deadline and (len(server.pings()) < heard + 4 or _waiting(home)):
+    while time.monotonic() < deadline and (  # noqa: ASYNC110  # looks at another process's store
+        len(server.pings()) < heard + 4 or _waiting(home)
+    ):
         await asyncio.sleep(0.2)
 
 

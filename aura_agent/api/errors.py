@@ -12,10 +12,9 @@
     ├── ApiGarbled         an answer came that isn't what the contract says: a captive portal, truncated JSON
     └── ApiMisconfigured   base URL, token or the environment's proxy settings can't be used; nothing was sent
 
-Texts are one line, quote the server's message and request id, and hold neither token nor ping URL.
+Names follow the reference's error codes. Texts are one line, quote the server's message and request id,
+and hold neither token nor ping URL.
 """
-
-# ruff: noqa: N818  # the classes are named as the reference names its error codes
 
 from aura_agent.api.trouble import describe
 from aura_agent.errors import AuraError

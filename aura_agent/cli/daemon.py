@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table, read_config
-from aura_agent.config.models import Config
-from aura_agent.errors import ConfigError, DaemonError
+from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table
+from aura_agent.config.settings import config_path
+from aura_agent.errors import DaemonError
 from aura_agent.report import places
 from aura_agent.units import format_duration
 
@@ -117,14 +117,21 @@ def _ask(config_file: str | None, method: str, path: str) -> dict[str, Any]:
 
 
 def _control_socket(config_file: str | None) -> str:
-    try:
-        config = read_config(config_file)
-    except ConfigError:
-        if config_file is not None and not os.path.exists(config_file):
-            raise
-        config = Config()  # a broken config on disk must not keep one from asking the daemon that runs on the old one
-    reports = places.socket_path(os.environ, config.agent.socket)
+    path = config_path(config_file, os.environ)
+    reports = places.socket_path(os.environ, None if path is None else _configured_socket(path))
     return os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET)
+
+
+def _configured_socket(path: str) -> str | None:
+    """Return ``agent.socket`` of the file at *path*, however broken the rest is: the daemon runs on the old one."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            said = tomllib.load(file)["agent"]["socket"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return said if isinstance(said, str) else None
 
 
 def _why_not(socket: str) -> str:

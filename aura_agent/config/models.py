@@ -143,7 +143,7 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     group: Annotated[Text | None, Meta(description="Run as this group; default: the user's own.")] = None
     umask: Annotated[
         Annotated[str, Meta(pattern=r"^[0-7]{3,4}$")] | None,
-        Meta(description='The file mode mask in octal, such as "0022"; default: the daemon\'s own.'),
+        Meta(description='The file mode mask in octal; default: "0022".'),
     ] = None
     overlap: Annotated[
         Literal["forbid", "allow", "replace", "queue"],

@@ -28,7 +28,7 @@ from aura_agent.config.models import (
     WatchProcess,
 )
 from aura_agent.config.report import Findings
-from aura_agent.config.shape import fields_of, quoted
+from aura_agent.config.shape import quoted
 from aura_agent.errors import ScheduleError
 from aura_agent.units import format_duration
 
@@ -40,7 +40,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Keys that mean something to a job with fire times only, and to one that is run at all.
 _FIRE_TIME_ONLY = frozenset({"catch_up", "catch_up_limit", "jitter", "misfire_grace", "overlap", "timezone"})
 _NEVER_USELESS = frozenset({"enabled", "reporters"})
-_RUN_ONLY = frozenset(fields_of(JobDefaults)) - _NEVER_USELESS
+_RUN_ONLY = frozenset(JobDefaults.__struct_fields__) - _NEVER_USELESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,10 @@ class _JobCheck:
         self._findings = findings
 
     def check(self, now: datetime | None) -> None:
-        if re.search(JOB_NAME_PATTERN, self._name) is None:
+        if re.fullmatch(JOB_NAME_PATTERN, self._name) is None:
             rule = 'letters, digits, ".", "_" and "-", at most 100, the first a letter or digit'
             self._error((), f"{quoted(self._name)} is not a job's name; use {rule}")
-        _check_heartbeat(self._path("heartbeat"), self._job.heartbeat, self._findings)
+        _check_heartbeat(("jobs", self._name, "heartbeat"), self._job.heartbeat, self._findings)
         self._check_source()
         self._check_schedule(now)
         self._check_watch()

@@ -98,9 +98,7 @@ def hide_secrets(text: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return *value* for a message: short, printable, and nothing at all of a secret."""
-    if _SECRET.search(value):
-        return "the value"
+    """Return *value* for a message, short and printable. Secrets in it are hidden with those of the whole message."""
     shown = value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…"
     return f'"{shown}"' if shown.isprintable() else ascii(shown)
 
@@ -286,7 +284,7 @@ def _text(expected: inspect.StrType, value: object) -> str:
         return "a string with a NUL character; leave it out"
     if expected.min_length and not value.strip():
         return "an empty string; write something, or leave the key out"
-    if expected.pattern is not None and re.search(expected.pattern, value) is None:
+    if expected.pattern is not None and re.fullmatch(expected.pattern, value) is None:
         return f'{quoted(value)} is not an octal mask; write one such as "0022"'
     return ""
 

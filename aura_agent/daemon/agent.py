@@ -17,9 +17,10 @@ from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
-from aura_agent.delivery.resolver import Resolver
+from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError
 from aura_agent.outbox.queries import run_rows, state_counts
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import build
@@ -46,10 +47,22 @@ class Parts:
 
 
 class Agent:
-    """Holds the config in force. *load* reads the config anew and raises AuraError if it is broken."""
+    """Holds the config in force.
 
-    def __init__(self, parts: Parts, config: Config, load: Callable[[], Config], hostname: str) -> None:
+    *load* reads the config anew; *connect* returns what opens the API with a config's token, None without one. Both
+    raise AuraError if that can't be done.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        config: Config,
+        load: Callable[[], Config],
+        connect: Callable[[Config], ClientFactory | None],
+        hostname: str,
+    ) -> None:
         self._parts = parts
+        self._connect = connect
         self._load = load
         self._hostname = hostname
         self.config = config
@@ -68,12 +81,17 @@ class Agent:
         if config.agent.heartbeat:
             timed[OWN_HEARTBEAT] = self._own_timed()
             watched[OWN_HEARTBEAT] = Watched(config.agent.heartbeat, self._look_at_ourselves)
+        open_client = self._connect(config)
         self.config = config
+        self._parts.resolver.use(open_client)
         self._parts.watcher.replace(watched)
         self._parts.scheduler.replace(timed)
 
-    def reload(self) -> str:
-        """Read the config anew and apply it; return what is wrong with it, empty if it is in force now."""
+    async def reload(self) -> str:
+        """Read the config anew and apply it; return what is wrong with it, empty if it is in force now.
+
+        What is parked is tried again: whoever reloads may have mended the cause. Raises StoreError.
+        """
         try:
             self.apply(self._load())
         except AuraError as problem:
@@ -82,6 +100,8 @@ class Agent:
         else:
             self.config_problem = ""
             self._parts.observer.note("config.loaded", jobs=len(self.config.jobs))
+            await self._parts.worker.call(Outbox.unpark)
+            self._parts.courier.wake()
         return self.config_problem
 
     def trigger(self, name: str) -> str:

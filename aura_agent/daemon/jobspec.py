@@ -6,6 +6,8 @@ from aura_agent.config.models import Job
 from aura_agent.process.account import job_environment, resolve_account
 from aura_agent.process.spawn import SpawnSpec
 
+DEFAULT_UMASK = 0o022  # as under cron; the daemon's own, 0077, is for its secrets
+
 
 def spawn_spec(job: Job) -> SpawnSpec:
     """Return how *job* is started: as cron would, with a clean environment. Raises SpawnFailed: no such account."""
@@ -16,5 +18,5 @@ def spawn_spec(job: Job) -> SpawnSpec:
         env=job_environment(account, os.environ, job.env),
         cwd=job.cwd,
         account=account,
-        umask=None if job.umask is None else int(job.umask, 8),
+        umask=int(job.umask, 8) if job.umask is not None else DEFAULT_UMASK,
     )

@@ -31,7 +31,7 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def may_report(peer: Peer, reporters: Iterable[str]) -> bool:
-    """Whether *peer* is root, us, or among *reporters*: user names, numeric uids, or ``@group``.
+    """Whether *peer* is root, us, or among *reporters*: user names, numeric uids, ``@group`` or ``@gid``.
 
     Names that this host doesn't know let nobody in.
     """
@@ -42,6 +42,8 @@ def _covers(name: str, peer: Peer) -> bool:
     try:
         if not name.startswith("@"):
             return peer.uid == (int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid)
+        if name[1:].isdecimal():
+            return peer.gid == int(name[1:])
         group = grp.getgrnam(name[1:])
         return peer.gid == group.gr_gid or pwd.getpwuid(peer.uid).pw_name in group.gr_mem
     except KeyError:

@@ -91,6 +91,7 @@ class _Conversation:
     def __init__(self, desk: Desk, peer: Peer) -> None:
         self._desk = desk
         self._peer = peer
+        self._refused = False
         self._open: Report | None = None  # how the run would be reported if it were lost now
 
     async def answer(self, line: bytes) -> bytes:
@@ -98,7 +99,9 @@ class _Conversation:
         try:
             verb, fields = wire.decode(line.strip())
             if not self._may_report(fields.get("job", "")):
-                self._desk.observer.note("report.refused", user=self._peer.user)
+                if not self._refused:
+                    self._desk.observer.note("report.refused", user=self._peer.user)
+                self._refused = True
                 return wire.encode("refused", {"reason": f"{self._peer.user} is not among them"})
             if verb == "start":
                 return self._start(fields)
@@ -148,7 +151,10 @@ def bind_socket(path: str, mode: int) -> socket.socket:
 
     Raises OSError; one that somebody still answers on is ``EADDRINUSE``.
     """
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        os.makedirs(directory, exist_ok=True)
+        os.chmod(directory, 0o755)  # noqa: S103  # each socket in it decides for itself who may speak
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:

@@ -160,7 +160,7 @@ def look_at(job: Job, clock: Clock) -> Look:
     async def in_thread(previous: Condition | None) -> Condition:
         try:
             return await asyncio.to_thread(look, previous)
-        except Exception as problem:  # a probe that breaks says nothing good about what it watches
+        except Exception as problem:  # noqa: BLE001  # a broken probe says nothing good of what it watches
             return Condition(healthy=False, reason=f"can't be looked at: {problem}")
 
     return in_thread

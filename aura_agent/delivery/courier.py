@@ -49,6 +49,7 @@ class Courier:
         self._limit = limit
         self._allow_insecure = allow_insecure
         self._wake = asyncio.Event()
+        self._ending = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._to_resolve: dict[int, Unresolved] = {}
         self._resolving: asyncio.Task[None] | None = None
@@ -59,14 +60,21 @@ class Courier:
         """There may be something to send."""
         self._wake.set()
 
+    def end(self) -> None:
+        """Let ``run`` return; not by cancellation, which could lose what a claim has just leased."""
+        self._ending = True
+        self._wake.set()
+
     async def run(self) -> None:
-        """Deliver for ever; ends by cancellation, which leaves attempts to ``drain`` or to their leases."""
-        while True:
+        """Deliver until ``end``; attempts that are under way by then are left to ``drain`` or to their leases."""
+        while not self._ending:
             self._wake.clear()
             claim = await self._claim()
             idle_s = SPOOL_S if claim.next_due_s is None else min(SPOOL_S, claim.next_due_s)
             if len(self._under_way) >= self._limit:
                 idle_s = SPOOL_S  # an attempt that ends wakes us
+            if self._ending:
+                return
             try:
                 async with asyncio.timeout(idle_s):
                     await self._wake.wait()
@@ -78,15 +86,19 @@ class Courier:
 
         Attempts that are still under way at the end are given up; their entries stay in the outbox.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(deadline):
                 while True:
                     self._wake.clear()
                     claim = await self._claim(only_runs)
                     if not self._under_way and self._resolving is None and not claim.attempts:
                         if claim.next_due_s is None or not (retry or claim.next_due_s == 0):
                             return
-                        self._wake_after(claim.next_due_s)
+                        if loop.time() + claim.next_due_s > deadline:
+                            return  # nothing more can become due in time
+                        loop.call_later(claim.next_due_s, self._wake.set)
                     await self._wake.wait()
         except TimeoutError:
             pass
@@ -113,6 +125,8 @@ class Courier:
         except StoreError as problem:
             self._trouble(problem)
             return Claim(next_due_s=_STORE_TROUBLE_S)
+        if self.store_problem:
+            self._observer.note("store.recovered")
         self.store_problem = ""
         for withdrawal in claim.withdrawn:
             self._observer.note("ping." + withdrawal.state, heartbeat=withdrawal.heartbeat, reason=withdrawal.reason)
@@ -152,7 +166,8 @@ class Courier:
             return
         wait_s, parked, host_wait_s = delay_s(attempt.tries + 1, self._rng), False, None
         if answer.retry_after_s is not None:
-            wait_s = host_wait_s = after_retry_after_s(answer.retry_after_s, self._rng)
+            host_wait_s = after_retry_after_s(answer.retry_after_s, self._rng)
+            wait_s = max(wait_s, host_wait_s)
         if answer.verdict is Verdict.PARK:
             wait_s, parked = PARKED_S, True
         elif answer.verdict is Verdict.WITHOUT_BODY:
@@ -185,9 +200,6 @@ class Courier:
         finally:
             self._resolving = None
             self._wake.set()
-
-    def _wake_after(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     def _trouble(self, problem: StoreError) -> None:
         if self.store_problem != str(problem):

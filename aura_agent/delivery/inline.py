@@ -39,7 +39,7 @@ async def courier_for(
     outbox: Outbox, service: Service, observer: Observer, *, limit: int = 16
 ) -> AsyncIterator[tuple[Courier, OutboxWorker]]:
     """Wire a courier to *outbox* and close both at the end."""
-    rng = random.Random()  # noqa: S311  # spreads retries, protects nothing
+    rng = random.Random()  # spreads retries, protects nothing
     worker = OutboxWorker(outbox)
     resolver = Resolver(worker, service.client_factory(), SystemClock(), rng, observer)
     try:

@@ -51,6 +51,10 @@ class Resolver:
         self._listed_boot_ns: int | None = None
         self.problem = ""
 
+    def use(self, open_client: ClientFactory | None) -> None:
+        """Ask the API by another way from now on: a reload may have brought another token."""
+        self._open_client = open_client
+
     async def resolve(self, unresolved: Sequence[Unresolved]) -> None:
         """Give each stream its heartbeat and ping URL, or postpone it with the reason. Raises StoreError."""
         async with self._asking:
@@ -58,6 +62,7 @@ class Resolver:
             if not missing:
                 return
             if self._open_client is None:
+                self.problem = self._no_client_reason
                 await self._postpone(missing, self._no_client_reason, delay_s=UNKNOWN_NAME_S, parked=True)
                 return
             try:

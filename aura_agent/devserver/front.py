@@ -48,10 +48,11 @@ class Front:
         elif path.startswith(PING_PATH):
             await self._ping(path.removeprefix(PING_PATH), scope, receive, send)
         else:
-            _, _, heartbeat_id = path.partition("/heartbeats/")
-            about = heartbeat_id.partition("/")[0] or None
-            request = self._note(scope, path, about)
-            await self._serve("api", self._router, request, (about, about) if about else None, scope, receive, send)
+            heartbeat_id = path.partition("/heartbeats/")[2].partition("/")[0]
+            known = heartbeats.find_by_id(self._service.db, heartbeat_id) if heartbeat_id else None
+            request = self._note(scope, path, heartbeat_id or None)
+            about = None if known is None else (known.id, known.name)
+            await self._serve("api", self._router, request, about, scope, receive, send)
 
     async def _ping(self, ping_key: str, scope: Scope, receive: Receive, send: Send) -> None:
         row = heartbeats.find_by_key(self._service.db, ping_key)

@@ -80,13 +80,18 @@ async def _pause(active: ActiveFault, seconds: float) -> None:
 
 
 async def _captured(app: ASGIApp, scope: Scope, receive: Receive) -> tuple[Message, bytes]:
-    """Return what *app* would have answered: the start of the response, and its body."""
+    """Return what *app* would have answered: the start of the response, and its body.
+
+    Raises ConnectionAbortedError: the client left before it could be answered.
+    """
     messages: list[Message] = []
 
     async def keep(message: Message) -> None:
         messages.append(message)
 
     await app(scope, receive, keep)
+    if not messages:
+        raise ConnectionAbortedError
     return messages[0], b"".join(message.get("body", b"") for message in messages[1:])
 
 

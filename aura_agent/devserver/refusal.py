@@ -20,7 +20,7 @@ CODES = {
 }
 
 
-class Refusal(Exception):  # noqa: N818  # an answer, not a failure of ours
+class Refusal(Exception):  # an answer, not a failure of ours
     """The request gets *status* and an envelope with *message*."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:

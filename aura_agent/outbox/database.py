@@ -37,7 +37,8 @@ _STEPS = (
     CREATE TABLE refs (ref TEXT PRIMARY KEY, stream_id INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE INDEX refs_by_stream ON refs (stream_id);
     CREATE TABLE entries (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, stream_id INTEGER NOT NULL, run_id TEXT NOT NULL UNIQUE, job TEXT NOT NULL,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, stream_id INTEGER NOT NULL, run_id TEXT NOT NULL UNIQUE,
+        job TEXT NOT NULL,
         epoch INTEGER NOT NULL, started_boot_ns INTEGER NOT NULL, ended_boot_ns INTEGER NOT NULL,
         ended_wall_ns INTEGER NOT NULL, max_age_s REAL, replay_all INTEGER NOT NULL, body BLOB,
         state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0,
@@ -53,7 +54,9 @@ _STEPS = (
     ) STRICT;
     CREATE INDEX runs_by_job ON runs (job, started_wall_ns);
     CREATE INDEX runs_by_start ON runs (started_wall_ns);
-    CREATE TABLE jobs (job TEXT PRIMARY KEY, last_fire_wall_ns INTEGER, reboot_id TEXT, paused INTEGER NOT NULL DEFAULT 0) STRICT;
+    CREATE TABLE jobs (
+        job TEXT PRIMARY KEY, last_fire_wall_ns INTEGER, reboot_id TEXT, paused INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
     CREATE TABLE open_runs (
         run_id TEXT PRIMARY KEY, job TEXT NOT NULL, ref TEXT, epoch INTEGER NOT NULL,
         started_boot_ns INTEGER NOT NULL, started_wall_ns INTEGER NOT NULL

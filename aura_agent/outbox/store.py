@@ -202,8 +202,8 @@ class Outbox:
         ).fetchone()
         ended = rules.true_end(Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns), now, newest_before_ns)
         self._connection.execute(
-            "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s,"
-            " replay_all, body, state, accepted_wall_ns, changed_wall_ns)"
+            "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns,"
+            " max_age_s, replay_all, body, state, accepted_wall_ns, changed_wall_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?, ?)",
             (
                 stream_id,
@@ -299,7 +299,8 @@ class Outbox:
             if row is None:
                 return
             self._connection.execute(
-                "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ? WHERE id = ?",
+                "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ?"
+                " WHERE id = ?",
                 (reason, now.wall_ns, attempt.entry_id),
             )
             self.streams.note_delivery(attempt.stream_id, Key(*row), now)
@@ -380,6 +381,14 @@ class Outbox:
                 "UPDATE streams SET lease_owner = NULL, lease_entry = NULL WHERE lease_owner LIKE 'daemon-%'"
             )
 
+    def unpark(self) -> None:
+        """Try at once what is parked, or was not tried yet: an agent that starts or reloads may find the cause mended."""
+        with transaction(self._connection):
+            self._connection.execute(
+                "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, parked = 0"
+                " WHERE due_boot_ns IS NOT NULL AND (parked OR tries = 0)"
+            )
+
     def hurry(self) -> None:
         """Make everything that waits due now, parked or backing off; a host's Retry-After stays."""
         with transaction(self._connection):
@@ -414,7 +423,8 @@ class Outbox:
     def set_reboot_fire(self, job: str, boot_id: str) -> None:
         with transaction(self._connection):
             self._connection.execute(
-                "INSERT INTO jobs (job, reboot_id) VALUES (?, ?) ON CONFLICT DO UPDATE SET reboot_id = excluded.reboot_id",
+                "INSERT INTO jobs (job, reboot_id) VALUES (?, ?)"
+                " ON CONFLICT DO UPDATE SET reboot_id = excluded.reboot_id",
                 (job, boot_id),
             )
 

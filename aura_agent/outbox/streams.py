@@ -72,7 +72,8 @@ class Streams:
         row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
         if row is None:
             self._connection.execute(
-                "UPDATE streams SET heartbeat_id = ?, due_epoch = 0, due_boot_ns = 0, tries = 0, parked = 0 WHERE id = ?",
+                "UPDATE streams SET heartbeat_id = ?, due_epoch = 0, due_boot_ns = 0, tries = 0, parked = 0"
+                " WHERE id = ?",
                 (heartbeat_id, stream_id),
             )
             return stream_id
@@ -117,7 +118,8 @@ class Streams:
     def name(self, stream_id: int) -> str:
         """Return what people call the stream: the heartbeat's name, or what it was asked for as."""
         row = self._connection.execute(
-            "SELECT heartbeats.name FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id WHERE streams.id = ?",
+            "SELECT heartbeats.name FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id"
+            " WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row["name"]:
@@ -135,8 +137,8 @@ class Streams:
         """A ping got through: remember which, and forget the trouble before it."""
         self._raise_mark(stream_id, "delivered", key)
         self._connection.execute(
-            "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0, due_boot_ns = 0 "
-            "WHERE id = ?",
+            "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0,"
+            " due_boot_ns = 0 WHERE id = ?",
             (now.wall_ns, stream_id),
         )
 
@@ -154,7 +156,8 @@ class Streams:
     def postpone(self, stream_id: int, now: Moment, delay_s: float, problem: str, *, parked: bool) -> None:
         """An attempt failed: the next may begin after *delay_s*."""
         self._connection.execute(
-            "UPDATE streams SET due_epoch = ?, due_boot_ns = ?, tries = tries + 1, parked = ?, problem = ? WHERE id = ?",
+            "UPDATE streams SET due_epoch = ?, due_boot_ns = ?, tries = tries + 1, parked = ?, problem = ?"
+            " WHERE id = ?",
             (now.epoch, now.boot_ns + int(delay_s * 1e9), parked, problem, stream_id),
         )
 
@@ -170,7 +173,8 @@ class Streams:
     def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
         """Put *heartbeats* into the cache; a ping URL that is already there stays unless a new one came."""
         self._connection.executemany(
-            "INSERT INTO heartbeats (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns)"
+            "INSERT INTO heartbeats"
+            " (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name,"
             " interval_s = excluded.interval_s, grace_s = excluded.grace_s, status = excluded.status,"
             " last_ping_wall_ns = excluded.last_ping_wall_ns, listed_wall_ns = excluded.listed_wall_ns,"

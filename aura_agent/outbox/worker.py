@@ -46,7 +46,7 @@ class OutboxWorker:
         batch, self._pending = self._pending, []
         try:
             new = set(self._outbox.accept([report for report, _ in batch]))
-        except Exception as problem:  # handed to everybody who waits for it
+        except Exception as problem:  # noqa: BLE001  # handed to everybody who waits for it
             loop.call_soon_threadsafe(_fail, batch, problem)
         else:
             loop.call_soon_threadsafe(_resolve, batch, new)

@@ -6,7 +6,7 @@ NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 
-class SpawnFailed(AuraError):  # noqa: N818 - said of the run, and part of the outcome `not_started`
+class SpawnFailed(AuraError):
     """The job could not be started. exit_code is what a shell would have said: 127 not found, 126 anything else."""
 
     outcome = "not_started"

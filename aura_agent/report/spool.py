@@ -34,7 +34,10 @@ def prepare(directory: str) -> None:
 
 
 def write(directory: str, run_id: str, record: bytes) -> str:
-    """Put *record* under *directory*/spool and return its path; it survives a power cut from here on. Raises OSError."""
+    """Put *record* under *directory*/spool and return its path; from here on it survives a power cut.
+
+    Raises OSError.
+    """
     spool = os.path.join(directory, "spool")
     path = os.path.join(spool, run_id + SUFFIX)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,9 +53,8 @@ def write(directory: str, run_id: str, record: bytes) -> str:
         file = os.open(path, flags, 0o600)
     try:
         whole = b"%s %d %08x\n%s" % (_MAGIC, len(record), crc32(record), record)
-        written = os.write(file, whole)
-        if written != len(whole):
-            raise OSError(28, "no space left", path)
+        if os.write(file, whole) != len(whole):
+            _no_space(path)
         os.fdatasync(file)
         _sync_directory(spool)
     except OSError:
@@ -113,6 +115,10 @@ def set_aside(path: str) -> None:
     except FileExistsError:
         pass
     os.rename(path, os.path.join(aside, name))
+
+
+def _no_space(path: str) -> None:
+    raise OSError(28, "No space left on device", path)
 
 
 def _unwrap(whole: bytes) -> bytes | None:

@@ -30,8 +30,9 @@ WATCH_CHANGED = "watch.changed"
 WATCH_PINGED = "watch.pinged"
 WATCH_PING_FAILED = "watch.ping_failed"
 WATCH_PING_RECOVERED = "watch.ping_recovered"
-AGENT_STARTED = "agent.started"
+STATUS_LISTENING = "status.listening"
 AGENT_STOPPING = "agent.stopping"
+AGENT_STARTED = "agent.started"
 AGENT_STOPPED = "agent.stopped"
 AGENT_CRASHED = "agent.crashed"
 LIBRARY_WARNED = "library.warned"
@@ -61,12 +62,13 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
     TOKEN_EXPOSED: ("warning", "others can read the file that holds the token"),
     HOOK_FAILED: ("warning", "a hook failed"),
-    WATCH_CHANGED: ("info", "what a watch sees has changed; a warning if it is unhealthy now"),
-    WATCH_PINGED: ("debug", "a ping for a watch was acknowledged"),
-    WATCH_PING_FAILED: ("warning", "a ping for a watch was not acknowledged"),
-    WATCH_PING_RECOVERED: ("info", "pings for a watch are acknowledged again"),
-    AGENT_STARTED: ("info", "the agent is ready"),
+    WATCH_PINGED: ("debug", "a watch is healthy, and Aura knows"),
+    WATCH_PING_FAILED: ("warning", "a watch is healthy, and Aura can't be told"),
+    WATCH_PING_RECOVERED: ("info", "a watch's pings arrive again"),
+    STATUS_LISTENING: ("info", "page, probes and metrics are served"),
     AGENT_STOPPING: ("info", "the agent was told to stop"),
+    WATCH_CHANGED: ("info", "what a watch sees has changed; a warning if it is unhealthy now"),
+    AGENT_STARTED: ("info", "the agent is ready"),
     AGENT_STOPPED: ("info", "the agent has stopped"),
     AGENT_CRASHED: ("critical", "an error that nobody foresaw"),
     LIBRARY_WARNED: ("warning", "a library logged a warning or an error"),

@@ -4,6 +4,9 @@ Events of things that fail again and again are logged at the first time, at powe
 are counted each time.
 """
 
+import time
+from collections.abc import Callable
+
 import structlog
 
 from aura_agent.telemetry import counts, events
@@ -45,7 +48,8 @@ _ENDS = {
 class LoggingObserver:
     """Logs and counts what it is told; all of it from one thread."""
 
-    def __init__(self, counted: Counts) -> None:
+    def __init__(self, counted: Counts, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._counts = counted
         self._repeats = Repeats()
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -58,7 +62,7 @@ class LoggingObserver:
             labels = {name: str(told[name]) for name in metric.labels if name in told}
             self._counts.add(metric, **{**labels, **fixed})
         if event in _REPEATING:
-            times = self._repeats.failed(_key(event, told))
+            times = self._repeats.failed(_key(event, told), self._monotonic())
             if times == 0:
                 return
             if times > 1:

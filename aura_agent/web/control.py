@@ -19,7 +19,7 @@ def control_app(agent: Agent) -> Starlette:
         return JSONResponse(await agent.snapshot())
 
     async def reload(_: Request) -> JSONResponse:
-        problem = agent.reload()
+        problem = await agent.reload()
         return JSONResponse({"error": problem}, 409) if problem else JSONResponse({"jobs": len(agent.config.jobs)})
 
     async def trigger(request: Request) -> JSONResponse:
@@ -32,7 +32,7 @@ def control_app(agent: Agent) -> Starlette:
         await agent.pause(request.path_params["name"], paused=request.path_params["verb"] == "pause")
         return JSONResponse({})
 
-    async def no_such_job(request: Request, problem: Exception) -> JSONResponse:
+    async def no_such_job(request: Request, _: Exception) -> JSONResponse:
         from difflib import get_close_matches
 
         name = request.path_params.get("name", "")

@@ -1,6 +1,7 @@
 """aura-run's own delivery, where no daemon does it: what waits in our store, for a bounded time, after the job."""
 
 import os
+import signal
 
 from aura_agent.config.models import ApiSettings, Config
 from aura_agent.config.settings import base_url, find_token
@@ -10,6 +11,8 @@ from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.record import Report
 from aura_agent.wrapper.options import Options
 from aura_agent.wrapper.warnings import warn
+
+_LEEWAY_S = 0.5
 
 
 def deliver(options: Options, config: Config | None, store: str, fields: dict[str, str], *, spooled: bool) -> None:
@@ -21,6 +24,8 @@ def deliver(options: Options, config: Config | None, store: str, fields: dict[st
             return
         from aura_agent.delivery.inline import Service, deliver_now
 
+        # A name server that hangs holds a thread that asyncio waits for at its end: SIGALRM doesn't.
+        signal.setitimer(signal.ITIMER_REAL, options.wait_s + _LEEWAY_S)
         api = config.api if config is not None else ApiSettings()
         service = Service(
             base_url=base_url(api, os.environ),

@@ -11,21 +11,24 @@ import errno
 import os
 from time import CLOCK_BOOTTIME, clock_gettime_ns, time_ns
 
+from aura_agent.process.environment import without_secrets
+
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable
-    from signal import SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
-    from signal import SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ
 else:
     import _signal
-    from _signal import SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
-    from _signal import SIGUSR1, SIGUSR2, SIGWINCH, SIGXFSZ
 
-from aura_agent.process.environment import without_secrets
-
-FORWARDED = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGCONT))
-TERMINATING = frozenset((SIGTERM, SIGINT, SIGHUP, SIGQUIT))
+SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP = (
+    _signal.SIGCHLD,
+    _signal.SIGCONT,
+    _signal.SIGKILL,
+    _signal.SIGSTOP,
+    _signal.SIGTSTP,
+)
+TERMINATING = frozenset((_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT))
+FORWARDED = TERMINATING | {_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, SIGTSTP, SIGCONT}
 TIMED_OUT = 124
 _SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); the terminal's are SI_KERNEL
 
@@ -160,7 +163,7 @@ class Signals:
 
     def end_with(self, leave: "Callable[[], None]") -> None:
         """From here on any signal ends us through *leave*: the job is over, what is left is only the ping."""
-        for signum in TERMINATING:
+        for signum in (*TERMINATING, _signal.SIGALRM):
             if _signal.getsignal(signum) != _signal.SIG_IGN:
                 _signal.signal(signum, lambda *_: leave())
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original)
@@ -264,7 +267,7 @@ def _spawn(
         variables,
         file_actions=[(os.POSIX_SPAWN_DUP2, source, 1 + place) for place, source in enumerate(outputs or ())],
         setsigmask=signals.original,
-        setsigdef=(SIGPIPE, SIGXFSZ),
+        setsigdef=(_signal.SIGPIPE, _signal.SIGXFSZ),
         **({"setpgroup": 0} if own_group else {}),  # type: ignore[arg-type]  # absent is not the same as None here
     )
     return Job(pid, started, own_group=own_group)

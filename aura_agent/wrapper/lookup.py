@@ -35,7 +35,10 @@ def take_job(options: Options) -> None:
 
 
 def read(flag: str | None, store: str) -> Config | None:
-    """Return the config that *flag*, the environment or its usual place names; None, with one warning, if it is broken."""
+    """Return the config that *flag*, the environment or its usual place names.
+
+    None, with one warning, if it is broken.
+    """
     try:
         path = config_path(flag, os.environ)
         return None if path is None else load_config(path, check_rules=False)

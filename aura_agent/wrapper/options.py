@@ -16,14 +16,14 @@ The exit status is the command's own.
   -j, --job NAME            take everything from this job of the config
                                                              [AURA_JOB]
   -c, --config FILE         default: /etc/aura-agent/config.toml [AURA_CONFIG]
-      --timeout D           SIGTERM to the whole process tree after D (90s, 2h30m)
+      --timeout D           SIGTERM to the whole process tree after D (90s, 2h)
       --kill-after D        SIGKILL after a further D (10s)
       --retries N           run again on failure, at most N times (0)
       --retry-delay D       wait D before each retry (10s)
       --no-overlap          if it still runs: don't run, exit 75
       --success-codes LIST  exit codes that count as success (0)
   -q, --quiet               print the job's output only if it fails
-      --attach WHAT         what goes with the ping: none, summary, output (none)
+      --attach WHAT         what goes with the ping: none, summary, output
       --tail-bytes N        how much of the output (10000)
       --no-wait             leave the ping to the outbox
       --wait D              deliver for at most D (10s)      [AURA_WAIT]

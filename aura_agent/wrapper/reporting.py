@@ -22,11 +22,12 @@ _MAX_ARGV_BYTES = 1 << 16
 
 # Names of these say nothing about the job: what they run does.
 _CARRIERS = frozenset(
-    (
-        "ash bash busybox chroot chrt csh dash doas env fish flock ionice java ksh lua mksh nice node nohup npm npx"
-        " numactl perl php pwsh python pypy ruby runuser sh setpriv setsid stdbuf su sudo systemd-run taskset tcsh"
-        " time timeout unshare uv uvx watch xargs zsh"
-    ).split()
+    {
+        *("ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "mksh", "pwsh", "sh", "tcsh", "zsh"),
+        *("java", "lua", "node", "perl", "php", "pypy", "python", "ruby", "npm", "npx", "uv", "uvx"),
+        *("chroot", "chrt", "doas", "env", "flock", "ionice", "nice", "nohup", "numactl", "runuser", "setpriv"),
+        *("setsid", "stdbuf", "su", "sudo", "systemd-run", "taskset", "time", "timeout", "unshare", "watch", "xargs"),
+    }
 )
 
 

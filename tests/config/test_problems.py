@@ -255,6 +255,13 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         '[api]\ntoken_file = "/x"\ntoken_env = "X"',
         ["config.toml:3: api.token_env: token_file is given too; keep one of them"],
     ),
+    "a name that ends with a line end": (
+        '[jobs."a\\n"]',
+        [
+            ("config.toml:1: jobs.\"a\\n\": 'a\\n' is not a job's name; use letters, digits, \".\", \"_\" and \"-\", at "
+            "most 100, the first a letter or digit")
+        ],
+    ),
     "no port": (
         '[status]\nlisten = "localhost"',
         [('config.toml:2: status.listen: "localhost" is not an address; write HOST:PORT, such as "127.0.0.1:8787" or '
@@ -264,6 +271,38 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         '[status]\nlisten = "example.com:80"',
         [('config.toml:2: status.listen: "example.com:80" is not an address; write an IP address or "localhost" before '
          "the colon")],
+    ),
+    "no such port": (
+        '[status]\nlisten = "[::1]:65536"',
+        ['config.toml:2: status.listen: "[::1]:65536" is not a port; write a number from 0 to 65535'],
+    ),
+    "a socket that the kernel wouldn't take": (
+        f'[agent]\nsocket = "/{"x" * 107}"',
+        ["config.toml:2: agent.socket: longer than 107 bytes; a socket needs a shorter path"],
+    ),
+    "a token's file without its directory": (
+        '[api]\ntoken_file = "token"',
+        ["config.toml:2: api.token_file: not an absolute path; write the path of a file that holds the token"],
+    ),
+    "a token's variable that can't be one": (
+        '[api]\ntoken_env = "MY TOKEN"',
+        ["config.toml:2: api.token_env: not a variable's name; the token itself doesn't belong in the config"],
+    ),
+    "a token where its variable belongs": (
+        f'[api]\ntoken_env = "{TOKEN}"',
+        ["config.toml:2: api.token_env: not a variable's name; the token itself doesn't belong in the config"],
+    ),
+    "nothing can be that young": (
+        (f'[jobs.a]\n{RUNNING}expect.file = {{ path = "/x", newer_than = "0s" }}\n'
+        '[jobs.b]\nevery = "1h"\nwatch.file = { path = "/x", max_age = "0s" }'),
+        [
+            'config.toml:4: jobs.a.expect.file.newer_than: nothing is newer than that; write "start" or a duration',
+            "config.toml:7: jobs.b.watch.file.max_age: no file is as young as that; write a longer duration",
+        ],
+    ),
+    "an expectation of nothing": (
+        f"[jobs.a]\n{RUNNING}expect = {{}}",
+        ["config.toml:4: jobs.a.expect: nothing is expected; write expect.file, or leave expect out"],
     ),
     "the agent's heartbeat twice": (
         f'[agent]\nheartbeat = "h"\n[jobs.a]\nheartbeat = "h"\n{RUNNING}',
@@ -323,6 +362,11 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
             ),
         ],
     ),
+    "a page for other hosts that was asked for": ('[status]\nlisten = "0.0.0.0:80"\nallow_remote = true', []),
+    "a jitter that reaches the next fire time": (
+        f'[jobs.a]\n{RUNNING}jitter = "1h"',
+        ["config.toml:4: jobs.a.jitter: is as long as every; runs may fall on the next fire time"],
+    ),
     "what summer time does": (
         '[jobs.a]\nschedule = "30 2 * * *"\ntimezone = "Europe/Berlin"\nshell = "x"',
         [
@@ -354,14 +398,16 @@ def test_further_files_add_jobs_and_inherit(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[defaults]\nretries = 2\nenv = { A = "1", B = "1" }\n[jobs.z]\n')
     (tmp_path / "conf.d" / "20.toml").write_text("[jobs.a]\nretries = 0\nenv.B = '2'\n")
     (tmp_path / "conf.d" / "10.toml").write_text("[agent]\nlog_level = 'debug'\n[jobs.b]\n")
+    for name in "dcfebahg":
+        (tmp_path / "conf.d" / f"9{name}.toml").write_text(f"[jobs.{name}{name}]")
     for ignored in ("30.toml.bak", ".40.toml"):
         (tmp_path / "conf.d" / ignored).write_text("not TOML")
 
     config = load_config(str(tmp_path / "config.toml"))
 
-    assert list(config.jobs) == ["z", "b", "a"]
+    assert list(config.jobs) == ["z", "b", "a", "aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh"]
     assert config.agent.log_level == "debug"
-    assert [job.retries for job in config.jobs.values()] == [2, 2, 0]
+    assert [config.jobs[name].retries for name in ("z", "b", "a", "hh")] == [2, 2, 0, 2]
     assert config.jobs["a"].env == {"A": "1", "B": "2"}
     assert config.jobs["b"].heartbeat == "b"
     assert list(load_config(str(tmp_path / "config.toml"), conf_d=False).jobs) == ["z"]
@@ -384,12 +430,15 @@ def test_a_file_that_is_no_text_is_told_beside_the_rest(tmp_path: Path) -> None:
     (tmp_path / "conf.d" / "binary.toml").write_bytes(b"a = 1\nb = '\xff'\n")
     (tmp_path / "conf.d" / "directory.toml").mkdir()
     os.mkfifo(tmp_path / "conf.d" / "fifo.toml")
+    (tmp_path / "conf.d" / "huge.toml").touch()
+    os.truncate(tmp_path / "conf.d" / "huge.toml", 17 * 1024**2)
     (tmp_path / "conf.d" / "link.toml").symlink_to("nowhere")
 
     assert sorted(problems(tmp_path, "[jobs.a]\nshel = 'x'")) == [
         "conf.d/binary.toml:2: not UTF-8; save the file as UTF-8",
         "conf.d/directory.toml: can't be read: it is a directory",
         "conf.d/fifo.toml: can't be read: it is not a regular file",
+        "conf.d/huge.toml: can't be read: it is larger than 16 MiB",
         "conf.d/link.toml: can't be read: No such file or directory",
         'config.toml:2: jobs.a.shel: unknown key; did you mean "shell"?',
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aura_agent.config.addresses import is_loopback, parse_listen
 from aura_agent.config.models import DEFAULT_BASE_URL, ApiSettings
 from aura_agent.config.settings import base_url, config_path, find_token, socket_path, state_dir
 from aura_agent.errors import ConfigError
@@ -183,3 +184,20 @@ def test_store_and_socket_follow_variable_config_and_user() -> None:
     assert socket_path({"AURA_SOCKET": "/a"}, "/b") == "/a"
     assert socket_path({"AURA_SOCKET": ""}, "/b") == "/b"
     assert socket_path({}, None) == "/run/aura-agent/agent.sock"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:8787", ("127.0.0.1", 8787)), ("[::1]:0", ("::1", 0)), ("localhost:80", ("localhost", 80))],
+)
+def test_an_address_to_listen_on_is_host_and_port(text: str, address: tuple[str, int]) -> None:
+    """IPv6 addresses stand in brackets, which are no part of them."""
+    assert parse_listen(text) == address
+    assert is_loopback(address[0])
+
+
+@pytest.mark.parametrize("text", ["", ":8787", "::1:8787", "127.0.0.1", "127.0.0.1:http", "1.2.3:80", "[::1]", "a b:1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    """With what to write instead."""
+    with pytest.raises(ValueError, match="write"):
+        parse_listen(text)

@@ -3,6 +3,7 @@
 import random
 from statistics import mean
 
+import pytest
 from hypothesis import given, strategies as st
 
 from aura_agent.delivery.backoff import after_retry_after_s, delay_s
@@ -23,6 +24,18 @@ def test_delay_stays_under_its_ceiling(attempts: int, seed: int) -> None:
 def test_delay_is_a_function_of_count_and_rng(attempts: int, seed: int) -> None:
     """The same seed gives the same wait."""
     assert delay_s(attempts, random.Random(seed)) == delay_s(attempts, random.Random(seed))
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ceiling_s"), [(0, 1), (1, 1), (2, 2), (3, 4), (8, 128), (9, 256), (10, 300), (500, 300)]
+)
+def test_window_doubles_up_to_five_minutes(attempts: int, ceiling_s: float) -> None:
+    """The waits fill the window of their count, and nothing beyond it."""
+    waits = [delay_s(attempts, random.Random(seed)) for seed in range(2000)]
+
+    assert max(waits) <= ceiling_s
+    assert max(waits) > 0.97 * ceiling_s
+    assert min(waits) < 0.03 * ceiling_s
 
 
 def test_ten_thousand_agents_spread_over_the_whole_window() -> None:

@@ -161,7 +161,7 @@ async def test_a_fault_keeps_to_its_target_and_its_heartbeat(
     aura.set_fault("status", target="ping", heartbeat="first")
     assert await statuses() == [500, 200, 200, 200, 200]
     aura.clear_faults()
-    aura.set_fault("status", target="api", heartbeat=second.id)
+    aura.set_fault("status", target="api", heartbeat="second")
     assert await statuses() == [200, 200, 200, 500, 200]
     aura.clear_faults()
     aura.set_fault("status", target="api")
@@ -279,6 +279,27 @@ async def test_stopping_does_not_wait_for_held_requests(kind: str, anyone: httpx
     outcome = await asyncio.wait_for(held, 20)
 
     assert isinstance(outcome, httpx.TransportError if kind == "hang" else httpx.Response)
+
+
+@pytest.mark.parametrize("kind", [None, "slow", "drop", "hang", "status"])
+async def test_a_client_that_leaves_in_mid_body_has_not_pinged(
+    aura: DevServer, anyone: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, kind: Any
+) -> None:
+    """Half a ping is none, with and without a fault, and no error of the server either."""
+    heartbeat = aura.create_heartbeat("backup")
+    if kind is not None:
+        aura.set_fault(kind, times=1)
+    path = httpx.URL(heartbeat.ping_url).path
+    _, leaving = await asyncio.open_connection("127.0.0.1", aura.port)
+    leaving.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf".encode())
+    await until(aura.requests)
+    leaving.close()
+    await leaving.wait_closed()
+    await until(lambda: not aura._listener._state.tasks, what="the end of the request")
+
+    assert aura.pings() == []
+    assert (await anyone.post(heartbeat.ping_url)).is_success
+    assert caplog.records == [record for record in caplog.records if record.name.startswith("httpx")]
 
 
 async def test_requests_tell_whether_a_token_came(

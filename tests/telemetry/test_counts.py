@@ -21,18 +21,26 @@ def test_failures_are_told_at_powers_of_two_and_at_recovery() -> None:
     """Of a thousand failures ten are told, and the recovery says how many there were."""
     repeats = Repeats()
 
-    told = [count for count in (repeats.failed("api") for _ in range(1000)) if count]
+    told = [count for count in (repeats.failed("api", float(second)) for second in range(1000)) if count]
 
     assert told == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     assert repeats.recovered("api") == 1000
     assert repeats.recovered("api") == 0
-    assert repeats.failed("api") == 1
+    assert repeats.failed("api", 1001.0) == 1
+
+
+def test_failure_after_a_long_quiet_is_news() -> None:
+    """A failure that comes back after half a day is told, though nobody noticed the recovery."""
+    repeats = Repeats()
+    told = [repeats.failed("api", at_s) for at_s in (0.0, 1.0, 2.0, 50_000.0, 50_001.0, 50_002.0)]
+
+    assert told == [1, 2, 0, 1, 2, 0]
 
 
 def test_failures_of_different_things_are_told_apart() -> None:
     """Each key has its own row, and the number of keys is bounded."""
     repeats = Repeats()
-    assert all(repeats.failed(f"key {number}") == 1 for number in range(MAX_KEYS + 5))
+    assert all(repeats.failed(f"key {number}", 0.0) == 1 for number in range(MAX_KEYS + 5))
 
     assert repeats.recovered("key 0") == 0
     assert repeats.recovered(f"key {MAX_KEYS}") == 1

@@ -87,6 +87,7 @@ def test_libraries_go_the_same_way_from_warning_on() -> None:
     child = run(
         """
 configure_logging(redactor, level="debug")
+print(logging.getLogger("httpx").level, logging.getLogger("httpcore").level)
 for name in ("httpx", "httpcore.http11", "asyncio", "uvicorn.access", "other"):
     logging.getLogger(name).debug("GET %s", URL)
     logging.getLogger(name).info("GET %s", URL)
@@ -103,6 +104,7 @@ asyncio.run(forgotten())
     )
 
     httpx_line, other, asyncio_line = lines(child)
+    assert child.stdout == "30 30\n"
     assert (httpx_line["library"], httpx_line["level"], httpx_line["text"]) == (
         "httpx",
         "warning",

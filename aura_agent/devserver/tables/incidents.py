@@ -47,7 +47,7 @@ def resolve_for_heartbeat(db: sqlite3.Connection, heartbeat_id: str, now_us: int
 
 def find(db: sqlite3.Connection, organization_id: str, incident_id: str) -> Incident | None:
     row = db.execute(
-        f"SELECT {_COLUMNS} FROM incidents WHERE id = ? AND organization_id = ?",  # noqa: S608  # a constant
+        f"SELECT {_COLUMNS} FROM incidents WHERE id = ? AND organization_id = ?",  # a constant
         (incident_id, organization_id),
     ).fetchone()
     return None if row is None else Incident(*row)
@@ -56,7 +56,7 @@ def find(db: sqlite3.Connection, organization_id: str, incident_id: str) -> Inci
 def page_of(db: sqlite3.Connection, organization_id: str, page: Page) -> list[Incident]:
     """Return *page* and one row more."""
     rows = db.execute(
-        f"SELECT {_COLUMNS} FROM incidents WHERE organization_id = ? AND (created_us, id) < (?, ?)"  # noqa: S608
+        f"SELECT {_COLUMNS} FROM incidents WHERE organization_id = ? AND (created_us, id) < (?, ?)"
         " ORDER BY created_us DESC, id DESC LIMIT ?",
         (organization_id, page.before_us, page.before_id, page.limit + 1),
     )
@@ -65,4 +65,4 @@ def page_of(db: sqlite3.Connection, organization_id: str, page: Page) -> list[In
 
 def all_of(db: sqlite3.Connection) -> list[Incident]:
     """Return every incident, oldest first."""
-    return [Incident(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM incidents ORDER BY created_us, rowid")]  # noqa: S608
+    return [Incident(*row) for row in db.execute(f"SELECT {_COLUMNS} FROM incidents ORDER BY created_us, rowid")]
