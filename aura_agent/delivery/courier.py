@@ -73,8 +73,6 @@ class Courier:
             idle_s = SPOOL_S if claim.next_due_s is None else min(SPOOL_S, claim.next_due_s)
             if len(self._under_way) >= self._limit:
                 idle_s = SPOOL_S  # an attempt that ends wakes us
-            if self._ending:
-                return
             try:
                 async with asyncio.timeout(idle_s):
                     await self._wake.wait()

@@ -52,8 +52,9 @@ class Resolver:
         self.problem = ""
 
     def use(self, open_client: ClientFactory | None) -> None:
-        """Ask the API by another way from now on: a reload may have brought another token."""
+        """Ask the API by another way from now on, and anew for what it didn't know: a reload follows a change."""
         self._open_client = open_client
+        self._listed_boot_ns = None
 
     async def resolve(self, unresolved: Sequence[Unresolved]) -> None:
         """Give each stream its heartbeat and ping URL, or postpone it with the reason. Raises StoreError."""

@@ -382,7 +382,7 @@ class Outbox:
             )
 
     def unpark(self) -> None:
-        """Try at once what is parked, or was not tried yet: an agent that starts or reloads may find the cause mended."""
+        """Try at once what is parked or was not tried yet: before a start or reload, people mend things."""
         with transaction(self._connection):
             self._connection.execute(
                 "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, parked = 0"
