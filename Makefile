@@ -34,6 +34,9 @@ test-container: $(READY) ## the images and manifests in podman (root; installs w
 	tests/deploy/setup.sh
 	$(BIN)/python -m pytest -m container tests/deploy $(ARGS)
 
+bench: $(READY) ## what aura-run adds to a job, as ratios to a bare Python start
+	$(BIN)/python bench/wrapper.py
+
 format: $(READY) ## rewrite the sources as ruff formats them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
