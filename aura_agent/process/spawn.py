@@ -158,10 +158,11 @@ def _popen(
 
 
 def _translate(exc: OSError, path: str, account: Account | None, cwd: str) -> SpawnFailed:
-    """Say what failed: subprocess names *cwd* for all that goes wrong before the exec, else the program."""
+    """Say what failed: subprocess names *cwd* (3.13: nothing) for what goes wrong before the exec, else the program."""
     as_whom = f" for user {account.name}" if account is not None and account.switch else ""
     text: str
-    if exc.filename == cwd and exc.errno in {errno.EPERM, errno.EINVAL, errno.EAGAIN}:
+    before_exec = exc.filename == cwd or (exc.filename is None and exc.errno == errno.EPERM)
+    if as_whom and before_exec and exc.errno in {errno.EPERM, errno.EINVAL, errno.EAGAIN}:
         text = f"can't become{as_whom.removeprefix(' for')}: {exc.strerror}; the agent must run as root for that"
     elif exc.filename == cwd:
         text = f"can't enter the working directory {cwd}: {exc.strerror}"
