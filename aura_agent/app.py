@@ -2,6 +2,9 @@
 
 Stop order: no new runs; running jobs get their grace; what they report is flushed for a bounded time; the sockets
 close; the outbox closes last. What is not delivered by then stays on disk. A second signal cuts every grace short.
+
+No part of it dies unnoticed: background work that ends by itself ends the daemon, in the same order but with an error,
+so that its supervisor starts it anew.
 """
 
 import asyncio
@@ -10,8 +13,8 @@ import os
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from aura_agent.api import ApiError
@@ -29,10 +32,10 @@ from aura_agent.delivery.inline import Service
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import ClientFactory, Resolver
-from aura_agent.errors import StoreError
+from aura_agent.errors import AuraError, DaemonError, StoreError
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report import boots, places, spool
+from aura_agent.report import boots, places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
 from aura_agent.telemetry.counts import Counts
@@ -61,21 +64,65 @@ async def run_agent(config: Config, load: Callable[[], Config], redactor: Redact
 
     *redactor* learns each secret that the daemon does, so that no log line can hold one.
     """
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    signals = _Signals()
     loop = asyncio.get_running_loop()
-
-    def on_stop() -> None:
-        (hurry if stop.is_set() else stop).set()
-
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, on_stop)
+        loop.add_signal_handler(signum, signals.on_stop)
+    loop.add_signal_handler(signal.SIGHUP, signals.reload.set)  # one that comes early is heard once all is built
     notifier = Notifier.from_environ(os.environ)
-    async with _built(config, load, notifier, redactor) as daemon:
-        loop.add_signal_handler(signal.SIGHUP, daemon.reload_soon)
+    async with _built(config, load, notifier, redactor, signals) as daemon:
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
-        await stop.wait()
+        await signals.stop.wait()
         notifier.stopping()
-        await daemon.stop(hurry)
+        await daemon.stop(signals.hurry)
+        if daemon.agent.crashed:
+            raise DaemonError(f"{daemon.agent.crashed}: the log says more")
+
+
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    """What the daemon was told; a crash of its own stops it too. *hurry*: it was told to stop a second time."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def on_stop(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+class _Vitals:
+    """The background work without which the daemon would only look alive."""
+
+    def __init__(self, agent: Agent, observer: Observer, stop: asyncio.Event) -> None:
+        self._agent = agent
+        self._observer = observer
+        self._stop = stop
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.append(task)
+        self.watch(task)
+        return task
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        """An exception of *task* ends the daemon."""
+        task.add_done_callback(self._landed)
+
+    async def ended(self, *, but: asyncio.Task[None]) -> None:
+        """Cancel all of it *but* one, and wait until that has ended too."""
+        for task in self._tasks:
+            if task is not but:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (problem := task.exception()) is None:
+            return
+        self._agent.crashed = f"the {task.get_name()} has crashed ({type(problem).__name__})"
+        self._observer.note("agent.crashed", task=task.get_name(), exc_info=problem)
+        self._stop.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,56 +132,43 @@ class _Daemon:
     agent: Agent
     parts: Parts
     reports: ReportServer
-    notifier: Notifier
-    directory: str
-    working: list[asyncio.Task[None]]
-    reloading: list[asyncio.Task[None]] = field(default_factory=list)
-
-    def reload_soon(self) -> None:
-        """Reload beside what is going on."""
-        self.reloading.append(asyncio.create_task(self._reload(), name="reload"))
-
-    async def _reload(self) -> None:
-        self.notifier.reloading()
-        try:
-            problem = await self.agent.reload()
-        except StoreError as trouble:
-            problem = str(trouble)
-        self.notifier.ready(f"config rejected: {problem}" if problem else f"{len(self.agent.config.jobs)} jobs")
+    vitals: _Vitals
+    scheduling: asyncio.Task[None]
+    delivering: asyncio.Task[None]
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """End in order; *hurry* cuts the graces short."""
         parts, settings = self.parts, self.agent.config.agent
         self.agent.stopping = True
         parts.observer.note("agent.stopping", running=parts.runner.count)
-        scheduler, _, *others = self.working
-        for task in (scheduler, *others):
-            task.cancel()
+        parts.scheduler.end()
+        await asyncio.wait({self.scheduling})
         await parts.watcher.close()
         hurrying = asyncio.create_task(_hurry(hurry, parts.runner), name="hurry")
         await parts.runner.finish(settings.stop_grace)
         hurrying.cancel()
         await self.reports.close()
         parts.courier.end()
-        await asyncio.gather(*self.working, *self.reloading, return_exceptions=True)
-        for report in parts.runner.unrecorded:
-            _spool(self.directory, report)
-        if hurry.is_set():
-            await parts.courier.abandon()
-        else:
+        await self.vitals.ended(but=self.delivering)
+        if not hurry.is_set():
             flush = asyncio.create_task(parts.courier.drain(settings.flush_timeout, retry=False), name="flush")
             hurried = asyncio.create_task(hurry.wait(), name="hurried")
             await asyncio.wait({flush, hurried}, return_when=asyncio.FIRST_COMPLETED)
-            hurried.cancel()
-            flush.cancel()
-            await asyncio.gather(flush, return_exceptions=True)
-        left = await parts.worker.call(Outbox.waiting_count)
+            for task in (flush, hurried):
+                task.cancel()
+            await asyncio.gather(flush, hurried, return_exceptions=True)
+        await parts.courier.abandon()
+        try:
+            left = await parts.worker.call(Outbox.waiting_count)
+        except Exception as problem:  # noqa: BLE001  # a store that can't be read now was none to deliver from either
+            parts.observer.note("store.failed", error=type(problem).__name__)
+            left = None
         parts.observer.note("agent.stopped", waiting=left)
 
 
 @asynccontextmanager
 async def _built(
-    config: Config, load: Callable[[], Config], notifier: Notifier, redactor: Redactor
+    config: Config, load: Callable[[], Config], notifier: Notifier, redactor: Redactor, signals: _Signals
 ) -> AsyncIterator[_Daemon]:
     """Build everything, start it, and take it down in the reverse order."""
     clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
@@ -143,9 +177,9 @@ async def _built(
     hostname, boot_id = os.uname().nodename, boots.current_boot_id()
     async with AsyncExitStack() as stack:
         outbox = open_outbox(directory, "daemon")
+        _take_lock(directory, stack)
         worker = OutboxWorker(outbox)
         stack.push_async_callback(worker.close)
-        _take_lock(directory, stack)
         await worker.call(Outbox.release_dead_daemon)
         await worker.call(Outbox.unpark)
         for job in await worker.call(Outbox.lose_open_runs):
@@ -180,30 +214,30 @@ async def _built(
             )
             courier.wake()
 
-        runner = Runner(worker, clock, observer, boot_id, accepted)
+        runner = Runner(worker, directory, clock, observer, boot_id, accepted)
         watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
         scheduler = Scheduler(worker, clock, observer, boot_id)
         await scheduler.load()
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, clock, observer)
         agent = Agent(parts, config, load, connect, hostname)
         agent.apply(config)
-        reports = ReportServer(Desk(worker, clock, observer, lambda: agent.config, accepted))
-        await _listen(agent, reports, counts, observer, stack)
-        working = [
-            asyncio.create_task(scheduler.run(), name="scheduler"),
-            asyncio.create_task(courier.run(), name="courier"),
-            asyncio.create_task(_relist_daily(resolver, rng), name="listing"),
-            asyncio.create_task(_feed_watchdog(notifier, agent), name="watchdog"),
-        ]
+        reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted))
+        vitals = _Vitals(agent, observer, signals.stop)
+        await _listen(agent, reports, vitals, counts, observer, stack)
+        scheduling = vitals.start(scheduler.run(), "scheduler")
+        delivering = vitals.start(courier.run(), "courier")
+        vitals.start(_relist_daily(resolver, rng), "daily listing")
+        vitals.start(_feed_watchdog(notifier, agent), "watchdog")
+        vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
-        yield _Daemon(agent, parts, reports, notifier, directory, working)
+        yield _Daemon(agent, parts, reports, vitals, scheduling, delivering)
 
 
 async def _listen(
-    agent: Agent, reports: ReportServer, counts: Counts, observer: Observer, stack: AsyncExitStack
+    agent: Agent, reports: ReportServer, vitals: _Vitals, counts: Counts, observer: Observer, stack: AsyncExitStack
 ) -> None:
-    """Open the sockets. Raises StoreError: one can't be had."""
-    places_ = sockets(agent.config)
+    """Open the sockets. Raises DaemonError: one can't be had."""
+    paths, status_address = sockets(agent.config), agent.config.status.listen
 
     def control() -> Callable[..., object]:
         from aura_agent.web.control import control_app
@@ -215,20 +249,27 @@ async def _listen(
 
         return status_app(agent, counts)
 
-    try:
-        control_server = LazyServer(bind_socket(places_.control, 0o600), control)
+    with _listening_on(paths.control):
+        control_server = LazyServer(bind_socket(paths.control, 0o600), control, vitals.watch)
         control_server.listen()
         stack.push_async_callback(control_server.close)
-        await reports.listen(places_.reports)
-        if agent.config.status.listen is not None:
-            bound = _bind_tcp(agent.config.status.listen)
-            page = LazyServer(bound, status)
+    with _listening_on(paths.reports):
+        await reports.listen(paths.reports)
+    if status_address is not None:
+        with _listening_on(status_address):
+            bound = _bind_tcp(status_address)
+            page = LazyServer(bound, status, vitals.watch)
             await page.start()
             stack.push_async_callback(page.close)
-            observer.note("status.listening", port=bound.getsockname()[1])
+        observer.note("status.listening", port=bound.getsockname()[1])
+
+
+@contextmanager
+def _listening_on(where: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as problem:
-        where = problem.filename or agent.config.status.listen
-        raise StoreError(f"can't listen on {where}: {problem.strerror}: is another daemon running?") from problem
+        raise DaemonError(f"can't listen on {where}: {problem.strerror or problem}") from problem
 
 
 async def _hurry(hurry: asyncio.Event, runner: Runner) -> None:
@@ -242,8 +283,21 @@ async def _relist_daily(resolver: Resolver, rng: random.Random) -> None:
         await asyncio.sleep(_RELIST_S * rng.uniform(0.75, 1.25))
         try:
             await resolver.list_anew()
-        except ApiError:
-            continue
+        except (ApiError, StoreError):
+            continue  # what is known stays, and what needs the list asks for it
+
+
+async def _reload_when_told(notifier: Notifier, agent: Agent, told: asyncio.Event) -> None:
+    """Reload on each SIGHUP, one after the other."""
+    while True:
+        await told.wait()
+        told.clear()
+        notifier.reloading()
+        try:
+            problem = await agent.reload()
+        except AuraError as trouble:
+            problem = str(trouble)
+        notifier.ready(f"config rejected: {problem}" if problem else f"{len(agent.config.jobs)} jobs")
 
 
 async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
@@ -278,12 +332,3 @@ def _bind_tcp(listen: str) -> socket.socket:
         bound.close()
         raise
     return bound
-
-
-def _spool(directory: str, report: Report) -> None:
-    from aura_agent.report import wire
-
-    try:
-        spool.write(directory, report.run_id, wire.encode("run", report.to_fields()))
-    except OSError:
-        pass  # the disk takes nothing, neither here nor there; it has been logged

@@ -11,9 +11,11 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -21,13 +23,14 @@ from rich.text import Text
 
 from aura_agent.clock import SystemClock
 from aura_agent.devserver.server import DevServer
+from aura_agent.errors import AuraError
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 
 CRON, EVERY, FAILING, BACKUP = "cron", "interval", "failing", "backup"
-_QUIET_S, _OUTAGE_S, _DRAIN_S, _STOP_S = 9.0, 10.0, 20.0, 15.0
+_QUIET_S, _OUTAGE_S, _DRAIN_S, _STOP_S = 9.0, 10.0, 18.0, 12.0  # with start-up, less than a minute in all
 
 _CONFIG = """\
 [api]
@@ -82,36 +85,72 @@ class Row:
         return self.successes > 0 and self.reached and self.waiting == 0
 
 
-async def run_demo(*, keep: bool) -> bool:
-    """Show it all; return whether every promise was kept. Raises AuraError."""
+async def run_demo(*, keep: bool, as_json: bool = False) -> bool:
+    """Show it all; return whether every promise was kept. Raises AuraError: it was interrupted, or the daemon ended.
+
+    With *as_json* stdout gets the account alone, as an array of objects.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(signum, stop.set)
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aura-demo-")))
         server = DevServer()
         await server.start()
         stack.push_async_callback(server.stop)
-        show = _Show()
+        show = _Show(sys.stderr if as_json else sys.stdout)
         show.say(f"An embedded Aura listens at {server.base_url}")
         for name in (CRON, EVERY, FAILING, BACKUP):
             server.create_heartbeat(name, expected_interval=60, grace_period=60)
         environment = _prepare(home, server)
         daemon = await _start_daemon(environment)
-        stack.push_async_callback(_end, daemon)
         watching = asyncio.create_task(show.follow(daemon), name="log")
-        await _story(show, server, environment, home, keep=keep)
+        stack.push_async_callback(_end, daemon)
+        if not await _unless(stop, daemon, _story(show, server, environment, home)):
+            raise DemoEnded(
+                "interrupted" if stop.is_set() else "the daemon has ended by itself: see what it said above"
+            )
         if keep:
-            await daemon.wait()
+            show.say(f"Left running. API: {server.base_url}  token: {server.token}")
+            show.say(f"Try, in another terminal: AURA_CONFIG={home}/config.toml aura-agent status   (Ctrl-C ends this)")
+            await _unless(stop, daemon, asyncio.Event().wait())
         else:
-            show.say("The daemon is told to stop: no new runs, a last flush, the rest stays on disk")
-            daemon.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(_STOP_S):
-                await daemon.wait()
+            await _drained(server, home)
+        show.say("The daemon is told to stop: no new runs, a last flush, the rest stays on disk")
+        await _end(daemon)
         await watching
-        rows = _account(home, server)
-    _print_account(rows)
-    return all(row.good for row in rows)
+        rows, left = _account(home, server)
+    if as_json:
+        print(json.dumps([{**asdict(row), "good": row.good} for row in rows], indent=2))
+    else:
+        _print_account(rows)
+    return left == 0 and all(row.good for row in rows)
 
 
-async def _story(show: "_Show", server: DevServer, environment: dict[str, str], home: Path, *, keep: bool) -> None:
+class DemoEnded(AuraError):
+    """The demo has ended before its end."""
+
+
+async def _unless(
+    stop: asyncio.Event, daemon: asyncio.subprocess.Process, work: Coroutine[object, object, object]
+) -> bool:
+    """Do *work*; False: it was cut short, since we were told to stop or the daemon ended."""
+    working = asyncio.ensure_future(work)
+    ends = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(daemon.wait())]
+    await asyncio.wait([working, *ends], return_when=asyncio.FIRST_COMPLETED)
+    complete = working.done()
+    for task in (working, *ends):
+        task.cancel()
+    await asyncio.gather(*ends, return_exceptions=True)
+    if complete:
+        await working
+    else:
+        await asyncio.gather(working, return_exceptions=True)
+    return complete
+
+
+async def _story(show: "_Show", server: DevServer, environment: dict[str, str], home: Path) -> None:
     await asyncio.sleep(_QUIET_S / 2)
     await _run_by_hand(show, environment, home)
     await asyncio.sleep(_QUIET_S / 2)
@@ -119,14 +158,14 @@ async def _story(show: "_Show", server: DevServer, environment: dict[str, str], 
     await server.refuse()
     await asyncio.sleep(_OUTAGE_S / 2)
     await _run_by_hand(show, environment, home)
-    await _run(["queue", "list"], environment, home)
+    await show.run([sys.executable, "-m", "aura_agent", "queue", "list"], environment, home)
     await asyncio.sleep(_OUTAGE_S / 2)
     await server.accept()
     show.say("Aura is back: the queue drains, the newest success of each heartbeat first and last")
-    if keep:
-        show.say(f"Left running. API: {server.base_url}  token: {server.token}")
-        show.say(f"Try, in another terminal: AURA_CONFIG={home}/config.toml aura-agent status   (Ctrl-C ends this)")
-        return
+
+
+async def _drained(server: DevServer, home: Path) -> None:
+    """Wait until what waited has been heard of, for a bounded time."""
     deadline = time.monotonic() + _DRAIN_S
     heard = len(server.pings())
     while time.monotonic() < deadline and (  # noqa: ASYNC110  # looks at another process's store
@@ -138,9 +177,19 @@ async def _story(show: "_Show", server: DevServer, environment: dict[str, str], 
 class _Show:
     """Prints what happens as it happens, each line with the seconds since the start."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._console = Console(file=stream, highlight=False)
         self._started = time.monotonic()
+
+    async def run(self, command: list[str], environment: dict[str, str], home: Path) -> int:
+        """Run *command* as a user would, with its output among ours; return its exit status."""
+        process = await asyncio.create_subprocess_exec(*command, env=environment, cwd=home, stdout=self._stream)
+        try:
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.terminate()
 
     def say(self, text: str) -> None:
         self._print(Text(text, style="bold"))
@@ -192,30 +241,34 @@ def _prepare(home: Path, server: DevServer) -> dict[str, str]:
 
 async def _start_daemon(environment: dict[str, str]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "aura_agent", "run", env=environment, stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "aura_agent", "run"),
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C and a closed terminal are for us, and we tell it to stop
     )
 
 
 async def _run_by_hand(show: _Show, environment: dict[str, str], home: Path) -> None:
     show.say("$ aura-run -- ./backup.sh")
     program = "from aura_agent.wrapper.main import main; main()"
-    wrapper = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, "--", "./backup.sh", env=environment, cwd=home
-    )
-    show.say(f"  exit status {await wrapper.wait()}")
-
-
-async def _run(arguments: list[str], environment: dict[str, str], home: Path) -> None:
-    command = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "aura_agent", *arguments, env=environment, cwd=home
-    )
-    await command.wait()
+    status = await show.run([sys.executable, "-c", program, "--", "./backup.sh"], environment, home)
+    show.say(f"  exit status {status}")
 
 
 async def _end(daemon: asyncio.subprocess.Process) -> None:
-    if daemon.returncode is None:
-        daemon.kill()
-        await daemon.wait()
+    """Tell the daemon to stop; kill it if it doesn't."""
+    if daemon.returncode is not None:
+        return
+    try:
+        daemon.terminate()
+        async with asyncio.timeout(_STOP_S):
+            await daemon.wait()
+    except (TimeoutError, ProcessLookupError):
+        pass
+    finally:
+        if daemon.returncode is None:
+            daemon.kill()
+            await daemon.wait()
 
 
 def _open(home: Path) -> Outbox:
@@ -230,11 +283,12 @@ def _waiting(home: Path) -> int:
         outbox.close()
 
 
-def _account(home: Path, server: DevServer) -> list[Row]:
-    """Return what became of each heartbeat, from the store's record and from what Aura received."""
+def _account(home: Path, server: DevServer) -> tuple[list[Row], int]:
+    """Return what became of each heartbeat, from the store's record and what Aura received, and how many pings wait."""
     outbox = _open(home)
     try:
         runs, entries = run_rows(outbox, limit=10_000), queue_rows(outbox, ended=True, limit=10_000)
+        left = outbox.waiting_count()
     finally:
         outbox.close()
     rows = []
@@ -254,7 +308,7 @@ def _account(home: Path, server: DevServer) -> list[Row]:
                 reached=newest is not None and any(ping.at >= newest for ping in pings),
             )
         )
-    return rows
+    return rows, left
 
 
 def _print_account(rows: list[Row]) -> None:

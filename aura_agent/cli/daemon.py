@@ -8,7 +8,7 @@ import click
 
 from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table
 from aura_agent.config.settings import config_path
-from aura_agent.errors import DaemonError
+from aura_agent.errors import ConfigError, DaemonError
 from aura_agent.report import places
 from aura_agent.units import format_duration
 
@@ -34,6 +34,8 @@ def status(config_file: str | None, as_json: bool) -> None:
     )
     if state["config_problem"]:
         click.echo(f"the config on disk is broken, the former one is in force: {state['config_problem']}")
+    if state["needs_restart"]:
+        click.echo(f"only a restart makes the config's new values hold for {', '.join(state['needs_restart'])}")
     for problem in state["problems"]:
         click.echo(f"problem: {problem}")
     print_table(
@@ -53,47 +55,56 @@ def trigger(job: str, config_file: str | None, as_json: bool) -> None:
     Example: aura-agent trigger backup
     """
     answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/trigger")
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"{job}: started as run {answer['run']}" if answer["run"] != "looking" else f"{job}: looked at")
+    said = f"{job}: looked at" if answer["run"] == "looking" else f"{job}: started as run {answer['run']}"
+    _tell(answer, said, as_json=as_json)
 
 
 @click.command()
 @click.argument("job")
 @config_option
-def pause(job: str, config_file: str | None) -> None:
+@json_option
+def pause(job: str, config_file: str | None, as_json: bool) -> None:
     """Let JOB's fire times pass until it is resumed, also over restarts.
 
     Aura goes on waiting for its pings: pause the heartbeat there too if it should not alarm.
 
     Example: aura-agent pause backup
     """
-    _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/pause")
-    click.echo(f"{job}: paused; its heartbeat in Aura is not, and will alarm when no ping comes")
+    answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/pause")
+    _tell(answer, f"{job}: paused; its heartbeat in Aura is not, and will alarm when no ping comes", as_json=as_json)
 
 
 @click.command()
 @click.argument("job")
 @config_option
-def resume(job: str, config_file: str | None) -> None:
+@json_option
+def resume(job: str, config_file: str | None, as_json: bool) -> None:
     """End JOB's pause; fire times that passed meanwhile are not made up for.
 
     Example: aura-agent resume backup
     """
-    _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/resume")
-    click.echo(f"{job}: resumed")
+    answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/resume")
+    _tell(answer, f"{job}: resumed", as_json=as_json)
 
 
 @click.command()
 @config_option
-def reload(config_file: str | None) -> None:
+@json_option
+def reload(config_file: str | None, as_json: bool) -> None:
     """Make the running daemon read its config anew; if it is broken, the old one stays in force.
 
     Example: aura-agent reload
     """
     answer = _ask(config_file, "POST", "/reload")
-    click.echo(f"reloaded: {answer['jobs']} jobs")
+    later = f"; only a restart changes {', '.join(answer['needs_restart'])}" if answer["needs_restart"] else ""
+    _tell(answer, f"reloaded: {answer['jobs']} jobs{later}", as_json=as_json)
+
+
+def _tell(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(sentence)
 
 
 def _ask(config_file: str | None, method: str, path: str) -> dict[str, Any]:
@@ -123,9 +134,15 @@ def _control_socket(config_file: str | None) -> str:
 
 
 def _configured_socket(path: str) -> str | None:
-    """Return ``agent.socket`` of the file at *path*, however broken the rest is: the daemon runs on the old one."""
+    """Return ``agent.socket`` of the config at *path*, however broken the rest is: the daemon runs on the old one."""
     import tomllib
 
+    from aura_agent.config.load import load_config
+
+    try:
+        return load_config(path, check_rules=False).agent.socket
+    except ConfigError:
+        pass
     try:
         with open(path, "rb") as file:
             said = tomllib.load(file)["agent"]["socket"]

@@ -86,7 +86,20 @@ def main() -> None:
     except OSError as problem:
         where = f"{problem.filename}: " if problem.filename else ""
         _leave(f"{where}{problem.strerror or problem}", 1)
+    except Exception as problem:
+        if sys.excepthook is not sys.__excepthook__:
+            raise  # the daemon's log takes it, with the traceback and without secrets
+        _leave(_unforeseen(problem), 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _unforeseen(problem: Exception) -> str:
+    """Return what to report of an error of ours; its own text is left out, as it may hold a secret."""
+    traceback, where = problem.__traceback__, ""
+    while traceback is not None:
+        where = f"{os.path.basename(traceback.tb_frame.f_code.co_filename)}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return f"an error that nobody foresaw: {type(problem).__name__} at {where}; please report it with the command"
 
 
 def _leave(text: str, status: int) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from dataclasses import asdict
 from typing import Self
 
@@ -18,16 +19,22 @@ from aura_agent.cli.settings import (
     service,
 )
 from aura_agent.config.models import Config
+from aura_agent.daemon.figures import leased_count
 from aura_agent.outbox.queries import queue_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.units import format_duration
 
 _FLUSH_TIMEOUT_S = 600.0
+_OTHERS_S = 30.0  # no attempt takes longer; a lease that outlasts this is a dead process's
+_LOOK_AGAIN_S = 0.2
 
 
 @click.group()
 def queue() -> None:
-    """The outbox: pings that wait, and what became of the others."""
+    """The outbox: pings that wait, and what became of the others.
+
+    Example: aura-agent queue list --all
+    """
 
 
 @queue.command("list")
@@ -92,6 +99,11 @@ async def _flush(config: Config, *, quiet: bool) -> int:
     with _Progress(outbox.waiting_count(), quiet=quiet) as progress:
         async with courier_for(outbox, service(config), progress) as (courier, worker):
             await courier.drain(_FLUSH_TIMEOUT_S, retry=False)
+            # What the daemon is sending at this moment isn't left: see how that ends, and what comes after it.
+            deadline = time.monotonic() + _OTHERS_S
+            while await worker.call(leased_count) and time.monotonic() < deadline:  # another process
+                await asyncio.sleep(_LOOK_AGAIN_S)
+                await courier.drain(_FLUSH_TIMEOUT_S, retry=False)
             return await worker.call(Outbox.waiting_count)
 
 

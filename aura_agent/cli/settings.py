@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,6 +14,12 @@ from aura_agent.config.settings import base_url, config_path, find_token
 from aura_agent.delivery.inline import Service
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report import places
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_NARROW_COLUMNS = 90  # a table of half a dozen columns is torn to shreds in fewer
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -58,22 +64,39 @@ def print_json(value: object) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """Print *rows* for people: a table, or the line *empty*."""
+    """Print *rows* for people: a table, on a narrow terminal a few lines per row, or the line *empty*."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    rows = list(rows)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    if table.row_count:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=1000)  # piped, a table is as wide as it needs to be: grep and awk want whole cells
+    console = Console()
+    if not rows:
+        click.echo(empty)
+    elif not console.is_terminal:
+        # Piped, a table is as wide as it needs to be: grep and awk want whole cells.
+        Console(width=1000).print(table)
+    elif console.width >= _NARROW_COLUMNS or _width(console, table) <= console.width:
         console.print(table)
     else:
-        click.echo(empty)
+        for first, *others in rows:
+            console.print(Text(first, style="bold"))
+            for column, cell in zip(columns[1:], others, strict=True):
+                if cell:
+                    console.print(Text(f"  {column}: {cell}"))
+
+
+def _width(console: "Console", table: "Table") -> int:
+    """Return how many columns *table* would like to have."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
 def local(at: datetime | str | None) -> str:

@@ -3,6 +3,7 @@
 Built by ``aura_agent.app``; the control socket, the status page and signals all speak to this.
 """
 
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from aura_agent import __version__
 from aura_agent.clock import Clock
 from aura_agent.config.models import Config, Job
+from aura_agent.daemon.figures import last_successes, oldest_waiting_s
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
@@ -29,6 +31,12 @@ from aura_agent.watch.condition import Condition
 
 OWN_HEARTBEAT = "aura-agent itself"
 _OWN_EVERY_S = 60.0
+# What is bound, opened or set up once: a reload can't change it.
+_AT_START = (
+    *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "log_level")),
+    *(("status", key) for key in ("listen", "allow_remote")),
+    ("api", "allow_insecure"),
+)
 _LOOP_SLOW_S = 120.0  # the scheduler looks up every 30 s; four times that means that it is stuck
 
 
@@ -65,10 +73,12 @@ class Agent:
         self._connect = connect
         self._load = load
         self._hostname = hostname
+        self._started_with = config
         self.config = config
         self.config_problem = ""
         self.started_at = parts.clock.read().wall
         self.stopping = False
+        self.crashed = ""  # what of the background work has ended that never should
 
     def apply(self, config: Config) -> None:
         """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force."""
@@ -92,17 +102,34 @@ class Agent:
 
         What is parked is tried again: whoever reloads may have mended the cause. Raises StoreError.
         """
+        problem: Exception
         try:
             self.apply(self._load())
-        except AuraError as problem:
-            self.config_problem = str(problem)
-            self._parts.observer.note("config.refused", error=str(problem))
+        except AuraError as exc:
+            problem = exc
+        except Exception as exc:  # noqa: BLE001  # no config, however odd, may take the running one down
+            problem = AuraError(f"the config can't be used: {type(exc).__name__}: {exc}")
         else:
             self.config_problem = ""
-            self._parts.observer.note("config.loaded", jobs=len(self.config.jobs))
+            needs_restart = self.needs_restart()
+            self._parts.observer.note(
+                "config.loaded", jobs=len(self.config.jobs), needs_restart=", ".join(needs_restart) or None
+            )
             await self._parts.worker.call(Outbox.unpark)
             self._parts.courier.wake()
+            return ""
+        self.config_problem = str(problem)
+        self._parts.observer.note("config.refused", error=str(problem))
         return self.config_problem
+
+    def needs_restart(self) -> list[str]:
+        """Return the keys that the config in force has other values for than those we were started with."""
+        then, now = self._started_with, self.config
+        return [
+            f"{section}.{key}"
+            for section, key in _AT_START
+            if getattr(getattr(then, section), key) != getattr(getattr(now, section), key)
+        ]
 
     def trigger(self, name: str) -> str:
         """Run the job now, beside its schedule; return the run's id, or why there is none. Raises KeyError."""
@@ -122,14 +149,21 @@ class Agent:
 
     def unhealthy(self) -> str:
         """Return what keeps the agent from doing its work, empty if nothing does."""
-        asleep_s = (self._parts.clock.read().boot_ns - self._parts.scheduler.looked_boot_ns) / 1e9
+        asleep_s = asyncio.get_running_loop().time() - self._parts.scheduler.looked_s
         if asleep_s > _LOOP_SLOW_S:
             return f"the scheduler has not looked up for {asleep_s:.0f} s"
-        return self._parts.courier.store_problem
+        return (
+            self.crashed
+            or self._parts.courier.store_problem
+            or self._parts.scheduler.store_problem
+            or self._parts.runner.store_problem
+        )
 
     async def snapshot(self) -> dict[str, Any]:
         """Return the agent's state for people and programs: plain values, no secrets. Raises StoreError."""
         counts = await self._parts.worker.call(state_counts)
+        oldest_s = await self._parts.worker.call(oldest_waiting_s)
+        successes = await self._parts.worker.call(last_successes)
         last_runs = await self._parts.worker.call(
             lambda outbox: {name: run_rows(outbox, job=name, limit=1) for name in self.config.jobs}
         )
@@ -169,7 +203,10 @@ class Agent:
             "healthy": not self.unhealthy(),
             "problems": [text for text in (self.unhealthy(), self._parts.resolver.problem) if text],
             "config_problem": self.config_problem,
+            "needs_restart": self.needs_restart(),
             "queue": counts,
+            "oldest_waiting_s": round(oldest_s, 3),
+            "last_successes": successes,
             "in_flight": self._parts.courier.in_flight,
             "jobs": jobs,
         }

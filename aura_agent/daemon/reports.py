@@ -5,9 +5,11 @@ means that wrapper and outcome are gone: the run is lost. Anybody may connect; t
 """
 
 import asyncio
+import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from aura_agent.clock import Clock
@@ -17,7 +19,7 @@ from aura_agent.daemon.peers import Peer, may_report, peer_of
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report import wire
+from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
 
 MAX_CONNECTIONS = 2000
@@ -25,9 +27,13 @@ MAX_CONNECTIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What it takes to judge and keep a report. *config* returns the one in force; *accepted* hears of new reports."""
+    """What it takes to judge and keep a report. *config* returns the one in force; *accepted* hears of new reports.
+
+    *directory* is the store's, for the spool.
+    """
 
     worker: OutboxWorker
+    directory: str
     clock: Clock
     observer: Observer
     config: Callable[[], Config]
@@ -38,6 +44,18 @@ class Desk:
         if await self.worker.accept(report):
             self.accepted(report)
 
+    async def conclude(self, lost: Report) -> None:
+        """Keep *lost* unless its run's outcome is known by now; it may have reached the spool."""
+        try:
+            await self.worker.call(lambda outbox: outbox.take_spool())
+            await self.accept(lost)
+        except StoreError as problem:
+            self.observer.note("store.failed", error=str(problem))
+            try:
+                spool.write(self.directory, f"{lost.run_id}-lost", wire.encode("run", lost.to_fields()))
+            except OSError:
+                pass  # neither takes it, which has been logged
+
 
 class ReportServer:
     """Listens on one Unix socket and holds a conversation on each connection."""
@@ -46,6 +64,7 @@ class ReportServer:
         self._desk = desk
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._concluding: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def listen(self, path: str) -> None:
@@ -58,9 +77,9 @@ class ReportServer:
         self._stopping = True
         if self._server is not None:
             self._server.close()
-        for task in list(self._connections):
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*self._connections, *self._concluding, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -81,8 +100,10 @@ class ReportServer:
         finally:
             self._connections.discard(task)
             writer.close()
-            if not self._stopping:
+            if not self._stopping and conversation.open is not None:
+                self._concluding.add(task)
                 await conversation.hung_up()
+                self._concluding.discard(task)
 
 
 class _Conversation:
@@ -92,7 +113,7 @@ class _Conversation:
         self._desk = desk
         self._peer = peer
         self._refused = False
-        self._open: Report | None = None  # how the run would be reported if it were lost now
+        self.open: Report | None = None  # how the run would be reported if it were lost now
 
     async def answer(self, line: bytes) -> bytes:
         """Return the answer to one line."""
@@ -113,22 +134,16 @@ class _Conversation:
 
     async def hung_up(self) -> None:
         """The connection is gone: a run that was begun on it and has no outcome is lost."""
-        if self._open is None:
-            return
-        lost = replace(self._open, ended=self._desk.clock.read(), reason="aura-run went away without an outcome")
-        try:
-            # Its outcome may have reached the spool instead; what is known by then makes no lost run.
-            await self._desk.worker.call(lambda outbox: outbox.take_spool())
-            await self._desk.accept(lost)
-        except StoreError as problem:
-            self._desk.observer.note("store.failed", error=str(problem))
+        if self.open is not None:
+            lost = replace(self.open, ended=self._desk.clock.read(), reason="aura-run went away without an outcome")
+            await self._desk.conclude(lost)
 
     def _start(self, fields: dict[str, str]) -> bytes:
         config = self._desk.config()
         argv = fields.get("argv")
         names = matching_jobs(config, argv.split("\0")) if argv else []
         lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
-        self._open = _as_lost(fields, lent)
+        self.open = _as_lost(fields, lent)
         return wire.encode("job", lent)
 
     async def _run(self, fields: dict[str, str]) -> bytes:
@@ -137,7 +152,7 @@ class _Conversation:
             await self._desk.accept(report)
         except StoreError as problem:
             return wire.encode("busy", {"reason": str(problem)})
-        self._open = None
+        self.open = None
         return wire.encode("ok", {"run": report.run_id})
 
     def _may_report(self, job_name: str) -> bool:
@@ -151,10 +166,8 @@ def bind_socket(path: str, mode: int) -> socket.socket:
 
     Raises OSError; one that somebody still answers on is ``EADDRINUSE``.
     """
-    directory = os.path.dirname(path)
-    if not os.path.isdir(directory):
-        os.makedirs(directory, exist_ok=True)
-        os.chmod(directory, 0o755)  # noqa: S103  # each socket in it decides for itself who may speak
+    with _umask(0o022):
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # each socket in it decides for itself who may speak
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
@@ -164,18 +177,27 @@ def bind_socket(path: str, mode: int) -> socket.socket:
             except (FileNotFoundError, ConnectionRefusedError):
                 pass
             else:
-                raise OSError(98, "somebody already listens there", path)
+                raise OSError(errno.EADDRINUSE, "somebody already listens there: is another daemon running?", path)
         try:
             os.unlink(path)
         except FileNotFoundError:
             pass
-        bound.bind(path)
-        os.chmod(path, mode)
+        with _umask(0o777 & ~mode):  # a chmod after the bind would come too late for whoever connects in between
+            bound.bind(path)
         bound.setblocking(False)
     except BaseException:
         bound.close()
         raise
     return bound
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _as_lost(fields: dict[str, str], lent: dict[str, str]) -> Report:

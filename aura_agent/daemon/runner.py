@@ -1,8 +1,8 @@
 """How a job of the config runs: attempts, time-out, expectations, and what its outcome is.
 
 A run's outcome goes into the outbox and nowhere else: whether it becomes a ping is decided there. Between the end of
-a job and its durable record nothing may be forgotten, so a store that is in trouble is asked again until it takes it,
-or until the daemon ends and the spool takes it.
+a job and its durable record nothing may be forgotten: what the database doesn't take goes into the spool, and what
+neither takes is offered again until one does. An error that nobody foresaw makes the run a failure, never a success.
 """
 
 import asyncio
@@ -11,9 +11,11 @@ import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
+from aura_agent.daemon.aside import aside
 from aura_agent.daemon.jobspec import spawn_spec
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
@@ -24,6 +26,7 @@ from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, spawn
 from aura_agent.process.tail import Tail
 from aura_agent.process.tree import ProcessTree
+from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
 from aura_agent.units import format_duration
@@ -31,6 +34,7 @@ from aura_agent.units import format_duration
 DRAIN_S = 1.0  # what a job leaves in the background may hold its pipe for ever
 HISTORY_TAIL_BYTES = 10_000
 _STORE_TROUBLE_S = 5.0
+_EXPECTATION_S = 60.0  # for looking at what the run should have made
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +49,7 @@ class Run:
     started: Reading | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     stop_reason: str = ""
+    between_attempts: bool = False
 
 
 @dataclass(slots=True)
@@ -63,17 +68,22 @@ class _Attempt:
 
 
 class Runner:
-    """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable."""
+    """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable.
+
+    *directory* is the store's, for the spool. ``store_problem`` says why an outcome is not on disk yet.
+    """
 
     def __init__(
         self,
         worker: OutboxWorker,
+        directory: str,
         clock: Clock,
         observer: Observer,
         boot_id: str,
         accepted: Callable[[Report], None],
     ) -> None:
         self._worker = worker
+        self._directory = directory
         self._clock = clock
         self._observer = observer
         self._boot_id = boot_id
@@ -84,7 +94,7 @@ class Runner:
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self.unrecorded: list[Report] = []
+        self.store_problem = ""
 
     def running(self, name: str) -> list[Run]:
         return list(self._running.get(name, ()))
@@ -112,26 +122,29 @@ class Runner:
         return run.run_id
 
     async def finish(self, grace_s: float) -> None:
-        """No new runs; what runs has *grace_s* to end by itself, is then told to, and recorded either way."""
+        """No new runs and attempts; what runs has its job's ``stop_grace``, else *grace_s*, and is then told to end.
+
+        Returns once all of it is recorded.
+        """
         self._stopping = True
-        self._waiting.clear()
-        if not await self._wait_idle(grace_s):
-            self.hurry("the agent is stopping")
-            await self._idle.wait()
+        waiting, self._waiting = self._waiting, {}
+        for run in waiting.values():
+            self._skip(run, "the agent is stopping")
+        loop = asyncio.get_running_loop()
+        timers = []
+        for run in [run for runs in self._running.values() for run in runs]:
+            own_s = run.job.stop_grace
+            run_grace_s = 0.0 if run.between_attempts else grace_s if own_s is None else own_s
+            timers.append(loop.call_later(run_grace_s, self._ask_to_stop, run, "the agent is stopping"))
+        await self._idle.wait()
+        for timer in timers:
+            timer.cancel()
 
     def hurry(self, reason: str) -> None:
         """Tell everything that runs to end now."""
         for runs in self._running.values():
             for run in runs:
                 self._ask_to_stop(run, reason)
-
-    async def _wait_idle(self, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _ask_to_stop(self, run: Run, reason: str) -> None:
         if not run.stop.is_set():
@@ -157,8 +170,8 @@ class Runner:
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._observer.note("run.crashed", task=task.get_name(), error=repr(task.exception()))
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            self._observer.note("run.crashed", task=task.get_name(), error=repr(problem), exc_info=problem)
         if not self._tasks:
             self._idle.set()
 
@@ -178,17 +191,29 @@ class Runner:
             self._ended(run)
 
     async def _attempts(self, run: Run) -> None:
-        attempt, attempts = await self._attempt(run, first=True), 1
-        while self._may_retry(run, attempt, attempts) and not await _comes_within(run.stop, run.job.retry_delay):
-            attempt, attempts = await self._attempt(run, first=False), attempts + 1
+        attempts = 0
+        while True:
+            attempts += 1
+            started = self._clock.read()
+            try:
+                attempt = await self._attempt(run, started, first=attempts == 1)
+            except Exception as problem:  # noqa: BLE001  # whatever it was, the run has an end, and it isn't a success
+                self._observer.note("run.crashed", job=run.job_name, run_id=run.run_id, exc_info=problem)
+                reason = f"the agent met an error that nobody foresaw: {type(problem).__name__}"
+                attempt = _Attempt(started, self._clock.read(), Outcome.FAILED, reason=reason)
+            if not await self._is_tried_again(run, attempt, attempts):
+                break
         await self._record(self._report(run, attempt, attempts))
 
-    def _may_retry(self, run: Run, attempt: _Attempt, attempts: int) -> bool:
-        failed = attempt.outcome is not Outcome.SUCCEEDED
-        return failed and attempts <= run.job.retries and not run.stop.is_set()
+    async def _is_tried_again(self, run: Run, attempt: _Attempt, attempts: int) -> bool:
+        if attempt.outcome is Outcome.SUCCEEDED or attempts > run.job.retries or self._stopping:
+            return False
+        run.between_attempts = True
+        stopped = run.stop.is_set() or await _comes_within(run.stop, run.job.retry_delay)
+        run.between_attempts = False
+        return not (stopped or self._stopping)
 
-    async def _attempt(self, run: Run, *, first: bool) -> _Attempt:
-        started = self._clock.read()
+    async def _attempt(self, run: Run, started: Reading, *, first: bool) -> _Attempt:
         run.started = run.started or started
         try:
             child = spawn(spawn_spec(run.job))
@@ -206,7 +231,7 @@ class Runner:
             pump.release()
         if beginning is not None:
             await beginning
-        attempt = self._conclude(run, child, started, stopped_by)
+        attempt = await self._conclude(run, child, started, stopped_by)
         attempt.tail = tail.text()
         return attempt
 
@@ -235,7 +260,10 @@ class Runner:
                 return None
             tree = ProcessTree(child.pid, own_group=True)
             tree.signal(signal.SIGTERM)
-            if not (await _ends_within(ended, run.job.kill_after) and await tree.gone(run.job.kill_after)):
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + run.job.kill_after
+            await asyncio.wait({ended}, timeout=run.job.kill_after)
+            if not (ended.done() and await tree.gone(deadline - loop.time())):
                 tree.signal(signal.SIGKILL)
             await ended
         finally:
@@ -244,7 +272,9 @@ class Runner:
             return Outcome.KILLED, run.stop_reason
         return Outcome.TIMED_OUT, f"timed out after {format_duration(run.job.timeout or 0)}"
 
-    def _conclude(self, run: Run, child: Child, started: Reading, stopped_by: tuple[Outcome, str] | None) -> _Attempt:
+    async def _conclude(
+        self, run: Run, child: Child, started: Reading, stopped_by: tuple[Outcome, str] | None
+    ) -> _Attempt:
         status, ended = child.status, self._clock.read()
         assert status is not None
         attempt = _Attempt(started, ended, Outcome.FAILED, status.code, status.signal)
@@ -255,7 +285,7 @@ class Runner:
         elif status.signal is not None:
             attempt.outcome, attempt.reason = Outcome.KILLED, str(status)
         elif status.code in run.job.success_codes:
-            attempt.reason = unmet_expectation(run.job, started, ended)
+            attempt.reason = await _unmet_expectation(run.job, started, ended)
             attempt.outcome = Outcome.FAILED if attempt.reason else Outcome.SUCCEEDED
         else:
             attempt.reason = str(status)
@@ -290,35 +320,54 @@ class Runner:
         )
 
     async def _record(self, report: Report) -> None:
-        """Return once *report* is durable; while the store is in trouble, keep it and try again."""
-        self.unrecorded.append(report)
-        while True:
-            try:
-                await self._worker.accept(report)
-                break
-            except StoreError as problem:
-                self._observer.note("store.failed", error=str(problem))
-                if self._stopping:
-                    return
-                await asyncio.sleep(_STORE_TROUBLE_S)
-        self.unrecorded.remove(report)
+        """Return once *report* is durable; only the end of the daemon lets go of one that no disk takes."""
+        while not await self._is_kept(report):
+            if self._stopping:
+                return  # no disk takes it: the next daemon finds the run lost, which counts as a failure
+            await asyncio.sleep(_STORE_TROUBLE_S)
         self._accepted(report)
 
+    async def _is_kept(self, report: Report) -> bool:
+        try:
+            await self._worker.accept(report)
+        except StoreError as problem:
+            self._observer.note("store.failed", error=str(problem))
+            try:
+                spool.write(self._directory, report.run_id, wire.encode("run", report.to_fields()))
+            except FileExistsError:
+                return True
+            except OSError:
+                self.store_problem = str(problem)
+                return False
+        self.store_problem = ""
+        return True
 
-def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
+
+async def _unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
     """Return what the run should have brought about and didn't; empty when all is well."""
     if job.expect is None or job.expect.file is None:
         return ""
     from aura_agent.watch.expect import expect_file
 
     wanted = job.expect.file
-    condition = expect_file(
-        path=wanted.path,
-        started_at=started.wall,
-        now=ended.wall,
-        newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
-        min_size_bytes=wanted.min_size,
+    looking = aside(
+        partial(
+            expect_file,
+            path=wanted.path,
+            started_at=started.wall,
+            now=ended.wall,
+            newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
+            min_size_bytes=wanted.min_size,
+        ),
+        "expectation",
     )
+    try:
+        async with asyncio.timeout(_EXPECTATION_S):
+            condition = await looking
+    except TimeoutError:
+        return f"{wanted.path} could not be looked at within {format_duration(_EXPECTATION_S)}: does its disk hang?"
+    except Exception as problem:  # noqa: BLE001  # what can't be looked at can't be vouched for
+        return f"{wanted.path} can't be looked at: {problem}"
     return "" if condition.healthy else condition.reason
 
 
@@ -333,8 +382,3 @@ async def _comes_within(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _ends_within(task: "asyncio.Task[object]", seconds: float) -> bool:
-    done, _ = await asyncio.wait({task}, timeout=seconds)
-    return bool(done)

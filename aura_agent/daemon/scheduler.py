@@ -38,7 +38,10 @@ class Timed:
 
 
 class Scheduler:
-    """Fires jobs on time. ``replace`` sets them; ``run`` never ends by itself."""
+    """Fires jobs on time. ``replace`` sets them; ``run`` goes on until ``end``.
+
+    ``looked_s`` is when it last looked up, by the event loop's clock. ``store_problem`` says why nothing is started.
+    """
 
     def __init__(self, worker: OutboxWorker, clock: Clock, observer: Observer, boot_id: str) -> None:
         self._worker = worker
@@ -47,15 +50,19 @@ class Scheduler:
         self._boot_id = boot_id
         self._jobs: dict[str, Timed] = {}
         self._last: dict[str, datetime] = {}
+        self._on_record: set[str] = set()
         self._heap: list[tuple[datetime, str]] = []
         self._paused: set[str] = set()
         self._changed = asyncio.Event()
-        self.looked_boot_ns = clock.read().boot_ns
+        self._ending = False
+        self.looked_s = asyncio.get_running_loop().time()
+        self.store_problem = ""
 
     async def load(self) -> None:
         """Read what earlier daemons left: fire times dealt with, and pauses. Raises StoreError."""
         stored = await self._worker.call(lambda outbox: outbox.last_fires())
         self._last = {job: datetime.fromtimestamp(ns / 1e9, UTC) for job, ns in stored.items()}
+        self._on_record = set(stored)
         self._paused = await self._worker.call(lambda outbox: outbox.paused_jobs())
 
     def replace(self, jobs: Mapping[str, Timed]) -> None:
@@ -65,8 +72,7 @@ class Scheduler:
         for job in self._jobs.values():
             # A job seen for the first time has missed nothing, and one from the future waits for its own past.
             self._last.setdefault(job.name, now)
-        self._heap = [(at, name) for name in self._jobs if (at := self.next_fire(name)) is not None]
-        heapq.heapify(self._heap)
+        self._lay_out()
         self._changed.set()
 
     def next_fire(self, name: str) -> datetime | None:
@@ -91,20 +97,34 @@ class Scheduler:
             self._last[name] = self._now()
         self.replace(self._jobs)
 
+    def end(self) -> None:
+        """Let ``run`` return; not by cancellation, which could lose a start that is on record already."""
+        self._ending = True
+        self._changed.set()
+
     async def run(self) -> None:
-        await self._fire_reboot_jobs()
-        while True:
-            self.looked_boot_ns = self._clock.read().boot_ns
+        """Fire until ``end``."""
+        booted = False
+        while not self._ending:
+            self.looked_s = asyncio.get_running_loop().time()
             self._changed.clear()
+            sleep_s = 0.0
             try:
+                if not booted:
+                    await self._fire_reboot_jobs()
+                    booted = True
                 await self._fire_due()
+                sleep_s = self._sleep_s()
+                if self.store_problem:
+                    self._observer.note("store.recovered")
+                self.store_problem = ""
             except StoreError as problem:
                 # Starting without a record could run a slot twice after a crash: the run is late, but it is one.
+                self.store_problem = str(problem)
                 self._observer.note("store.failed", error=str(problem))
-                await asyncio.sleep(_STORE_TROUBLE_S)
-                continue
+                sleep_s = _STORE_TROUBLE_S
             try:
-                async with asyncio.timeout(self._sleep_s()):
+                async with asyncio.timeout(sleep_s):
                     await self._changed.wait()
             except TimeoutError:
                 pass
@@ -115,28 +135,19 @@ class Scheduler:
         return min(SLICE_S, max(0.0, (self._heap[0][0] - self._now()).total_seconds()))
 
     async def _fire_due(self) -> None:
-        now = self._now()
-        due: list[tuple[Timed, Due]] = []
-        while self._heap and self._heap[0][0] <= now:
-            _, name = heapq.heappop(self._heap)
-            job = self._jobs[name]
-            plan = plan_due(
-                job.schedule,
-                self._last[name],
-                now - timedelta(seconds=job.jitter_s),
-                job.catch_up,
-                job.misfire_grace_s,
-                job.limit,
-            )
-            self._last[name] = plan.last_fire
-            due.append((job, plan))
-            at = self.next_fire(name)
-            if at is not None:
-                heapq.heappush(self._heap, (at, name))
-        durable = {job.name: _ns(plan.last_fire) for job, plan in due if job.durable}
+        due = self._plan_due()
+        # A new job's place too: a fire time that passes before it ever ran, while we are down, is one to catch up.
+        new = [job.name for job in self._jobs.values() if job.durable and job.name not in self._on_record]
+        durable = {name: _ns(self._last[name]) for name in new}
+        durable |= {job.name: _ns(plan.last_fire) for job, plan, _ in due if job.durable}
         if durable:
-            await self._worker.call(lambda outbox: outbox.set_last_fires(durable))
-        for job, plan in due:
+            try:
+                await self._worker.call(lambda outbox: outbox.set_last_fires(durable))
+            except StoreError:
+                self._take_back(due)
+                raise
+            self._on_record.update(durable)
+        for job, plan, _ in due:
             for group in plan.skipped:
                 if job.durable:
                     self._observer.note(
@@ -148,6 +159,42 @@ class Scheduler:
                     )
             for start in plan.start:
                 job.fire(start.at, start.reason)
+
+    def _plan_due(self) -> list[tuple[Timed, Due, datetime]]:
+        """Take what is due off the heap; return it with the last fire time before it.
+
+        Done before anything is awaited: a reload meanwhile must not find the same fire times due again.
+        """
+        now = self._now()
+        due: list[tuple[Timed, Due, datetime]] = []
+        while self._heap and self._heap[0][0] <= now:
+            _, name = heapq.heappop(self._heap)
+            job, last = self._jobs[name], self._last[name]
+            plan = plan_due(
+                job.schedule,
+                last,
+                now - timedelta(seconds=job.jitter_s),
+                job.catch_up,
+                job.misfire_grace_s,
+                job.limit,
+            )
+            self._last[name] = plan.last_fire
+            due.append((job, plan, last))
+            at = self.next_fire(name)
+            if at is not None:
+                heapq.heappush(self._heap, (at, name))
+        return due
+
+    def _lay_out(self) -> None:
+        self._heap = [(at, name) for name in self._jobs if (at := self.next_fire(name)) is not None]
+        heapq.heapify(self._heap)
+
+    def _take_back(self, due: list[tuple[Timed, Due, datetime]]) -> None:
+        """None of it happened: it is due again, unless something else was decided about the job meanwhile."""
+        for job, plan, last in due:
+            if self._last.get(job.name) == plan.last_fire:
+                self._last[job.name] = last
+        self._lay_out()
 
     async def _fire_reboot_jobs(self) -> None:
         stored = await self._worker.call(lambda outbox: outbox.reboot_fires())

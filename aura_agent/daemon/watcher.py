@@ -5,6 +5,7 @@ each back-off step, and what is true then is sent. The agent's own heartbeat is 
 """
 
 import asyncio
+import functools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ import httpx
 
 from aura_agent.clock import Clock
 from aura_agent.config.models import Job
+from aura_agent.daemon.aside import aside
 from aura_agent.delivery.answers import Verdict, classify
-from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.backoff import after_retry_after_s, delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Resolver
@@ -26,6 +28,8 @@ from aura_agent.secret import Secret
 from aura_agent.watch.condition import Condition
 from aura_agent.watch.file import check_file
 from aura_agent.watch.process import check_process
+
+_LOOK_S = 30.0
 
 Look = Callable[[Condition | None], Awaitable[Condition]]  # is given the answer before, if there is one
 
@@ -40,6 +44,8 @@ class Watched:
     looked_at: datetime | None = None
     pinged_at: datetime | None = None
     problem: str = ""
+    looking: bool = False
+    held_until_s: float = 0.0  # by the event loop's clock; a Retry-After asked for it
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -67,14 +73,17 @@ class Watcher:
         self._watched: dict[str, Watched] = {}
 
     def replace(self, watched: dict[str, Watched]) -> None:
-        """Watch exactly these; one that stays keeps what is known of it."""
-        for name, old in self._watched.items():
-            new = watched.get(name)
-            if new is not None:
-                new.condition, new.looked_at, new.pinged_at = old.condition, old.looked_at, old.pinged_at
+        """Watch exactly these; one that stays keeps what is known of it, and what was under way is begun anew."""
+        before, self._watched = self._watched, watched
+        for name, old in before.items():
+            new, busy = watched.get(name), old.task is not None and not old.task.done()
             if old.task is not None:
                 old.task.cancel()
-        self._watched = watched
+            if new is not None:
+                new.condition, new.looked_at, new.pinged_at = old.condition, old.looked_at, old.pinged_at
+                new.held_until_s = old.held_until_s if new.heartbeat == old.heartbeat else 0.0
+                if busy:
+                    self.look(name)
 
     def state(self, name: str) -> Watched | None:
         return self._watched.get(name)
@@ -82,11 +91,12 @@ class Watcher:
     def look(self, name: str) -> None:
         """It is time to look at *name*; whatever its last look is still trying to send is older than that."""
         watched = self._watched.get(name)
-        if watched is None:
+        if watched is None or watched.looking:
             return
         if watched.task is not None:
             watched.task.cancel()
         watched.task = asyncio.create_task(self._speak(name, watched), name=f"watch {name}")
+        watched.task.add_done_callback(functools.partial(self._landed, name, watched))
 
     async def close(self) -> None:
         tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
@@ -94,10 +104,22 @@ class Watcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _landed(self, name: str, watched: Watched, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (problem := task.exception()) is None:
+            return
+        # No ping is the safe side; the next look is a new try.
+        watched.problem = f"the agent met an error that nobody foresaw: {type(problem).__name__}"
+        self._observer.note("agent.crashed", job=name, exc_info=problem)
+
     async def _speak(self, name: str, watched: Watched) -> None:
         tries = 0
+        loop = asyncio.get_running_loop()
         while await self._is_healthy(name, watched):
-            problem = await self._ping(watched)
+            held_s = watched.held_until_s - loop.time()
+            if held_s > 0:
+                await asyncio.sleep(held_s)
+                continue
+            problem, wait_s = await self._ping(watched)
             if not problem:
                 if watched.problem:
                     self._observer.note("watch.ping_recovered", job=name, heartbeat=watched.heartbeat)
@@ -107,31 +129,36 @@ class Watcher:
             tries += 1
             if problem != watched.problem:
                 self._observer.note("watch.ping_failed", job=name, heartbeat=watched.heartbeat, reason=problem)
-            watched.problem = problem
-            await asyncio.sleep(delay_s(tries, self._rng))
+            watched.problem, watched.held_until_s = problem, loop.time() + wait_s
+            await asyncio.sleep(max(wait_s, delay_s(tries, self._rng)))
 
     async def _is_healthy(self, name: str, watched: Watched) -> bool:
-        condition = await watched.look(watched.condition)
+        watched.looking = True
+        try:
+            condition = await watched.look(watched.condition)
+        finally:
+            watched.looking = False
         if watched.condition is None or watched.condition.healthy is not condition.healthy:
             self._observer.note("watch.changed", job=name, healthy=condition.healthy, reason=condition.reason)
         watched.condition, watched.looked_at = condition, self._clock.read().wall
         return condition.healthy
 
-    async def _ping(self, watched: Watched) -> str:
-        """Send one ping now; return why it was not acknowledged, empty if it was."""
+    async def _ping(self, watched: Watched) -> tuple[str, float]:
+        """Send one ping now; return why it was not acknowledged, empty if it was, and what a Retry-After asked for."""
         try:
             url, heartbeat_id = await self._url(watched.heartbeat)
+            if url is None:
+                return self._resolver.problem or f"the ping URL of {watched.heartbeat!r} isn't known yet", 0.0
+            sent = await post_ping(self._http, url, None, allow_insecure=self._allow_insecure)
+            answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
+            if answer.verdict is Verdict.DELIVERED:
+                return "", 0.0
+            if answer.verdict is Verdict.RESOLVE_ANEW and heartbeat_id is not None:
+                await self._resolver.refresh(heartbeat_id)
         except StoreError as problem:
-            return str(problem)
-        if url is None:
-            return self._resolver.problem or f"the ping URL of {watched.heartbeat!r} isn't known yet"
-        sent = await post_ping(self._http, url, None, allow_insecure=self._allow_insecure)
-        answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
-        if answer.verdict is Verdict.DELIVERED:
-            return ""
-        if answer.verdict is Verdict.RESOLVE_ANEW and heartbeat_id is not None:
-            await self._resolver.refresh(heartbeat_id)
-        return answer.reason
+            return str(problem), 0.0
+        wait_s = 0.0 if answer.retry_after_s is None else after_retry_after_s(answer.retry_after_s, self._rng)
+        return answer.reason, wait_s
 
     async def _url(self, heartbeat: str) -> tuple[Secret | None, str | None]:
         ref = f"heartbeat:{heartbeat}"
@@ -157,9 +184,24 @@ def look_at(job: Job, clock: Clock) -> Look:
         file = watch.file
         return check_file(path=file.path, now=clock.read().wall, max_age_s=file.max_age, min_size_bytes=file.min_size)
 
+    hanging: asyncio.Future[Condition] | None = None
+
     async def in_thread(previous: Condition | None) -> Condition:
+        nonlocal hanging
+        # One that hangs is waited for again, not joined by another thread at each look.
+        looking = hanging or aside(lambda: look(previous), "watch")
+        hanging = looking
         try:
-            return await asyncio.to_thread(look, previous)
+            done, _ = await asyncio.wait({looking}, timeout=_LOOK_S)
+        finally:
+            if looking.done():
+                hanging = None
+        if not done:
+            return Condition(
+                healthy=False, reason=f"could not be looked at within {_LOOK_S:.0f} s: does its disk hang?"
+            )
+        try:
+            return looking.result()
         except Exception as problem:  # noqa: BLE001  # a broken probe says nothing good of what it watches
             return Condition(healthy=False, reason=f"can't be looked at: {problem}")
 

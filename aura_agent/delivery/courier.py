@@ -3,7 +3,7 @@
 Before each attempt the outbox decides, in one transaction, what may still be sent, and leases it; one attempt is in
 flight per heartbeat, a bounded number in all. Nothing is polled: the courier sleeps until a report arrives, an attempt
 ends, or the earliest retry is due. An attempt under way is never cancelled by what happens meanwhile; when the courier
-itself is stopped in the middle of one, its lease runs out and somebody else sends the entry again.
+itself is stopped in the middle of one, it gives the lease back, or that runs out, and the entry is sent again.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from aura_agent.delivery.answers import Answer, Verdict, classify
 from aura_agent.delivery.backoff import after_retry_after_s, delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
-from aura_agent.delivery.resolver import Resolver
+from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.errors import StoreError
 from aura_agent.outbox.rules import State
-from aura_agent.outbox.store import Attempt, Claim, Unresolved
+from aura_agent.outbox.store import Attempt, Claim, Outbox, Unresolved
 from aura_agent.outbox.worker import OutboxWorker
 
 PARKED_S = 3600.0
@@ -70,14 +70,8 @@ class Courier:
         while not self._ending:
             self._wake.clear()
             claim = await self._claim()
-            idle_s = SPOOL_S if claim.next_due_s is None else min(SPOOL_S, claim.next_due_s)
-            if len(self._under_way) >= self._limit:
-                idle_s = SPOOL_S  # an attempt that ends wakes us
-            try:
-                async with asyncio.timeout(idle_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            full = len(self._under_way) >= self._limit  # an attempt that ends wakes us
+            await self._pause(SPOOL_S if full or claim.next_due_s is None else min(SPOOL_S, claim.next_due_s))
 
     async def drain(self, timeout_s: float, *, retry: bool, only_runs: frozenset[str] | None = None) -> None:
         """Deliver what is due, for *timeout_s* at the most; with *retry* also what becomes due within that time.
@@ -91,24 +85,36 @@ class Courier:
                 while True:
                     self._wake.clear()
                     claim = await self._claim(only_runs)
-                    if not self._under_way and self._resolving is None and not claim.attempts:
-                        if claim.next_due_s is None or not (retry or claim.next_due_s == 0):
-                            return
-                        if loop.time() + claim.next_due_s > deadline:
-                            return  # nothing more can become due in time
-                        loop.call_later(claim.next_due_s, self._wake.set)
-                    await self._wake.wait()
+                    due_s = claim.next_due_s
+                    if due_s is not None and ((not retry and due_s > 0) or loop.time() + due_s > deadline):
+                        due_s = None  # not for us
+                    busy = bool(self._under_way) or self._resolving is not None
+                    if due_s is None and not busy:
+                        return
+                    await self._pause(None if len(self._under_way) >= self._limit else due_s)
         except TimeoutError:
             pass
         finally:
             await self.abandon()
 
     async def abandon(self) -> None:
-        """Give up the attempts under way; their leases run out by themselves."""
+        """Give up the attempts under way, and their leases; they may have arrived, and will be sent again."""
         tasks = [*self._under_way, *([self._resolving] if self._resolving else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self._worker.call(Outbox.release_leases)
+        except StoreError as problem:
+            self._trouble(problem)
+
+    async def _pause(self, at_most_s: float | None) -> None:
+        """Sleep until somebody wakes us; None: however long that takes."""
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
 
     @property
     def in_flight(self) -> int:
@@ -171,8 +177,13 @@ class Courier:
         elif answer.verdict is Verdict.WITHOUT_BODY:
             wait_s, parked = (0.0, False) if attempt.body else (PARKED_S, True)
         elif answer.verdict is Verdict.RESOLVE_ANEW:
-            changed = attempt.heartbeat_id is not None and await self._resolver.refresh(attempt.heartbeat_id)
-            wait_s, parked = (0.0, False) if changed else (PARKED_S, True)
+            found = Fresh.SAME
+            if attempt.heartbeat_id is not None:
+                found = await self._resolver.refresh(attempt.heartbeat_id, attempt.url)
+            if found is Fresh.CHANGED:
+                wait_s = 0.0
+            elif found is Fresh.SAME:
+                wait_s, parked = PARKED_S, True
         state = await self._worker.call(
             lambda outbox: outbox.not_delivered(
                 attempt,

@@ -66,16 +66,19 @@ _STEPS = (
 SCHEMA_VERSION = len(_STEPS)
 
 
-def open_database(path: str) -> sqlite3.Connection:
-    """Open or create the file at *path*, 0600, at the newest schema. Raises StoreError."""
+def open_database(path: str, *, check: bool = False) -> sqlite3.Connection:
+    """Open or create the file at *path*, 0600, at the newest schema; *check* reads all of it first.
+
+    Raises StoreError.
+    """
     try:
-        return _open(path)
+        return _open(path, check=check)
     except sqlite3.DatabaseError as problem:
         if isinstance(problem, sqlite3.OperationalError):
             raise StoreError(f"{path}: {problem}: check the file's owner and the disk") from problem
         _set_aside(path)
     try:
-        return _open(path)
+        return _open(path, check=False)
     except sqlite3.Error as problem:
         raise StoreError(f"{path}: {problem}") from problem
 
@@ -83,36 +86,54 @@ def open_database(path: str) -> sqlite3.Connection:
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """One write transaction: committed and synced at the end, or undone as a whole. Raises StoreError."""
+    with reading():
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Translate what SQLite and the disk say where something can't be read, or be written. Raises StoreError."""
     try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield connection
-        connection.execute("COMMIT")
-    except sqlite3.Error as problem:
-        _roll_back(connection)
+        yield
+    except (sqlite3.Error, OSError) as problem:
         raise StoreError(f"outbox: {problem}: check the disk and the state directory") from problem
-    except BaseException:
-        _roll_back(connection)
-        raise
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
     if connection.in_transaction:
-        connection.execute("ROLLBACK")
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # SQLite has done it itself (sqlite.org/lang_transaction.html), or the next BEGIN says why not
 
 
-def _open(path: str) -> sqlite3.Connection:
+def _open(path: str, *, check: bool) -> sqlite3.Connection:
     if path != ":memory:":
         _create_private(path)
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        if check:
+            _check(connection)
         _migrate(connection, path)
     except BaseException:
         connection.close()
         raise
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
 
 
 def _create_private(path: str) -> None:
@@ -138,7 +159,7 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
                 f"{path}: written by a newer aura-agent (schema {version}, this one knows {SCHEMA_VERSION})"
             )
         for step in _STEPS[version:]:
-            for statement in step.split(";"):
+            for statement in step.split(";"):  # executescript would commit before it begins
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     if path != ":memory:":

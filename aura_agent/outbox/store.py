@@ -8,16 +8,17 @@ lease per stream sees to it that one attempt is under way at a time. Methods blo
 them through ``aura_agent.outbox.worker``. Not thread-safe: one thread at a time.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
 from aura_agent.errors import StoreError
 from aura_agent.outbox import rules
-from aura_agent.outbox.database import open_database, transaction
+from aura_agent.outbox.database import open_database, reading, transaction
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
 from aura_agent.report import boots, spool, wire
@@ -27,7 +28,8 @@ from aura_agent.secret import Secret
 LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer has died
 _KEEP_RUNS_PER_JOB = 200
 _KEEP_ENDED_ENTRIES = 5000
-_PRUNE_EVERY = 200  # accepted reports
+_PRUNE_EVERY = 200  # rows of history, whoever wrote them
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Attempt:
     body: bytes | None
     tries: int  # attempts of this stream in a row that brought no 2xx, this one not counted
     patience_known: bool  # whether the heartbeat's interval is known
+    lease_until_ns: int  # which lease it is, for one process may have had several on the stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,10 @@ class Claim:
 class Outbox:
     """One store's queue. *owner* names the process in leases; *hostname* completes names that commands lend."""
 
-    def __init__(self, directory: str | None, clock: Clock, *, owner: str, hostname: str) -> None:
+    def __init__(self, directory: str | None, clock: Clock, *, owner: str, hostname: str, check: bool = False) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
 
-        Raises StoreError.
+        *check* reads the whole file first, and sets it aside if it is damaged. Raises StoreError.
         """
         self.directory = directory
         self._clock = clock
@@ -99,9 +102,9 @@ class Outbox:
                 raise StoreError(
                     f"{directory}: {problem.strerror}: check the directory's owner and the disk"
                 ) from problem
-            self._connection = open_database(os.path.join(directory, "outbox.db"))
+            self._connection = open_database(os.path.join(directory, "outbox.db"), check=check)
         self.streams = Streams(self._connection, hostname)
-        self._until_prune = _PRUNE_EVERY
+        self._prune_due = False
         self._withdrawn: list[Gone] = []
 
     @property
@@ -120,21 +123,19 @@ class Outbox:
 
     def accept(self, reports: Iterable[Report]) -> list[str]:
         """Make *reports* durable, in one transaction, and return the run ids that were new."""
-        now = self.now()
         with transaction(self._connection):
+            now = self.now()
             accepted = [report.run_id for report in reports if self._accept(report, now)]
-        self._prune_sometimes(len(accepted))
+        self._prune_sometimes()
         return accepted
 
     def take_spool(self) -> int:
         """Bring in what the spool holds; return how many reports were new."""
-        now = self.now()
         if not self._spooled():
             return 0
         with transaction(self._connection):
-            taken, count = self._take_spool(now)
-        for path in taken:
-            spool.remove(path)
+            taken, count = self._take_spool(self.now())
+        self._forget(taken)
         return count
 
     def begin(self, run_id: str, job: str, ref: str | None, started: Moment) -> None:
@@ -174,10 +175,10 @@ class Outbox:
         return [row["job"] for row in rows]
 
     def _accept(self, report: Report, now: Moment) -> bool:
-        known = self._connection.execute("SELECT outcome FROM runs WHERE run_id = ?", (report.run_id,)).fetchone()
         self._connection.execute("DELETE FROM open_runs WHERE run_id = ?", (report.run_id,))
-        if known is not None and (known["outcome"] != Outcome.LOST or report.outcome == Outcome.LOST):
+        if self._is_known(report):
             return False
+        report = _storable(report)
         epoch = self._epoch_of(report.boot_id)
         self._write_history(report)
         if report.ref is not None and report.outcome != Outcome.SKIPPED:
@@ -195,6 +196,15 @@ class Outbox:
             (epoch, report.ended.wall_ns),
         )
         return True
+
+    def _is_known(self, report: Report) -> bool:
+        """Whether the run's outcome is on record; ``lost`` gives way to every other."""
+        run = self._connection.execute("SELECT outcome FROM runs WHERE run_id = ?", (report.run_id,)).fetchone()
+        if run is not None:
+            return bool(run["outcome"] != Outcome.LOST or report.outcome is Outcome.LOST)
+        # The history is pruned earlier than the entries.
+        entry = self._connection.execute("SELECT 1 FROM entries WHERE run_id = ?", (report.run_id,)).fetchone()
+        return entry is not None
 
     def _insert_entry(self, report: Report, stream_id: int, key: Key, now: Moment) -> None:
         (newest_before_ns,) = self._connection.execute(
@@ -222,7 +232,7 @@ class Outbox:
         )
 
     def _write_history(self, report: Report) -> None:
-        self._connection.execute(
+        written = self._connection.execute(
             "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 report.run_id,
@@ -240,25 +250,35 @@ class Outbox:
                 report.max_rss_bytes,
             ),
         )
+        if (written.lastrowid or 0) % _PRUNE_EVERY == 0:
+            self._prune_due = True
 
     def _take_spool(self, now: Moment) -> tuple[list[str], int]:
         """Accept what the spool holds, inside a transaction; the files may go once that is committed."""
         taken, count = [], 0
         for path in self._spooled():
-            line = spool.read(path, now.wall_ns)
-            if line is None:
-                continue
-            try:
-                verb, fields = wire.decode(line)
-                report = Report.from_fields(fields) if verb == "run" else None
-            except ValueError:
-                report = None
+            report = _read_spooled(path, now)
             if report is None:
-                spool.set_aside(path)
                 continue
-            count += self._accept(report, now)
-            taken.append(path)
+            self._connection.execute("SAVEPOINT report")
+            try:
+                count += self._accept(report, now)
+            except (ValueError, OverflowError, sqlite3.IntegrityError):  # whole, and yet nothing that can be kept
+                self._connection.execute("ROLLBACK TO report")
+                _set_aside(path)
+            else:
+                taken.append(path)
+            self._connection.execute("RELEASE report")
         return taken, count
+
+    def _forget(self, taken: list[str]) -> None:
+        """Remove spool files whose reports are committed; one that can't be removed is a run that is known."""
+        for path in taken:
+            try:
+                spool.remove(path)
+            except OSError:
+                pass
+        self._prune_sometimes()
 
     # -- sending -------------------------------------------------------------------------------------------------
 
@@ -267,45 +287,44 @@ class Outbox:
 
         With *only_runs*, nothing but the streams of those runs is looked at.
         """
-        if not self._anything_to_do():
-            withdrawn, self._withdrawn = self._withdrawn, []
-            return Claim(withdrawn=tuple(withdrawn))
-        now = self.now()
         attempts: list[Attempt] = []
         unresolved: list[Unresolved] = []
-        with transaction(self._connection):
-            taken, _ = self._take_spool(now)
-            for row in self._due_streams(now, only_runs):
-                if len(attempts) >= limit:
-                    break
-                found = self._claim_stream(row, now)
-                if isinstance(found, Attempt):
-                    attempts.append(found)
-                elif found is not None:
-                    unresolved.append(found)
-            next_due_s = self._next_due_s(now)
-        for path in taken:
-            spool.remove(path)
+        next_due_s = None
+        if self._anything_to_do():
+            with transaction(self._connection):
+                now = self.now()
+                taken, _ = self._take_spool(now)
+                # Whatever becomes of a stream that is due, it is due no more: leased, postponed, merged or at rest.
+                while rows := self._due_streams(now, only_runs, limit - len(attempts)):
+                    for row in rows:
+                        found = self._claim_stream(row, now)
+                        if isinstance(found, Attempt):
+                            attempts.append(found)
+                        elif found is not None:
+                            unresolved.append(found)
+                next_due_s = 0.0 if len(attempts) >= limit else self._next_due_s(now, only_runs)
+            self._forget(taken)
         withdrawn, self._withdrawn = self._withdrawn, []
         return Claim(tuple(attempts), tuple(unresolved), tuple(withdrawn), next_due_s)
 
     def delivered(self, attempt: Attempt, reason: str) -> None:
         """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
-        now = self.now()
         with transaction(self._connection):
+            now = self.now()
+            self._release(attempt)
             row = self._connection.execute(
-                "SELECT epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+                "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
             ).fetchone()
             if row is None:
                 return
+            stream_id, *key = row
             self._connection.execute(
                 "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ?"
                 " WHERE id = ?",
                 (reason, now.wall_ns, attempt.entry_id),
             )
-            self.streams.note_delivery(attempt.stream_id, Key(*row), now)
-            self._release(attempt)
-            self._settle(attempt.stream_id, now)
+            self.streams.note_delivery(stream_id, Key(*key), now)
+            self._settle(self._merged(stream_id, now), now)
 
     def not_delivered(
         self,
@@ -321,26 +340,28 @@ class Outbox:
 
         *host_not_before_s* holds back everything for that host (Retry-After). Returns the entry's state.
         """
-        now = self.now()
         with transaction(self._connection):
+            now = self.now()
             if host_not_before_s is not None:
-                self._connection.execute(
-                    "INSERT INTO hosts VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
-                    "SET epoch = excluded.epoch, not_before_ns = excluded.not_before_ns",
-                    (host_of(attempt.url), now.epoch, now.boot_ns + int(host_not_before_s * 1e9)),
-                )
+                self._hold_host(host_of(attempt.url), now, host_not_before_s)
             self._connection.execute(
                 "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
                 " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
                 (reason, now.wall_ns, drop_body, attempt.entry_id),
             )
+            hurried = self.streams.is_hurried(attempt.stream_id)
             if self._release(attempt):
-                if parked and self._newer_waits(attempt):
-                    delay_s = 0.0
-                self.streams.postpone(attempt.stream_id, now, delay_s, reason, parked=parked)
-            self._settle(attempt.stream_id, now, may_have_arrived=attempt.entry_id)
+                # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
+                wait_s = 0.0 if parked and hurried else delay_s
+                self.streams.postpone(attempt.stream_id, now, wait_s, reason, parked=parked)
+            row = self._connection.execute(
+                "SELECT stream_id, state FROM entries WHERE id = ?", (attempt.entry_id,)
+            ).fetchone()
+            if row is None:
+                return State.DROPPED
+            self._settle(self._merged(row["stream_id"], now), now, may_have_arrived=attempt.entry_id)
             row = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
-        return State(row["state"]) if row else State.DROPPED
+        return State(row["state"])
 
     def postpone_unresolved(self, stream_id: int, reason: str, delay_s: float, *, parked: bool = False) -> None:
         """The stream's ping URL can't be had now: ask again after *delay_s*."""
@@ -360,7 +381,7 @@ class Outbox:
             return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
 
     def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
-        """Put *heartbeats*, as a listing gave them, into the cache, and merge the streams that turn out to be one."""
+        """Put *heartbeats*, a whole listing, into the cache, and merge the streams that turn out to be one."""
         now = self.now()
         with transaction(self._connection):
             self.streams.remember(heartbeats)
@@ -368,18 +389,34 @@ class Outbox:
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
         """Cache a ping URL; return whether it is another one than before."""
-        now = self.now()
         with transaction(self._connection):
+            now = self.now()
             changed = self.streams.remember_url(heartbeat_id, url, wall_ns)
-            self._merge_known(now)
+            for stream_id in self.streams.at_url(url):
+                self._merged(stream_id, now)
         return changed
+
+    def follow_name(self, heartbeat_id: str) -> bool:
+        """The heartbeat is gone from Aura: its stream goes over to the one that has its name now, if there is one."""
+        with transaction(self._connection):
+            now = self.now()
+            found = self.streams.successor(heartbeat_id)
+            if found is None:
+                return False
+            stream_id, successor_id = found
+            self.streams.detach(stream_id)
+            self._settle(self.streams.attach(stream_id, successor_id), now)
+        return True
+
+    def release_leases(self) -> None:
+        """Give back what this process holds: its attempts were given up, or it never learnt of them."""
+        with transaction(self._connection):
+            self.streams.release("lease_owner = ?", self._owner)
 
     def release_dead_daemon(self) -> None:
         """End the leases of a daemon that died; only for the daemon that now holds the store's lock."""
         with transaction(self._connection):
-            self._connection.execute(
-                "UPDATE streams SET lease_owner = NULL, lease_entry = NULL WHERE lease_owner LIKE 'daemon-%'"
-            )
+            self.streams.release("lease_owner LIKE ?", "daemon-%")
 
     def unpark(self) -> None:
         """Try at once what is parked or was not tried yet: before a start or reload, people mend things."""
@@ -396,15 +433,17 @@ class Outbox:
 
     def waiting_count(self) -> int:
         """Return how many entries wait, those in the spool included."""
-        (count,) = self._connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
+        with reading():
+            (count,) = self._connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
         return int(count) + len(self._spooled())
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def last_fires(self) -> dict[str, int]:
         """Return each job's last fire time that has been dealt with, in nanoseconds since the Unix epoch."""
-        rows = self._connection.execute("SELECT job, last_fire_wall_ns FROM jobs WHERE last_fire_wall_ns IS NOT NULL")
-        return {row["job"]: row["last_fire_wall_ns"] for row in rows}
+        query = "SELECT job, last_fire_wall_ns FROM jobs WHERE last_fire_wall_ns IS NOT NULL"
+        with reading():
+            return {row["job"]: row["last_fire_wall_ns"] for row in self._connection.execute(query)}
 
     def set_last_fires(self, fires: dict[str, int]) -> None:
         """Remember *fires*: no slot up to them runs again, also after a restart."""
@@ -417,8 +456,9 @@ class Outbox:
 
     def reboot_fires(self) -> dict[str, str]:
         """Return the boot id in which each ``@reboot`` job was last started."""
-        rows = self._connection.execute("SELECT job, reboot_id FROM jobs WHERE reboot_id IS NOT NULL")
-        return {row["job"]: row["reboot_id"] for row in rows}
+        query = "SELECT job, reboot_id FROM jobs WHERE reboot_id IS NOT NULL"
+        with reading():
+            return {row["job"]: row["reboot_id"] for row in self._connection.execute(query)}
 
     def set_reboot_fire(self, job: str, boot_id: str) -> None:
         with transaction(self._connection):
@@ -429,7 +469,8 @@ class Outbox:
             )
 
     def paused_jobs(self) -> set[str]:
-        return {row["job"] for row in self._connection.execute("SELECT job FROM jobs WHERE paused")}
+        with reading():
+            return {row["job"] for row in self._connection.execute("SELECT job FROM jobs WHERE paused")}
 
     def set_paused(self, job: str, *, paused: bool) -> None:
         with transaction(self._connection):
@@ -442,12 +483,23 @@ class Outbox:
 
     def _merge_known(self, now: Moment) -> None:
         """Attach every stream whose heartbeat the cache has come to know: a failure under another name counts too."""
-        for stream_id, heartbeat_id in self.streams.attachable():
-            if self.streams.facts(stream_id, now)[1] is None:
-                self._settle(self.streams.attach(stream_id, heartbeat_id), now)
+        for stream_id in self.streams.unattached():
+            self._merged(stream_id, now)
+
+    def _merged(self, stream_id: int, now: Moment) -> int:
+        """Return what *stream_id* is part of by now. While an attempt is under way it stays: its end asks again."""
+        heartbeat_id = self.streams.known_heartbeat(stream_id)
+        if heartbeat_id is None or self.streams.facts(stream_id, now)[1] is not None:
+            return stream_id
+        target = self.streams.attach(stream_id, heartbeat_id)
+        self._settle(target, now)
+        return target
 
     def _spooled(self) -> list[str]:
-        return [] if self.directory is None else spool.waiting(self.directory)
+        if self.directory is None:
+            return []
+        with reading():
+            return spool.waiting(self.directory)
 
     def _epoch_of(self, boot_id: str) -> int:
         """Return the boot's epoch; 0, before all others, for one that this store never saw."""
@@ -456,41 +508,38 @@ class Outbox:
         return 0 if self.directory is None else boots.known(self.directory).get(boot_id, 0)
 
     def _anything_to_do(self) -> bool:
-        due = self._connection.execute("SELECT 1 FROM streams WHERE due_boot_ns IS NOT NULL LIMIT 1").fetchone()
+        with reading():
+            due = self._connection.execute("SELECT 1 FROM streams WHERE due_boot_ns IS NOT NULL LIMIT 1").fetchone()
         return due is not None or bool(self._spooled())
 
-    def _due_streams(self, now: Moment, only_runs: frozenset[str] | None) -> list[sqlite3.Row]:
-        condition, values = "", []
-        if only_runs is not None:
-            marks = ", ".join("?" * len(only_runs))
-            condition = f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))"
-            values = sorted(only_runs)
+    def _due_streams(self, now: Moment, only_runs: frozenset[str] | None, limit: int) -> list[sqlite3.Row]:
+        condition, values = _of_runs(only_runs)
         return self._connection.execute(
-            "SELECT * FROM streams WHERE due_boot_ns IS NOT NULL AND (due_epoch < ? OR due_boot_ns <= ?)"
+            "SELECT * FROM streams WHERE due_boot_ns IS NOT NULL AND (due_epoch, due_boot_ns) <= (?, ?)"
             f" AND (lease_owner IS NULL OR lease_epoch <> ? OR lease_until_ns <= ?){condition}"
-            " ORDER BY due_epoch, due_boot_ns, id",
-            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values),
+            " ORDER BY due_epoch, due_boot_ns LIMIT ?",
+            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values, limit),
         ).fetchall()
 
     def _claim_stream(self, row: sqlite3.Row, now: Moment) -> Attempt | Unresolved | None:
         stream_id = row["id"]
+        if self._merged(stream_id, now) != stream_id:
+            return None  # the stream that it is part of is due
         entry = self._settle(stream_id, now)
         if entry is None:
             return None
+        heartbeat_id = self.streams.heartbeat_id(stream_id)
         url = self.streams.url(stream_id)
         if url is None:
-            self.streams.set_due(
-                stream_id, now.epoch, now.boot_ns + int(LEASE_S * 1e9)
-            )  # by then it has been looked for
-            return Unresolved(stream_id, row["heartbeat_id"], self.streams.refs(stream_id), row["tries"])
+            # By then it has been looked for.
+            self.streams.set_due(stream_id, now.epoch, now.boot_ns + int(LEASE_S * 1e9))
+            return Unresolved(stream_id, heartbeat_id, self.streams.refs(stream_id), row["tries"])
         held_until_ns = self._host_not_before_ns(host_of(url), now)
         if held_until_ns > now.boot_ns:
             self.streams.set_due(stream_id, now.epoch, held_until_ns)
             return None
-        self._connection.execute(
-            "UPDATE streams SET lease_owner = ?, lease_entry = ?, lease_epoch = ?, lease_until_ns = ? WHERE id = ?",
-            (self._owner, entry.id, now.epoch, now.boot_ns + int(LEASE_S * 1e9), stream_id),
-        )
+        lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
+        self.streams.lease(stream_id, self._owner, entry.id, now.epoch, lease_until_ns)
         sent = self._connection.execute("SELECT run_id, job, body FROM entries WHERE id = ?", (entry.id,)).fetchone()
         return Attempt(
             entry_id=entry.id,
@@ -498,11 +547,12 @@ class Outbox:
             run_id=sent["run_id"],
             job=sent["job"],
             heartbeat=self.streams.name(stream_id),
-            heartbeat_id=row["heartbeat_id"],
+            heartbeat_id=heartbeat_id,
             url=url,
             body=sent["body"],
             tries=row["tries"],
             patience_known=self.streams.facts(stream_id, now)[0].lifetime_s is not None,
+            lease_until_ns=lease_until_ns,
         )
 
     def _settle(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> rules.Waiting | None:
@@ -530,7 +580,7 @@ class Outbox:
         judgement = rules.judge(stream, waiting, now)
         for gone in judgement.withdrawn:
             reason = gone.reason
-            if gone.id == may_have_arrived and gone.state is State.INVALIDATED:
+            if gone.state is State.INVALIDATED and gone.id in (may_have_arrived, self.streams.last_leased(stream_id)):
                 reason += " (may have arrived)"
             self._connection.execute(
                 "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
@@ -544,39 +594,43 @@ class Outbox:
         return None
 
     def _release(self, attempt: Attempt) -> bool:
-        """End our lease; False when it had run out and somebody else took the stream."""
+        """End our lease; False when it had run out and the stream was taken anew."""
         done = self._connection.execute(
             "UPDATE streams SET lease_owner = NULL, lease_entry = NULL "
-            "WHERE id = ? AND lease_owner = ? AND lease_entry = ?",
-            (attempt.stream_id, self._owner, attempt.entry_id),
+            "WHERE id = ? AND lease_owner = ? AND lease_entry = ? AND lease_until_ns = ?",
+            (attempt.stream_id, self._owner, attempt.entry_id, attempt.lease_until_ns),
         )
         return done.rowcount == 1
 
-    def _newer_waits(self, attempt: Attempt) -> bool:
-        row = self._connection.execute(
-            "SELECT 1 FROM entries WHERE stream_id = ? AND state = 'waiting' AND id > ?",
-            (attempt.stream_id, attempt.entry_id),
-        ).fetchone()
-        return row is not None
+    def _hold_host(self, host: str, now: Moment, wait_s: float) -> None:
+        """Send nothing to *host* before that: the latest that it has asked for holds."""
+        not_before_ns = max(now.boot_ns + int(wait_s * 1e9), self._host_not_before_ns(host, now))
+        self._connection.execute("INSERT OR REPLACE INTO hosts VALUES (?, ?, ?)", (host, now.epoch, not_before_ns))
 
     def _host_not_before_ns(self, host: str, now: Moment) -> int:
         row = self._connection.execute("SELECT epoch, not_before_ns FROM hosts WHERE host = ?", (host,)).fetchone()
         return int(row["not_before_ns"]) if row is not None and row["epoch"] == now.epoch else 0
 
-    def _next_due_s(self, now: Moment) -> float | None:
-        (due_ns,) = self._connection.execute(
-            "SELECT min(max(CASE WHEN due_epoch < :epoch THEN 0 ELSE due_boot_ns END,"
-            " CASE WHEN lease_owner IS NOT NULL AND lease_epoch = :epoch THEN lease_until_ns ELSE 0 END))"
-            " FROM streams WHERE due_boot_ns IS NOT NULL",
-            {"epoch": now.epoch},
+    def _next_due_s(self, now: Moment, only_runs: frozenset[str] | None) -> float | None:
+        """Return when the next stream is due, once all that were due are leased. Two ranges of the index, no scan."""
+        condition, values = _of_runs(only_runs)
+        (lease_ends_ns,) = self._connection.execute(
+            "SELECT min(lease_until_ns) FROM streams WHERE due_boot_ns IS NOT NULL"
+            f" AND (due_epoch, due_boot_ns) <= (?, ?){condition}",
+            (now.epoch, now.boot_ns, *values),
         ).fetchone()
-        return None if due_ns is None else max(0, due_ns - now.boot_ns) / 1e9
+        (due_ns,) = self._connection.execute(
+            "SELECT min(due_boot_ns) FROM streams WHERE due_boot_ns IS NOT NULL"
+            f" AND due_epoch = ? AND due_boot_ns > ?{condition}",
+            (now.epoch, now.boot_ns, *values),
+        ).fetchone()
+        instants = [instant for instant in (lease_ends_ns, due_ns) if instant is not None]
+        return max(0, min(instants) - now.boot_ns) / 1e9 if instants else None
 
-    def _prune_sometimes(self, accepted: int) -> None:
-        self._until_prune -= accepted
-        if self._until_prune > 0:
+    def _prune_sometimes(self) -> None:
+        if not self._prune_due:
             return
-        self._until_prune = _PRUNE_EVERY
+        self._prune_due = False
         with transaction(self._connection):
             self._connection.execute(
                 "DELETE FROM runs WHERE run_id IN (SELECT run_id FROM (SELECT run_id, row_number() OVER"
@@ -593,9 +647,58 @@ class Outbox:
 def open_outbox(directory: str | None, role: str) -> Outbox:
     """Open the store in *directory* for this process; *role* marks its leases. Raises StoreError."""
     owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
-    return Outbox(directory, SystemClock(), owner=owner, hostname=os.uname().nodename)
+    return Outbox(directory, SystemClock(), owner=owner, hostname=os.uname().nodename, check=role == "daemon")
+
+
+def _of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
+    """Return the condition, and its values, that leaves only the streams of *run_ids*; None leaves all."""
+    if run_ids is None:
+        return "", []
+    marks = ", ".join("?" * len(run_ids))
+    return f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))", sorted(run_ids)
 
 
 def host_of(url: Secret) -> str:
     """Return host and port of *url*: what Retry-After holds for."""
     return urlsplit(url.reveal()).netloc.rpartition("@")[2].lower()
+
+
+def _read_spooled(path: str, now: Moment) -> Report | None:
+    """Return the report in *path*; None when it holds none (yet): what can't be one is set aside. Raises OSError."""
+    try:
+        line = spool.read(path, now.wall_ns)
+    except OSError as problem:
+        if problem.errno in _NOT_THE_FILES_FAULT:
+            raise
+        _set_aside(path)
+        return None
+    if line is None:
+        return None
+    try:
+        verb, fields = wire.decode(line)
+        if verb == "run":
+            return Report.from_fields(fields)
+    except ValueError:
+        pass
+    _set_aside(path)
+    return None
+
+
+def _set_aside(path: str) -> None:
+    try:
+        spool.set_aside(path)
+    except OSError:
+        pass  # somebody else did, or the disk takes nothing now: where it lies it is in nobody's way
+
+
+def _storable(report: Report) -> Report:
+    """Return *report* in text that SQLite takes: bytes that aren't UTF-8 arrive here as surrogates (PEP 383)."""
+    ref = None if report.ref is None else _printable(report.ref)
+    job, reason, tail = _printable(report.job), _printable(report.reason), _printable(report.tail)
+    return replace(report, ref=ref, job=job, reason=reason, tail=tail)
+
+
+def _printable(text: str) -> str:
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -82,11 +82,33 @@ class Streams:
         self.hurry(row["id"])
         return int(row["id"])
 
-    def attachable(self) -> list[tuple[int, str]]:
-        """Return the streams without a heartbeat for which the cache has exactly one, with its id."""
-        rows = self._connection.execute("SELECT id, direct_url FROM streams WHERE heartbeat_id IS NULL").fetchall()
-        found = [(row["id"], self._heartbeat_of(row)) for row in rows]
-        return [(stream_id, heartbeat_id) for stream_id, heartbeat_id in found if heartbeat_id is not None]
+    def unattached(self) -> list[int]:
+        """Return the streams without a heartbeat."""
+        return [row["id"] for row in self._connection.execute("SELECT id FROM streams WHERE heartbeat_id IS NULL")]
+
+    def at_url(self, url: Secret) -> list[int]:
+        """Return the streams without a heartbeat that came under this ping URL."""
+        rows = self._connection.execute(
+            "SELECT stream_id FROM refs JOIN streams ON id = stream_id WHERE ref = ? AND heartbeat_id IS NULL",
+            (_stored(Ref.URL + url.reveal()),),
+        )
+        return [row["stream_id"] for row in rows]
+
+    def known_heartbeat(self, stream_id: int) -> str | None:
+        """Return the one heartbeat that the cache has for a stream that has none yet."""
+        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        return None if row is None or row["heartbeat_id"] is not None else self._heartbeat_of(row)
+
+    def successor(self, heartbeat_id: str) -> tuple[int, str] | None:
+        """Return the heartbeat's stream and the other heartbeat that all of its refs name by now, if there is one."""
+        row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
+        if row is None:
+            return None
+        named = {heartbeat.id for ref in self.refs(row["id"]) for heartbeat in self.find(ref)}
+        return (row["id"], named.pop()) if len(named) == 1 and heartbeat_id not in named else None
+
+    def detach(self, stream_id: int) -> None:
+        self._connection.execute("UPDATE streams SET heartbeat_id = NULL WHERE id = ?", (stream_id,))
 
     # -- what a stream knows -------------------------------------------------------------------------------------
 
@@ -97,6 +119,8 @@ class Streams:
             "WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
+        if row is None:
+            return Stream(), None  # merged into another one meanwhile
         patience_s = None if row["interval_s"] is None else row["interval_s"] + (row["grace_s"] or 0)
         leased = (
             row["lease_owner"] is not None and row["lease_epoch"] == now.epoch and row["lease_until_ns"] > now.boot_ns
@@ -122,7 +146,7 @@ class Streams:
             " WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
-        if row["name"]:
+        if row is not None and row["name"]:
             return str(row["name"])
         return ", ".join(_label(ref) for ref in self.refs(stream_id))
 
@@ -142,7 +166,31 @@ class Streams:
             (now.wall_ns, stream_id),
         )
 
-    # -- when to try ---------------------------------------------------------------------------------------------
+    # -- who is sending, and when to try ---------------------------------------------------------------------------
+
+    def lease(self, stream_id: int, owner: str, entry_id: int, epoch: int, until_ns: int) -> None:
+        """Leave the stream to *owner*; due again when that ends."""
+        self._connection.execute(
+            "UPDATE streams SET lease_owner = ?, lease_entry = ?, lease_epoch = ?, lease_until_ns = ?, due_epoch = ?,"
+            " due_boot_ns = ? WHERE id = ?",
+            (owner, entry_id, epoch, until_ns, epoch, until_ns, stream_id),
+        )
+
+    def release(self, condition: str, owner: str) -> None:
+        """End leases whose attempts have no known end: their entries may have arrived, and are due."""
+        self._connection.execute(
+            f"UPDATE streams SET lease_owner = NULL, due_epoch = 0, due_boot_ns = 0 WHERE {condition}", (owner,)
+        )
+
+    def last_leased(self, stream_id: int) -> int | None:
+        """Return the entry whose attempt is under way, or has no known end."""
+        row = self._connection.execute("SELECT lease_entry FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        return None if row is None else row["lease_entry"]
+
+    def is_hurried(self, stream_id: int) -> bool:
+        """Whether ``hurry`` was called since the lease was taken."""
+        row = self._connection.execute("SELECT due_boot_ns FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        return row is not None and row["due_boot_ns"] == 0
 
     def hurry(self, stream_id: int) -> None:
         """A new success: it is tried at once, also where the stream was parked or backing off."""
@@ -171,7 +219,11 @@ class Streams:
     # -- the cache of heartbeats ---------------------------------------------------------------------------------
 
     def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
-        """Put *heartbeats* into the cache; a ping URL that is already there stays unless a new one came."""
+        """Put *heartbeats*, a whole listing, into the cache.
+
+        A ping URL that is already there stays unless a new one came, and so does a heartbeat that the listing lacks;
+        only its name goes over to one that has it now.
+        """
         self._connection.executemany(
             "INSERT INTO heartbeats"
             " (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns)"
@@ -193,6 +245,11 @@ class Streams:
                 for heartbeat in heartbeats
             ],
         )
+        listed = {heartbeat.id for heartbeat in heartbeats}
+        for name in {heartbeat.name for heartbeat in heartbeats}:
+            rows = self._connection.execute("SELECT id FROM heartbeats WHERE name = ?", (name,)).fetchall()
+            replaced = [(row["id"],) for row in rows if row["id"] not in listed]
+            self._connection.executemany("UPDATE heartbeats SET name = '' WHERE id = ?", replaced)
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
         """Cache the heartbeat's ping URL; return whether it differs from the one before."""
@@ -201,7 +258,11 @@ class Streams:
             "UPDATE heartbeats SET ping_url = ?, url_wall_ns = ? WHERE id = ?",
             (url.reveal(), wall_ns, heartbeat_id),
         )
-        return row is None or row["ping_url"] != url.reveal()
+        return row is not None and row["ping_url"] != url.reveal()
+
+    def cached_url(self, heartbeat_id: str) -> Secret | None:
+        row = self._connection.execute("SELECT ping_url FROM heartbeats WHERE id = ?", (heartbeat_id,)).fetchone()
+        return None if row is None or not row["ping_url"] else Secret(row["ping_url"])
 
     def cached(self) -> list[CachedHeartbeat]:
         return [_cached(row) for row in self._connection.execute("SELECT * FROM heartbeats ORDER BY name, id")]

@@ -5,10 +5,12 @@ the sync that made it durable, and shares it with everybody who came meanwhile.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from aura_agent.outbox.database import reading
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Report
 
@@ -22,17 +24,28 @@ class OutboxWorker:
         self._outbox = outbox
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._pending: list[tuple[Report, asyncio.Future[bool]]] = []
+        self._pending_lock = threading.Lock()  # held for a moment, never over the disk
 
     async def call(self, function: Callable[[Outbox], T]) -> T:
-        """Return ``function(outbox)``, run in the thread; a cancelled caller doesn't undo what was written."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, self._outbox)
+        """Return ``function(outbox)``, run in the thread; a cancelled caller doesn't undo what was written.
+
+        Raises StoreError.
+        """
+
+        def guarded() -> T:
+            with reading():
+                return function(self._outbox)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
 
     async def accept(self, report: Report) -> bool:
         """Return once *report* is durable: True if its run was new. Raises StoreError."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
-        self._pending.append((report, accepted))
-        if len(self._pending) == 1:
+        with self._pending_lock:
+            self._pending.append((report, accepted))
+            first = len(self._pending) == 1
+        if first:
             loop.run_in_executor(self._thread, self._accept_pending, loop)
         return await accepted
 
@@ -42,14 +55,20 @@ class OutboxWorker:
         self._thread.shutdown(wait=False)
 
     def _accept_pending(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Appending and this swap both hold the interpreter's lock: each report is in exactly one batch.
-        batch, self._pending = self._pending, []
+        with self._pending_lock:
+            batch, self._pending = self._pending, []
         try:
-            new = set(self._outbox.accept([report for report, _ in batch]))
-        except Exception as problem:  # noqa: BLE001  # handed to everybody who waits for it
-            loop.call_soon_threadsafe(_fail, batch, problem)
-        else:
-            loop.call_soon_threadsafe(_resolve, batch, new)
+            self._accept_batch(batch, loop)
+        except Exception:  # noqa: BLE001  # one report may have spoilt it for all
+            for pending in batch:
+                try:
+                    self._accept_batch([pending], loop)
+                except Exception as problem:  # noqa: BLE001  # handed to whoever waits for it
+                    loop.call_soon_threadsafe(_fail, pending[1], problem)
+
+    def _accept_batch(self, batch: list[tuple[Report, asyncio.Future[bool]]], loop: asyncio.AbstractEventLoop) -> None:
+        new = set(self._outbox.accept([report for report, _ in batch]))
+        loop.call_soon_threadsafe(_resolve, batch, new)
 
 
 def _resolve(batch: list[tuple[Report, asyncio.Future[bool]]], new: set[str]) -> None:
@@ -58,7 +77,6 @@ def _resolve(batch: list[tuple[Report, asyncio.Future[bool]]], new: set[str]) ->
             accepted.set_result(report.run_id in new)
 
 
-def _fail(batch: list[tuple[Report, asyncio.Future[bool]]], problem: Exception) -> None:
-    for _, accepted in batch:
-        if not accepted.done():
-            accepted.set_exception(problem)
+def _fail(accepted: asyncio.Future[bool], problem: Exception) -> None:
+    if not accepted.done():
+        accepted.set_exception(problem)

@@ -62,7 +62,8 @@ def _append(path: str, boot_id: str) -> int:
             return found
         # A line that a power cut has torn counts as a boot of its own: only the order matters.
         line = ("\n" if content and not content.endswith(b"\n") else "") + boot_id + "\n"
-        os.write(file, line.encode("ascii"))
+        if os.write(file, line.encode("ascii")) != len(line):
+            raise OSError(28, "No space left on device", path)
         os.fsync(file)
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -19,8 +19,23 @@ def state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str | No
         return os.path.abspath(said)
     if euid == 0:
         return SYSTEM_STATE_DIR
-    base = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or "/", ".local/state")
+    base = environ.get("XDG_STATE_HOME") or ""
+    if not os.path.isabs(base):  # the base directory specification: anything else is to be ignored
+        base = os.path.join(environ.get("HOME") or "/", ".local/state")
     return os.path.join(base, "aura-agent")
+
+
+def own_state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str | None, euid: int) -> str:
+    """Return a wrapper's store: *configured* is the daemon's, and so only for who owns it, or may make it."""
+    if not configured or environ.get("AURA_STATE_DIR"):
+        return state_dir(environ, None, euid)
+    try:
+        ours = os.stat(configured).st_uid == euid
+    except FileNotFoundError:
+        ours = os.access(os.path.dirname(os.path.abspath(configured)), os.W_OK)
+    except OSError:
+        ours = False
+    return state_dir(environ, configured if ours or euid == 0 else None, euid)
 
 
 def socket_path(environ: "os._Environ[str] | dict[str, str]", configured: str | None) -> str:

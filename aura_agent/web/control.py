@@ -20,7 +20,9 @@ def control_app(agent: Agent) -> Starlette:
 
     async def reload(_: Request) -> JSONResponse:
         problem = await agent.reload()
-        return JSONResponse({"error": problem}, 409) if problem else JSONResponse({"jobs": len(agent.config.jobs)})
+        if problem:
+            return JSONResponse({"error": problem}, 409)
+        return JSONResponse({"jobs": len(agent.config.jobs), "needs_restart": agent.needs_restart()})
 
     async def trigger(request: Request) -> JSONResponse:
         said = agent.trigger(request.path_params["name"])
@@ -29,8 +31,11 @@ def control_app(agent: Agent) -> Starlette:
         return JSONResponse({"run": said})
 
     async def pause(request: Request) -> JSONResponse:
-        await agent.pause(request.path_params["name"], paused=request.path_params["verb"] == "pause")
-        return JSONResponse({})
+        name, verb = request.path_params["name"], request.path_params["verb"]
+        if verb not in ("pause", "resume"):
+            return JSONResponse({"error": f"nothing is done to a job by {verb!r}"}, 404)
+        await agent.pause(name, paused=verb == "pause")
+        return JSONResponse({"job": name, "paused": verb == "pause"})
 
     async def no_such_job(request: Request, _: Exception) -> JSONResponse:
         from difflib import get_close_matches

@@ -12,11 +12,17 @@ Application = Callable[..., object]
 
 
 class LazyServer:
-    """Serves ``build()``'s application on a bound socket, from the first connection on."""
+    """Serves ``build()``'s application on a bound socket, from the first connection on.
 
-    def __init__(self, bound: socket.socket, build: Callable[[], Application]) -> None:
+    *watch* is given the task that loads HTTP then: nobody waits for it, and it may fail.
+    """
+
+    def __init__(
+        self, bound: socket.socket, build: Callable[[], Application], watch: Callable[["asyncio.Task[None]"], None]
+    ) -> None:
         self._bound = bound
         self._build = build
+        self._watch = watch
         self._stop: Callable[[], object] | None = None
         self._starting: asyncio.Task[None] | None = None
 
@@ -57,3 +63,4 @@ class LazyServer:
     def _somebody_is_there(self) -> None:
         asyncio.get_running_loop().remove_reader(self._bound.fileno())
         self._starting = asyncio.create_task(self.start(), name="http")
+        self._watch(self._starting)

@@ -12,7 +12,14 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from aura_agent.daemon.agent import Agent
-from aura_agent.telemetry.counts import CONFIG_PROBLEMS, OUTBOX_ENTRIES, RUNNING, Counts
+from aura_agent.telemetry.counts import (
+    CONFIG_PROBLEMS,
+    LAST_SUCCESS,
+    OLDEST_WAITING,
+    OUTBOX_ENTRIES,
+    RUNNING,
+    Counts,
+)
 from aura_agent.telemetry.metrics import CONTENT_TYPE, build_registry, exposition
 
 
@@ -49,6 +56,8 @@ def _refresh(counts: Counts, snapshot: dict[str, Any]) -> None:
     """Bring the gauges up to date."""
     counts.replace(OUTBOX_ENTRIES, {(state,): count for state, count in snapshot["queue"].items()})
     counts.replace(RUNNING, {(job["name"],): len(job["running"]) for job in snapshot["jobs"]})
+    counts.set(OLDEST_WAITING, snapshot["oldest_waiting_s"])
+    counts.replace(LAST_SUCCESS, {(job,): at_s for job, at_s in snapshot["last_successes"].items()})
     counts.set(CONFIG_PROBLEMS, len(snapshot["config_problem"].splitlines()))
 
 

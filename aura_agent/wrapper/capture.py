@@ -3,11 +3,13 @@
 Only where asked for: without ``--quiet`` and ``--attach output`` the job writes to our own descriptors. Standard output
 and standard error stay apart, each in its order and unbuffered; one thread for each moves bytes and nothing else.
 Held output lies in memory up to a bound, then in an unlinked file; when that disk is full it passes straight through.
+The threads are there before the job is: a host that has none left must not leave it with a pipe that nobody reads.
 """
 
 import _thread
 import os
 import select
+from fcntl import fcntl
 
 from aura_agent.process.tail import Tail
 
@@ -45,7 +47,7 @@ class _Held:
             _write_all(self._target, chunk)
 
     def show(self) -> None:
-        """Print what is held, and hold no more of it."""
+        """Print what is held, and hold no more of it. Raises OSError: nobody takes it."""
         if self._file is not None:
             os.lseek(self._file, 0, os.SEEK_SET)
             while chunk := os.read(self._file, _CHUNK_BYTES):
@@ -71,66 +73,82 @@ class Capture:
     """Pipes for one job's two streams and the threads that empty them."""
 
     def __init__(self, *, hold: bool, tail: Tail | None) -> None:
+        """Make the pipes and begin to read them. Raises OSError or RuntimeError: no descriptors or threads are left."""
         self.tail = tail
         self._feeding = _thread.allocate_lock()
         self._held = {target: _Held(target) for target in (1, 2)} if hold else {}
-        self._wake_read, self._wake_write = os.pipe()
-        self._pipes: list[tuple[int, int]] = []
+        self._opened: list[int] = []
+        self._wake_read, self._wake_write = self._pipe()
         self._done: list[_thread.LockType] = []
-
-    def open(self) -> tuple[int, int]:
-        """Return the descriptors that the job is to have as its stdout and stderr."""
-        import fcntl
-
-        for _ in (1, 2):
-            read, write = os.pipe()
+        ends = [self._pipe() for _ in (1, 2)]
+        self.outputs = (ends[0][1], ends[1][1])  # what the job is to have as its stdout and stderr
+        for target, (read, write) in zip((1, 2), ends, strict=True):
             try:
-                fcntl.fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
+                fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
             except OSError:
                 pass  # the user's pipe budget is used up (pipe(7)): a smaller pipe serves
-            self._pipes.append((read, write))
-        return self._pipes[0][1], self._pipes[1][1]
-
-    def pump(self) -> None:
-        """Begin moving output; call it once the job has been started."""
-        for target, (read, write) in zip((1, 2), self._pipes, strict=True):
-            os.close(write)
             finished = _thread.allocate_lock()
             finished.acquire()
+            try:
+                _thread.start_new_thread(self._move, (read, target, finished))
+            except RuntimeError:
+                self.finish()
+                raise
+            self._opened.remove(read)  # the thread's now
             self._done.append(finished)
-            _thread.start_new_thread(self._move, (read, target, finished))
-        self._pipes.clear()
+
+    def started(self) -> None:
+        """The job has its own descriptors: close ours, so that its end is seen."""
+        for output in self.outputs:
+            os.close(output)
+            self._opened.remove(output)
 
     def finish(self) -> None:
         """The job has ended: take what is in the pipes, and no more; a grandchild may keep its ends open."""
-        for read, write in self._pipes:
-            os.close(read)
-            os.close(write)
-        self._pipes.clear()
         os.write(self._wake_write, b"x")
         for finished in self._done:
             finished.acquire()
         self._done.clear()
-        os.read(self._wake_read, 1)
+        for descriptor in self._opened:
+            os.close(descriptor)
+        self._opened.clear()
 
     def show(self) -> None:
         """Print what was held back, each stream to its own place."""
         for held in self._held.values():
-            held.show()
+            try:
+                held.show()
+            except OSError:
+                pass  # nobody is there to read it
+
+    def _pipe(self) -> tuple[int, int]:
+        try:
+            ends = os.pipe()
+        except OSError:
+            for descriptor in self._opened:
+                os.close(descriptor)
+            raise
+        self._opened += ends
+        return ends
 
     def _move(self, read: int, target: int, finished: "_thread.LockType") -> None:
         held = self._held.get(target)
         poll = select.poll()
         poll.register(read, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
+        left_bytes: int | None = None  # once the job has ended: what the pipe can hold of its output
         try:
-            while True:
+            while left_bytes is None or left_bytes > 0:
                 ready = dict(poll.poll())
+                if left_bytes is None and self._wake_read in ready:
+                    left_bytes = _PIPE_BYTES
                 if read not in ready:
                     break
                 chunk = os.read(read, _CHUNK_BYTES)
                 if not chunk:
                     break
+                if left_bytes is not None:
+                    left_bytes -= len(chunk)
                 if self.tail is not None:
                     with self._feeding:
                         self.tail.feed(chunk)
@@ -148,7 +166,12 @@ class Capture:
 def _write_all(target: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(target, view) :]
+        try:
+            view = view[os.write(target, view) :]
+        except BlockingIOError:  # somebody who shares our output made it non-blocking
+            room = select.poll()
+            room.register(target, select.POLLOUT)
+            room.poll()
 
 
 def _unlinked_file() -> int:

@@ -1,7 +1,7 @@
 """aura-run's side of the daemon's socket: introduce the run, hear what the config knows of it, hand over its outcome.
 
-Nothing here takes longer than a second: a daemon that doesn't answer by then counts as absent, and the report goes to
-the spool instead.
+All waiting for one connection together takes at most a second: a daemon that doesn't answer by then counts as absent,
+and the report goes to the spool instead.
 """
 
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
@@ -16,15 +16,23 @@ class Refused(Exception):  # an answer, not a failure
     """The daemon answers, but takes no report from this user."""
 
 
-class Daemon:
-    """One connection. While it is open, it is the record that the run goes on."""
+class Busy(Exception):  # an answer, too
+    """The daemon answers, but can't keep this report now."""
 
-    def __init__(self, path: str) -> None:
+
+class Daemon:
+    """One connection. While it is open, it is the record that the run goes on.
+
+    Methods raise TimeoutError when *patience_s* is used up, and another OSError when nobody is at the other end.
+    """
+
+    def __init__(self, path: str, patience_s: float = PATIENCE_S) -> None:
         """Connect. Raises OSError: nobody answers there."""
-        self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+        self._left_s = patience_s
         self._received = b""
+        self._socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
         try:
-            self._socket.settimeout(PATIENCE_S)
+            self._socket.settimeout(patience_s)
             self._socket.connect(path)
         except OSError:
             self._socket.close()
@@ -36,33 +44,38 @@ class Daemon:
 
     def settings(self) -> dict[str, str]:
         """Return what the config knows of the run that was introduced. Raises OSError, Refused."""
-        verb, fields = self._answer(monotonic() + PATIENCE_S)
+        verb, fields = self._answer()
         return fields if verb == "job" else {}
 
     def hand_over(self, record: bytes) -> None:
-        """Return once the daemon has made *record* durable. Raises OSError, Refused."""
-        deadline = monotonic() + PATIENCE_S
+        """Return once the daemon has made *record* durable. Raises OSError, Refused, Busy."""
         self._send(record)
         while True:
-            verb, fields = self._answer(deadline)
+            verb, fields = self._answer()
             if verb == "ok":
                 return
             if verb != "job":
-                raise OSError(11, fields.get("reason", "the daemon is busy"))
+                raise Busy(fields.get("reason", ""))
 
     def close(self) -> None:
         self._socket.close()
 
     def _send(self, line: bytes) -> None:
-        self._socket.settimeout(PATIENCE_S)
-        self._socket.sendall(line)
+        started = self._start_waiting()
+        try:
+            self._socket.sendall(line)
+        finally:
+            self._left_s -= monotonic() - started
 
-    def _answer(self, deadline: float) -> tuple[str, dict[str, str]]:
+    def _answer(self) -> tuple[str, dict[str, str]]:
         while b"\n" not in self._received:
             if len(self._received) > MAX_LINE_BYTES:
                 raise OSError(90, "the daemon's answer is too long")
-            self._socket.settimeout(max(0.001, deadline - monotonic()))
-            received = self._socket.recv(65536)
+            started = self._start_waiting()
+            try:
+                received = self._socket.recv(65536)
+            finally:
+                self._left_s -= monotonic() - started
             if not received:
                 raise OSError(104, "the daemon closed the connection")
             self._received += received
@@ -74,3 +87,9 @@ class Daemon:
         if verb == "refused":
             raise Refused(fields.get("reason", ""))
         return verb, fields
+
+    def _start_waiting(self) -> float:
+        if self._left_s <= 0:
+            raise TimeoutError
+        self._socket.settimeout(self._left_s)
+        return monotonic()

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTSTP = (
+SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP = (
     _signal.SIGCHLD,
     _signal.SIGCONT,
     _signal.SIGKILL,
     _signal.SIGSTOP,
+    _signal.SIGTERM,
     _signal.SIGTSTP,
 )
-TERMINATING = frozenset((_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT))
+TERMINATING = frozenset((SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT))
 FORWARDED = TERMINATING | {_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, SIGTSTP, SIGCONT}
+_LETHAL = TERMINATING | {_signal.SIGUSR1, _signal.SIGUSR2}
 TIMED_OUT = 124
 _SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); the terminal's are SI_KERNEL
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 puts into LC_CTYPE
+_LONGEST_SLEEP_S = 86400.0  # beyond 292 years the kernel's time has no room
 
 
 class NotStarted(Exception):  # it is the shell's way of speaking, not an error of ours
@@ -103,7 +107,10 @@ class Job:
     def send(self, signum: int) -> None:
         """Pass *signum* on, unless the job is gone."""
         if self._running:
-            os.kill(self.pid, signum)  # not reaped yet, so the pid is still its own
+            try:
+                os.kill(self.pid, signum)  # not reaped yet, so the pid is still its own
+            except PermissionError:
+                pass  # sudo and its like belong to somebody else now
 
     def reap(self) -> bool:
         """Collect what has ended, adopted orphans too; True once the job itself has."""
@@ -129,23 +136,27 @@ class Job:
 
 
 class Signals:
-    """Our signals, blocked and fetched one by one; ``original`` is the mask that the job gets."""
+    """Our signals, blocked and fetched one by one; ``original`` is the mask that the job gets.
+
+    Even one that we were told to ignore (nohup) arrives here once it is blocked: it is passed on, and ends nothing.
+    """
 
     def __init__(self) -> None:
+        self._ignored = frozenset(signum for signum in FORWARDED if _signal.getsignal(signum) == _signal.SIG_IGN)
         self.original = _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGCHLD, *FORWARDED))
         _signal.signal(SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, it would reap the job behind our back
         self.terminated_by: int | None = None
         self._suspended = False
 
     def wait(self, job: Job, deadline_boot_ns: int | None = None) -> bool:
-        """Wait until *job* has ended; False if the deadline came first. Forwards what is meant for it."""
+        """Wait until *job* has ended; False if it still runs at the deadline. Forwards what is meant for it."""
         while not job.reap():
             if job.stopped and self._suspended:
                 self._suspended = job.stopped = False
                 os.kill(os.getpid(), SIGSTOP)  # the shell that waits for us sees the job stop
             info = self._next(deadline_boot_ns)
             if info is None:
-                return False
+                return job.reap()
             if info.si_signo != SIGCHLD:
                 self._handle(info, job)
         return True
@@ -157,33 +168,47 @@ class Signals:
             info = self._next(deadline_boot_ns)
             if info is None:
                 return True
-            if info.si_signo in TERMINATING:
-                self.terminated_by = info.si_signo
+            self._note(info.si_signo)
         return False
 
     def end_with(self, leave: "Callable[[], None]") -> None:
-        """From here on any signal ends us through *leave*: the job is over, what is left is only the ping."""
-        for signum in (*TERMINATING, _signal.SIGALRM):
-            if _signal.getsignal(signum) != _signal.SIG_IGN:
-                _signal.signal(signum, lambda *_: leave())
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original)
+        """From here on any signal ends us through *leave*: the job is over and on record, only its ping is left.
+
+        SIGALRM does so too, whatever we inherited: it is our own bound on the wait.
+        """
+        for signum in (*(_LETHAL - self._ignored), _signal.SIGALRM):
+            _signal.signal(signum, lambda *_: leave())
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original - {_signal.SIGALRM})
 
     def _next(self, deadline_boot_ns: int | None) -> "_signal.struct_siginfo | None":
         waited = (SIGCHLD, *FORWARDED)
         if deadline_boot_ns is None:
             return _signal.sigwaitinfo(waited)
-        return _signal.sigtimedwait(waited, max(0.0, (deadline_boot_ns - now()[0]) / 1e9))
+        while True:
+            left_s = max(0.0, (deadline_boot_ns - now()[0]) / 1e9)
+            info = _signal.sigtimedwait(waited, min(left_s, _LONGEST_SLEEP_S))
+            if info is not None or left_s <= _LONGEST_SLEEP_S:
+                return info
 
     def _handle(self, info: "_signal.struct_siginfo", job: Job) -> None:
         signum = info.si_signo
-        if signum in TERMINATING:
-            self.terminated_by = signum
+        self._note(signum)
         if signum == SIGTSTP:
             self._suspended = True
         if signum == SIGCONT:
             job.stopped = self._suspended = False
         if info.si_code in _SENT_BY_A_PROCESS or job.own_group:
             job.send(signum)
+
+    def _note(self, signum: int) -> None:
+        if signum in TERMINATING and signum not in self._ignored:
+            self.terminated_by = signum
+
+
+def let_ctrl_c_end_us() -> None:
+    """Undo Python's own handler, which would end us with a traceback while there is no job yet."""
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def now() -> tuple[int, int]:
@@ -204,19 +229,23 @@ def start(
     Looks for the command in PATH and falls back to /bin/sh for a script without an interpreter line, as execvp(3)
     does. Raises NotStarted.
     """
-    variables = without_secrets(os.environ) | (env or {})
+    variables = _callers_variables() | (env or {})
     problem: OSError | None = None
     for path in _places(command[0], variables):
         try:
-            return _spawn(path, command, variables, signals, own_group=own_group, outputs=outputs)
+            os.stat(path)  # far cheaper than a process for every directory of PATH
+            try:
+                return _spawn(path, command, variables, signals, own_group=own_group, outputs=outputs)
+            except OSError as refusal:
+                if refusal.errno != errno.ENOEXEC:
+                    raise
+                script = ["/bin/sh", path, *command[1:]]
+                return _spawn("/bin/sh", script, variables, signals, own_group=own_group, outputs=outputs)
         except (FileNotFoundError, NotADirectoryError) as missing:
             problem = problem or missing
         except PermissionError as denied:
             problem = denied
         except OSError as other:
-            if other.errno == errno.ENOEXEC:
-                script = ["/bin/sh", path, *command[1:]]
-                return _spawn("/bin/sh", script, variables, signals, own_group=own_group, outputs=outputs)
             problem = other
             break
         except ValueError:
@@ -244,7 +273,7 @@ def end_as(status: int, signum: int | None) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core worth having is the job's
-        if signum not in (SIGKILL, SIGSTOP):
+        if signum in _signal.valid_signals() - {SIGKILL, SIGSTOP}:
             _signal.signal(signum, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (signum,))
         os.kill(os.getpid(), signum)
@@ -271,6 +300,34 @@ def _spawn(
         **({"setpgroup": 0} if own_group else {}),  # type: ignore[arg-type]  # absent is not the same as None here
     )
     return Job(pid, started, own_group=own_group)
+
+
+def _callers_variables() -> dict[str, str]:
+    """Return the environment that the job would have without us, but for the secrets.
+
+    In the C locale, cron's, Python sets LC_CTYPE for itself (PEP 538); what it was before is only known to the kernel.
+    """
+    variables = without_secrets(os.environ)
+    if variables.get("LC_CTYPE") in _COERCED and not _was_set(b"LC_CTYPE="):
+        del variables["LC_CTYPE"]
+    return variables
+
+
+def _was_set(prefix: bytes) -> bool:
+    """Whether we were started with a variable that begins like this; where /proc can't tell, yes."""
+    try:
+        file = os.open("/proc/self/environ", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    given = b""
+    try:
+        while chunk := os.read(file, 1 << 17):
+            given += chunk
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return any(variable.startswith(prefix) for variable in given.split(b"\0"))
 
 
 def _places(name: str, env: dict[str, str]) -> list[str]:

@@ -11,7 +11,7 @@ from aura_agent.config.models import Config, Job
 from aura_agent.config.settings import config_path
 from aura_agent.errors import AuraError, ConfigError
 from aura_agent.wrapper.options import Options, Usage
-from aura_agent.wrapper.warnings import warn
+from aura_agent.wrapper.warnings import print_line, warn
 
 
 def take_job(options: Options) -> None:
@@ -24,12 +24,16 @@ def take_job(options: Options) -> None:
     else:
         why = "there is no config"
     job = None if config is None else config.jobs.get(options.job or "")
+    options.job_found = job is not None
     if job is None:
         if config is not None:
             why = "the config has no such job"
         if not options.command:
             raise Usage(f"aura-run: job {options.job!r}: {why}; nothing was run\n")
-        os.write(2, f"aura-run: job {options.job!r}: {why}; the command runs all the same\n".encode())
+        print_line(
+            f"job {options.job!r}: {why}; the command runs all the same"
+            + ("" if _has_target(options) else ", without a ping")
+        )
         return
     _take(options, options.job or "", job)
 
@@ -90,6 +94,10 @@ def _take(options: Options, name: str, job: Job) -> None:
             except OSError as problem:
                 raise Usage(f"aura-run: job {name!r}: cwd: {problem.strerror}; nothing was run\n") from problem
     options.borrow(lend(name, job))
+
+
+def _has_target(options: Options) -> bool:
+    return options.heartbeat is not None or options.ping_url is not None
 
 
 def _refuse_other_user(name: str, user: str) -> None:

@@ -8,7 +8,19 @@ goes wrong with any of this is at the most one line on stderr.
 import os
 import sys
 
-from aura_agent.wrapper.job import Ended, Job, NotStarted, Signals, end_as, in_foreground, now, start
+from aura_agent.wrapper.job import (
+    SIGKILL,
+    SIGTERM,
+    Ended,
+    Job,
+    NotStarted,
+    Signals,
+    end_as,
+    in_foreground,
+    let_ctrl_c_end_us,
+    now,
+    start,
+)
 from aura_agent.wrapper.options import Options, Usage, parse
 
 TYPE_CHECKING = False  # typing's own costs an import
@@ -23,6 +35,8 @@ DEFAULT_TAIL_BYTES = 10_000
 
 def main() -> int:
     """Run the command line in ``sys.argv``. Returns an exit status, or doesn't: it may end by the job's own signal."""
+    let_ctrl_c_end_us()
+    _take_missing_descriptors()
     try:
         options = parse(sys.argv[1:], os.environ)
         if options.job is not None:
@@ -30,10 +44,37 @@ def main() -> int:
 
             take_job(options)
     except Usage as end:
-        os.write(2 if end.status else 1, end.text.encode("utf-8", "surrogateescape"))
+        try:
+            os.write(2 if end.status else 1, end.text.encode("utf-8", "surrogateescape"))
+        except OSError:
+            pass
         return end.status
     end_as(*_Run(options).to_the_end())
     return 125  # not reached: the line above ends the process
+
+
+def _take_missing_descriptors() -> None:
+    """Fill what the caller closed of 0 to 2 for ourselves: the next file of ours must not become our stderr.
+
+    The job doesn't inherit them: it misses what the caller wanted it to miss.
+    """
+    try:
+        while (taken := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+            pass
+        os.close(taken)
+    except OSError:
+        pass
+
+
+def _let_go_of_pipeline() -> None:
+    """Give up our ends of the caller's stdin and stdout: who reads the job's output need not wait for our delivery."""
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
 
 
 class _Run:
@@ -55,10 +96,10 @@ class _Run:
         ended = self._attempt()
         while not self._succeeded(ended) and self._may_retry():
             ended = self._attempt()
-        self._signals.end_with(lambda: end_as(ended.status, ended.signal))
-        if self._reporter is not None:
-            outcome = "succeeded" if self._succeeded(ended) else ended.failure
-            self._reporter.report(ended, outcome, attempts=self._attempts, reason=self._reason, body=self._body)
+        try:
+            self._tell(ended)
+        except Exception as problem:  # noqa: BLE001  # whatever goes wrong here, the status is the job's
+            self._unforeseen(problem)
         return ended.status, ended.signal
 
     def _attempt(self) -> Ended:
@@ -72,7 +113,7 @@ class _Run:
                 options.command,
                 self._signals,
                 own_group=options.timeout_s is not None and not in_foreground(),
-                outputs=None if capture is None else capture.open(),
+                outputs=None if capture is None else capture.outputs,
                 env=options.env,
             )
         except NotStarted as problem:
@@ -83,14 +124,18 @@ class _Run:
             self._introduce(ended)
         else:
             if capture is not None:
-                capture.pump()
+                capture.started()
             self._mark_turn(job)
             self._introduce(job.ended)
             self._wait(job)
             ended = job.ended
         if capture is not None:
             capture.finish()
-        self._conclude(ended, capture)
+        try:
+            self._conclude(ended, capture)
+        except Exception as problem:  # noqa: BLE001  # an expectation that can't be judged is not met
+            ended.unmet = bool(options.expect)
+            self._unforeseen(problem)
         return ended
 
     def _wait(self, job: Job) -> None:
@@ -102,12 +147,23 @@ class _Run:
 
         become_subreaper()
         if not self._signals.wait(job, job.ended.started_boot_ns + int(timeout_s * 1e9)):
+            kill_after_s = self._options.kill_after_s
+            self._time_out(job, timeout_s, 10.0 if kill_after_s is None else kill_after_s)
+
+    def _time_out(self, job: Job, timeout_s: float, kill_after_s: float) -> None:
+        job.ended.timed_out = True
+        try:
             from aura_agent.wrapper.timeout import end_tree
 
-            kill_after_s = self._options.kill_after_s
-            self._reason = end_tree(job, self._signals, timeout_s, 10.0 if kill_after_s is None else kill_after_s)
-            job.ended.timed_out = True
-            self._say(self._reason)
+            self._reason = end_tree(job, self._signals, timeout_s, kill_after_s)
+        except Exception as problem:  # noqa: BLE001  # no /proc, for one: the job itself can be ended all the same
+            self._unforeseen(problem)
+            self._reason = "timed out: sent SIGTERM to the job"
+            job.send(SIGTERM)
+            if not self._signals.wait(job, now()[0] + int(kill_after_s * 1e9)):
+                job.send(SIGKILL)
+                self._signals.wait(job)
+        self._say(self._reason)
 
     def _conclude(self, ended: Ended, capture: "Capture | None") -> None:
         """Look at what the exit status alone doesn't tell, and show the output that was held back for a failure."""
@@ -137,22 +193,38 @@ class _Run:
 
     def _introduce(self, ended: Ended) -> None:
         """While the job runs: tell the daemon, and learn what the config has to say about it."""
-        if self._reporter is None:
+        if self._reporter is not None:
+            return
+        try:
             from aura_agent.wrapper.reporting import Reporter
 
             self._reporter = Reporter(self._options)
             self._reporter.introduce(ended)
+        except Exception as problem:  # noqa: BLE001  # the job runs, and somebody must wait for it
+            self._unforeseen(problem)
+
+    def _tell(self, ended: Ended) -> None:
+        """Make the outcome durable, and deliver it where no daemon does. Signals can only end the latter."""
+        delivery = None
+        if self._reporter is not None:
+            outcome = "succeeded" if self._succeeded(ended) else ended.failure
+            delivery = self._reporter.keep(
+                ended, outcome, attempts=self._attempts, reason=self._reason, body=self._body
+            )
+        self._signals.end_with(lambda: end_as(ended.status, ended.signal))
+        if delivery is not None:
+            _let_go_of_pipeline()
+            from aura_agent.wrapper.delivery import deliver
+
+            deliver(delivery)
 
     def _take_turn(self) -> bool:
-        from aura_agent.wrapper.overlap import Turn
-        from aura_agent.wrapper.reporting import identity, store
+        from aura_agent.report.places import state_dir
+        from aura_agent.wrapper.overlap import Turn, job_identity
 
-        directory = store()
+        directory = state_dir(os.environ, None, os.geteuid())
         try:
-            from aura_agent.report.spool import prepare
-
-            prepare(directory)
-            self._turn = Turn(directory, identity(self._options))
+            self._turn = Turn(directory, job_identity(self._options))
         except OSError as problem:
             from aura_agent.wrapper.warnings import warn
 
@@ -177,7 +249,11 @@ class _Run:
         from aura_agent.wrapper.capture import Capture
 
         tail_bytes = DEFAULT_TAIL_BYTES if options.tail_bytes is None else options.tail_bytes
-        return Capture(hold=options.quiet, tail=Tail(tail_bytes) if options.attach == "output" else None)
+        try:
+            return Capture(hold=options.quiet, tail=Tail(tail_bytes) if options.attach == "output" else None)
+        except (OSError, RuntimeError) as problem:
+            self._say(f"the output can't be captured: {problem}; it goes straight through")
+            return None
 
     def _body_of(self, ended: Ended, capture: "Capture | None") -> bytes | None:
         if self._options.attach == "summary":
@@ -186,6 +262,11 @@ class _Run:
             took = format_duration((ended.ended_boot_ns - ended.started_boot_ns) / 1e9)
             return f"exit {ended.status} after {took}, attempt {self._attempts}\n".encode()
         return capture.tail.text().encode() if capture is not None and capture.tail is not None else None
+
+    def _unforeseen(self, problem: Exception) -> None:
+        """Name *problem* without its text, which could hold anything."""
+        what = problem.strerror if isinstance(problem, OSError) else None
+        self._say(f"internal error ({type(problem).__name__}{f': {what}' if what else ''}): the job is not affected")
 
     def _say(self, text: str) -> None:
         from aura_agent.wrapper.warnings import print_line

@@ -54,8 +54,10 @@ _WITH_VALUE = {
     "--wait": "wait",
 }
 _FLAGS = {"--no-overlap": "no_overlap", "-q": "quiet", "--quiet": "quiet", "--no-wait": "no_wait"}
-_FROM_ENVIRONMENT = {"AURA_JOB": "job", "AURA_CONFIG": "config", "AURA_WAIT": "wait"}
+_FROM_ENVIRONMENT = {"AURA_JOB": "job", "AURA_CONFIG": "config"}
 _MAX_TAIL_BYTES = 200_000
+_MAX_DURATION_S = 3.2e9  # a hundred years
+_WAIT_S = 10.0
 
 
 class Usage(Exception):  # not every one is an error: --help is one too
@@ -73,10 +75,12 @@ class Options:
         "attach",
         "command",
         "config",
+        "doubt",
         "env",
         "expect",
         "heartbeat",
         "job",
+        "job_found",
         "kill_after_s",
         "max_age_s",
         "no_overlap",
@@ -110,7 +114,9 @@ class Options:
         self.tail_bytes = _tail_bytes(said)
         self.no_wait = "no_wait" in said
         wait_s = _duration(said, "wait")
-        self.wait_s = 10.0 if wait_s is None else wait_s
+        self.wait_s = _WAIT_S if wait_s is None else wait_s
+        self.doubt = ""  # what is wrong and didn't keep the job from running
+        self.job_found: bool | None = None  # None: not looked for
         # These only a job of the config can say.
         self.max_age_s: float | None = None
         self.replay = ""
@@ -173,16 +179,18 @@ def parse(arguments: list[str], environ: "os._Environ[str]") -> Options:
         else:
             raise _wrong(f"unknown option {name}")
     _check_target(said)
-    for variable, key in _FROM_ENVIRONMENT.items():
-        if key not in said and environ.get(variable):
-            said[key] = environ[variable]
     # A target on the command line stands alone: an inherited variable must not redirect it.
-    if "heartbeat" not in said and "ping_url" not in said:
+    if not said.keys() & {"heartbeat", "ping_url", "job"}:
         for variable, key in (("AURA_PING_URL", "ping_url"), ("AURA_HEARTBEAT", "heartbeat")):
             if environ.get(variable):
                 said[key] = environ[variable]
                 break
+    for variable, key in _FROM_ENVIRONMENT.items():
+        if key not in said and environ.get(variable):
+            said[key] = environ[variable]
     options = Options(said, arguments[at:])
+    if "wait" not in said and environ.get("AURA_WAIT"):
+        _take_wait(options, environ["AURA_WAIT"])
     if not options.command and options.job is None:
         raise _wrong("no command; write it after --")
     return options
@@ -199,21 +207,35 @@ def _check_target(said: dict[str, str]) -> None:
             raise _wrong(f"--{key} is empty")
 
 
+def _take_wait(options: Options, text: str) -> None:
+    """Take AURA_WAIT. A variable is not the command line: a wrong one doesn't keep the job from running."""
+    try:
+        options.wait_s = _duration({"wait": text}, "wait") or 0.0
+    except Usage:
+        options.doubt = f"AURA_WAIT: {text!r} is not a duration such as 10s: {_WAIT_S:g} s are used"
+
+
 def _duration(said: dict[str, str], key: str) -> float | None:
     if key not in said:
         return None
     from aura_agent.units import parse_duration_s
 
+    option = "--" + key.replace("_", "-")
     try:
-        return parse_duration_s(said[key])
+        seconds = parse_duration_s(said[key])
     except ValueError as problem:
-        raise _wrong(f"--{key.replace('_', '-')}: {problem}") from None
+        raise _wrong(f"{option}: {problem}") from None
+    if seconds > _MAX_DURATION_S:
+        raise _wrong(f"{option}: more than a hundred years")
+    if key == "timeout" and not seconds:
+        raise _wrong(f"{option}: a job can't be done in no time; leave it out for no limit")
+    return seconds
 
 
 def _count(said: dict[str, str], key: str) -> int | None:
     if key not in said:
         return None
-    if not (said[key].isascii() and said[key].isdigit()):
+    if not (said[key].isascii() and said[key].isdigit() and len(said[key]) < 10):
         raise _wrong(f"--{key}: {said[key]!r} is not a whole number")
     return int(said[key])
 
@@ -222,7 +244,7 @@ def _codes(said: dict[str, str]) -> frozenset[int] | None:
     if "success_codes" not in said:
         return None
     codes = [code.strip() for code in said["success_codes"].split(",")]
-    if not all(code.isascii() and code.isdigit() and int(code) <= 255 for code in codes):
+    if not all(code.isascii() and code.isdigit() and len(code) < 4 and int(code) <= 255 for code in codes):
         raise _wrong(f"--success-codes: {said['success_codes']!r} is not a list of exit codes such as 0,3")
     return frozenset(int(code) for code in codes)
 
@@ -243,6 +265,8 @@ def _tail_bytes(said: dict[str, str]) -> int | None:
         count = int(text) if text.isascii() and text.isdigit() else parse_size_bytes(text)
     except ValueError as problem:
         raise _wrong(f"--tail-bytes: {problem}") from None
+    except OverflowError:
+        count = _MAX_TAIL_BYTES + 1
     if count > _MAX_TAIL_BYTES:
         raise _wrong(f"--tail-bytes: at most {_MAX_TAIL_BYTES}")
     return count

@@ -6,7 +6,12 @@ outlived its wrapper is still seen. A pid counts only with the start time, the b
 
 import os
 from fcntl import LOCK_EX, LOCK_NB, flock
-from hashlib import sha256
+
+from aura_agent.report.spool import prepare
+
+TYPE_CHECKING = False  # typing's own costs an import
+if TYPE_CHECKING:
+    from aura_agent.wrapper.options import Options
 
 
 class Turn:
@@ -14,9 +19,12 @@ class Turn:
 
     def __init__(self, directory: str, identity: str) -> None:
         """Try to take the turn for *identity* in the store's *directory*. Raises OSError: the store can't be used."""
+        from hashlib import blake2b
+
+        prepare(directory)
         locks = os.path.join(directory, "locks")
         os.makedirs(locks, 0o700, exist_ok=True)
-        name = sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        name = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         path = os.path.join(locks, name)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self.held = self._take()
@@ -34,6 +42,11 @@ class Turn:
         noted = os.pread(self._file, 200, 0).decode("ascii", "replace")
         pid = noted.partition(" ")[0]
         return not (pid.isdigit() and noted == _identity(int(pid)))
+
+
+def job_identity(options: "Options") -> str:
+    """Return what makes two runs runs of the same job."""
+    return options.job or options.heartbeat or "\0".join(options.command)
 
 
 def _identity(pid: int) -> str:

@@ -7,9 +7,9 @@ here is one line on stderr and leaves the exit status alone.
 import os
 
 from aura_agent.report.boots import current_boot_id
-from aura_agent.report.places import SYSTEM_CONFIG, socket_path, state_dir
+from aura_agent.report.places import DAEMON_LOCK, SYSTEM_CONFIG, own_state_dir, socket_path, state_dir
 from aura_agent.report.wire import encode
-from aura_agent.wrapper.daemon import Daemon, Refused
+from aura_agent.wrapper.daemon import Busy, Daemon, Refused
 from aura_agent.wrapper.job import Ended
 from aura_agent.wrapper.options import Options
 from aura_agent.wrapper.warnings import warn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aura_agent.config.models import Config
 
 _MAX_ARGV_BYTES = 1 << 16
+_MAX_URL_BYTES = 4000
 
 # Names of these say nothing about the job: what they run does.
 _CARRIERS = frozenset(
@@ -39,10 +40,13 @@ class Reporter:
         self._run_id = os.urandom(16).hex()
         self._boot_id = current_boot_id()
         self._daemon: Daemon | None = None
+        self._socket_path = socket_path(os.environ, None)
+        self._left_alone: Daemon | None = None  # one that takes nothing from us, or doesn't answer
         self._unsure = False
         self._config: Config | None = None
         self._store = state_dir(os.environ, None, os.geteuid())
-        self._ref = reference(options)
+        self._ref, self._no_ref = reference(options)
+        self._fields: dict[str, str] = {}
 
     def introduce(self, ended: Ended) -> None:
         """Tell the daemon that the run has begun, and borrow what the config knows of it."""
@@ -60,15 +64,19 @@ class Reporter:
         if wants and len(argv) <= _MAX_ARGV_BYTES:
             fields["argv"] = argv
         if options.config is None:
-            self._try_daemon(socket_path(os.environ, None), fields, wants)
+            self._introduce_to_daemon(fields, wants)
         if self._daemon is None:
             self._look_into_config(fields, wants)
 
-    def report(self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None) -> None:
-        """Make the outcome durable, and deliver it where no daemon does."""
-        self._ref = reference(self._options)
-        if self._ref is None:
-            warn(self._store, f"no heartbeat {self._job_name()}", _no_heartbeat(self._options.command[0]))
+    def keep(self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None) -> "Delivery | None":
+        """Make the outcome durable; return what is left to do by our own hands, if no daemon does it."""
+        options = self._options
+        if options.doubt:
+            warn(self._store, "doubt", options.doubt)
+        if options.ping_url is None:
+            self._ref, self._no_ref = reference(options)
+        if self._no_ref:
+            warn(self._store, f"no heartbeat {self._job_name()}", self._no_ref)
         fields = {
             "run": self._run_id,
             "boot": self._boot_id,
@@ -83,37 +91,109 @@ class Reporter:
             "signal": "" if ended.killed_by is None else str(ended.killed_by),
             "attempts": str(attempts),
             "reason": reason,
-            "max_age_s": "" if self._options.max_age_s is None else str(self._options.max_age_s),
-            "replay": self._options.replay,
+            "max_age_s": "" if options.max_age_s is None else str(options.max_age_s),
+            "replay": options.replay,
             "body": "" if body is None or outcome != "succeeded" else body.decode("utf-8", "surrogateescape"),
         }
         if self._hand_over(encode("run", fields)) or self._ref is None:
-            return
+            return None
         if self._unsure:
             fields["unsure"] = "yes"
         spooled = self._spool(encode("run", fields))
-        if self._options.no_wait and spooled:
-            return
-        if outcome == "succeeded" or spooled:
-            from aura_agent.wrapper.delivery import deliver
+        served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
+        succeeded = outcome == "succeeded"
+        if spooled and (options.no_wait or not options.wait_s or (served and not succeeded)):
+            return None
+        if not spooled and not succeeded:
+            return None
+        unspooled = {} if spooled else {key: value for key, value in fields.items() if value}
+        return Delivery(options, self._config, self._store, unspooled, self._run_id if served else None)
 
-            deliver(self._options, self._config, self._store, fields, spooled=spooled)
+    # -- the daemon ----------------------------------------------------------------------------------------------
 
-    # -- private -------------------------------------------------------------------------------------------------
-
-    def _hand_over(self, record: bytes) -> bool:
+    def _introduce_to_daemon(self, fields: dict[str, str], wants: bool) -> None:
+        self._connect()
         if self._daemon is None:
-            return False
+            return
         try:
-            self._daemon.hand_over(record)
+            self._daemon.introduce(fields)
+            if wants:
+                self._options.borrow(self._daemon.settings())
         except Refused as refusal:
             self._refused(refusal)
-            return False
+        except TimeoutError:
+            self._leave_alone()
         except OSError:
-            self._unsure = True  # it may have the report all the same; it knows runs that it has seen
-            return False
-        self._daemon.close()
-        return True
+            self._daemon = None
+
+    def _hand_over(self, record: bytes) -> bool:
+        """Give what waits in our store, then *record*, to the daemon; return whether it has the latter."""
+        for _ in range(2):  # the daemon that heard of the run's start may have been restarted since
+            if self._daemon is None:
+                self._connect()
+            if self._daemon is None:
+                return False
+            try:
+                self._hand_over_what_waits()
+                self._daemon.hand_over(record)
+            except Refused as refusal:
+                self._refused(refusal)
+                return False
+            except Busy:
+                self._leave_alone()
+                return False
+            except TimeoutError:
+                self._leave_alone()
+                self._unsure = True  # it may have the report all the same; it knows runs that it has seen
+                return False
+            except OSError:
+                self._daemon = None
+                self._unsure = True
+            else:
+                return True
+        return False
+
+    def _hand_over_what_waits(self) -> None:
+        store = self._store
+        if os.path.isdir(store) and not os.path.exists(os.path.join(store, DAEMON_LOCK)):
+            from aura_agent.wrapper.handover import hand_over
+
+            hand_over(store, self._socket_path)
+
+    def _connect(self) -> None:
+        if self._left_alone is None:
+            try:
+                self._daemon = Daemon(self._socket_path)
+            except OSError:
+                self._daemon = None
+
+    def _refused(self, refusal: Refused) -> None:
+        text = f"the daemon takes no reports from this user ({refusal}): see reporters in its config"
+        warn(self._store, "refused", text)
+        self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        """Ask this daemon for nothing more. The connection stays: its end would mean that the run is lost."""
+        self._left_alone, self._daemon = self._daemon, None
+
+    # -- without it ----------------------------------------------------------------------------------------------
+
+    def _look_into_config(self, fields: dict[str, str], wants: bool) -> None:
+        """No daemon where one usually answers: see what the config says of socket, store and this command."""
+        if self._options.config is None and not os.access(SYSTEM_CONFIG, os.R_OK):
+            return
+        from aura_agent.wrapper import lookup
+
+        self._config = lookup.read(self._options.config, self._store)
+        path = self._socket_path
+        if self._config is not None:
+            self._store = own_state_dir(os.environ, self._config.agent.state_dir, os.geteuid())
+            path = socket_path(os.environ, self._config.agent.socket)
+        if self._options.config is not None or path != self._socket_path:
+            self._socket_path, self._left_alone = path, None
+            self._introduce_to_daemon(fields, wants)
+        if wants and self._daemon is None and self._config is not None:
+            lookup.borrow(self._options, self._config, self._store)
 
     def _spool(self, record: bytes) -> bool:
         from aura_agent.report import boots, spool
@@ -126,65 +206,38 @@ class Reporter:
             text = f"{self._store}: {problem.strerror}: this run's ping can't be kept, only sent at once"
             warn(self._store, "store", text)
             return False
-        finally:
-            self._drop_daemon()
         return True
-
-    def _try_daemon(self, path: str, fields: dict[str, str], wants: bool) -> None:
-        try:
-            self._daemon = Daemon(path)
-            self._daemon.introduce(fields)
-            if wants:
-                self._options.borrow(self._daemon.settings())
-        except Refused as refusal:
-            self._refused(refusal)
-        except OSError:
-            self._drop_daemon()
-
-    def _look_into_config(self, fields: dict[str, str], wants: bool) -> None:
-        """No daemon where one usually answers: see what the config says of socket, store and this command."""
-        if self._options.config is None and not os.access(SYSTEM_CONFIG, os.R_OK):
-            return
-        from aura_agent.wrapper import lookup
-
-        self._config = lookup.read(self._options.config, self._store)
-        if self._config is None:
-            if self._options.config is not None:
-                self._try_daemon(socket_path(os.environ, None), fields, wants)
-            return
-        self._store = state_dir(os.environ, self._config.agent.state_dir, os.geteuid())
-        path = socket_path(os.environ, self._config.agent.socket)
-        if self._options.config is not None or path != socket_path(os.environ, None):
-            self._try_daemon(path, fields, wants)
-        if wants and self._daemon is None:
-            lookup.borrow(self._options, self._config, self._store)
-
-    def _refused(self, refusal: Refused) -> None:
-        warn(
-            self._store,
-            "refused",
-            f"the daemon takes no reports from this user ({refusal}): see reporters in its config",
-        )
-        self._drop_daemon()
-
-    def _drop_daemon(self) -> None:
-        if self._daemon is not None:
-            self._daemon.close()
-            self._daemon = None
 
     def _job_name(self) -> str:
         return self._options.job or os.path.basename(self._options.command[0])
 
 
-def reference(options: Options) -> str | None:
-    """Return how the report names its heartbeat, None if nothing does."""
+class Delivery:
+    """What is left to do without a daemon.
+
+    *unspooled* are the fields of a report that no disk took, *only_run* is set where a daemon sees to all the others.
+    """
+
+    def __init__(
+        self, options: Options, config: "Config | None", store: str, unspooled: dict[str, str], only_run: str | None
+    ) -> None:
+        self.options, self.config, self.store = options, config, store
+        self.unspooled, self.only_run = unspooled, only_run
+
+
+def reference(options: Options) -> tuple[str | None, str]:
+    """Return how the report names its heartbeat; or None, and what is to be said of that."""
     if options.ping_url is not None:
-        url = _ping_url(options.ping_url)
-        return None if url is None else f"url:{url}"
+        return _ping_url(options.ping_url)
     if options.heartbeat is not None:
-        return f"heartbeat:{options.heartbeat}"
+        return f"heartbeat:{options.heartbeat}", ""
+    if options.job_found is False:
+        return None, ""  # said when the job was looked for; a guess could feed another heartbeat than the job's
     name = lent_name(options.command[0])
-    return None if name is None else f"auto:{name}"
+    if name is None:
+        base = os.path.basename(options.command[0])
+        return None, f"no heartbeat for {base!r}: name one with -H; the job ran all the same"
+    return f"auto:{name}", ""
 
 
 def lent_name(command: str) -> str | None:
@@ -196,32 +249,29 @@ def lent_name(command: str) -> str | None:
     return None if not name or carrier in _CARRIERS else name
 
 
-def store() -> str:
-    """Return this user's store, as far as it can be told before the job runs."""
-    return state_dir(os.environ, None, os.geteuid())
+def _ping_url(said: str) -> tuple[str | None, str]:
+    """Return the reference to the URL that *said* is or whose file it names; or None, and why, without a word of it."""
+    source, url = "AURA_PING_URL", said
+    if said.startswith("file:"):
+        path = said.removeprefix("file:")
+        source = f"the ping URL's file {path}" if "://" not in path else "the ping URL's file"
+        try:
+            url = _content(path)
+        except OSError as problem:
+            return None, f"{source}: {problem.strerror}: no ping is sent; the job ran all the same"
+    url = url.strip()
+    usable = url.isascii() and url.isprintable() and " " not in url and len(url) <= _MAX_URL_BYTES
+    if not usable or not url.startswith(("https://", "http://")):
+        return None, f"{source} doesn't hold a URL, alone in one line: no ping is sent; the job ran all the same"
+    return f"url:{url}", ""
 
 
-def identity(options: Options) -> str:
-    """Return what makes two runs runs of the same job, for ``--no-overlap``."""
-    return options.job or options.heartbeat or "\0".join(options.command)
-
-
-def _ping_url(said: str) -> str | None:
-    """Return the URL itself, from its file if it is in one; None (and no word of it) if there is none."""
-    if not said.startswith("file:"):
-        return said.strip() or None
+def _content(path: str) -> str:
+    """Return the beginning of a regular file. Raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
     try:
-        file = os.open(said.removeprefix("file:"), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(file, 4096).decode("utf-8", "replace").strip() or None
-    except OSError:
-        return None
+        if os.fstat(file).st_mode & 0o170000 != 0o100000:
+            raise OSError(22, "not a regular file")
+        return os.read(file, _MAX_URL_BYTES + 1).decode("utf-8", "replace")
     finally:
         os.close(file)
-
-
-def _no_heartbeat(command: str) -> str:
-    name = os.path.basename(command)
-    return f"no heartbeat for {name!r}: name one with -H; the job ran all the same"

@@ -383,3 +383,42 @@ def _refused(path: str) -> int:
     except Refused as refusal:
         return 0 if "nobody" in str(refusal) else 2
     return 1
+
+
+def test_a_store_that_breaks_under_it_is_never_healthy(site: Site) -> None:
+    """The daemon says so, or ends with an error for its supervisor; it doesn't go on as if all were well."""
+    import sqlite3
+
+    site.configure(_EVERY_SECOND, top='[status]\nlisten = "127.0.0.1:0"\n')
+    site.start()
+    wait_until(lambda: site.events("run.finished"))
+    broken = sqlite3.connect(site.state / "outbox.db", timeout=30)
+    broken.executescript("DROP TABLE streams; DROP TABLE runs; DROP TABLE jobs;")
+    broken.close()
+    daemon = site.daemon
+    assert daemon is not None
+
+    def noticed() -> bool:
+        if daemon.poll() is not None:
+            return True
+        import httpx
+
+        try:
+            return httpx.get(f"http://127.0.0.1:{site.events('status.listening')[0]['port']}/readyz").status_code == 503
+        except httpx.TransportError:
+            return False
+
+    wait_until(noticed)
+    assert daemon.poll() in (None, 1)
+
+
+def test_a_reload_asked_for_during_the_start_is_not_deadly(site: Site) -> None:
+    """SIGHUP from whoever can't wait: heard once the daemon is ready, if it comes after Python has begun to listen."""
+    site.start()
+    assert site.daemon is not None
+    for _ in range(20):
+        site.daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.events("config.loaded"))
+
+    assert site.agent("status").returncode == 0
+    assert site.stop() == 0

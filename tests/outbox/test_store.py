@@ -14,11 +14,11 @@ from aura_agent.clock import Reading
 from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
-from aura_agent.outbox.store import LEASE_S, Attempt, Claim
+from aura_agent.outbox.store import LEASE_S, Attempt, Claim, Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Outcome
+from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 from tests.outbox.stores import SECOND_NS, START, Bench, open_outbox, renamed
 
@@ -321,8 +321,8 @@ def test_a_ping_url_that_has_been_found_is_used_at_once(at: Bench) -> None:
 
 def test_two_heartbeats_of_one_name_are_nobodys_guess(at: Bench) -> None:
     """Nothing is sent to either until somebody says which."""
-    at.know("backup", "one")
-    at.know("backup", "two")
+    rows = [CachedHeartbeat(name, "backup", 3600, 600, "up", None, None, 0) for name in ("one", "two")]
+    at.outbox.remember(rows)
     at.run(ref="heartbeat:backup")
 
     claim = at.outbox.claim(10)
@@ -453,3 +453,218 @@ def test_the_history_is_bounded(at: Bench) -> None:
         at.run(ref="heartbeat:busy", took_s=0.001)
 
     assert len(run_rows(at.outbox, limit=10_000)) <= 400
+
+
+def test_a_spool_alone_is_bounded_too(at: Bench) -> None:
+    """Where no daemon runs, each wrapper is a process of its own that brings in one report."""
+    for number in range(405):
+        now = at.clock.read()
+        at.clock.advance(1)
+        report = Report(
+            run_id=f"spooled{number}",
+            boot_id=current_boot_id(),
+            started=now,
+            ended=now,
+            outcome=Outcome.SUCCEEDED,
+            ref="heartbeat:busy",
+        )
+        spool.write(str(at.directory), report.run_id, wire.encode("run", report.to_fields()))
+        if number % 10 == 0:
+            at.reopen()
+        at.outbox.take_spool()
+
+    assert len(run_rows(at.outbox, limit=10_000)) <= 400
+
+
+def test_a_command_whose_name_is_no_text_is_kept(at: Bench) -> None:
+    """Bytes that aren't UTF-8 reach us as surrogates, which SQLite doesn't take."""
+    run_id = at.run(ref="auto:b\udcffckup", change=lambda report: replace(report, tail="\udc80", job="\udc81"))
+
+    assert at.states() == {run_id: "waiting"}
+
+
+def test_a_spooled_report_that_nothing_can_keep_is_set_aside(at: Bench) -> None:
+    """A number beyond what SQLite holds blocks no other report."""
+    at.know("backup")
+    fields = {"run": "toolarge1", "boot": current_boot_id(), "outcome": "succeeded", "ref": "heartbeat:backup"}
+    fields |= dict.fromkeys(("start_boot_ns", "start_ns", "end_boot_ns", "end_ns"), str(10**30))
+    spool.write(str(at.directory), "toolarge1", wire.encode("run", fields))
+    run_id = at.run()
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+    assert os.listdir(at.directory / "spool" / "torn") == ["toolarge1.report"]
+    assert at.states() == {run_id: "waiting"}
+
+
+def test_a_report_whose_history_was_pruned_is_still_known(at: Bench) -> None:
+    """Its spool file couldn't be removed, and turns up again much later."""
+    run_id = at.run()
+    at.outbox.connection.execute("DELETE FROM runs")
+
+    at.run(change=renamed(run_id))
+
+    assert at.states() == {run_id: "waiting"}
+
+
+def test_a_parked_stream_waits_whatever_is_behind_its_first_entry(at: Bench) -> None:
+    """Only a success that arrives during the attempt has a try of its own."""
+    at.know("backup")
+    for _ in range(3):
+        at.run(change=lambda report: replace(report, replay_all=True))
+    at.outbox.not_delivered(_only(at.outbox.claim(10)), "403", delay_s=3600, parked=True)
+    assert at.outbox.claim(10).attempts == ()
+
+    at.clock.advance(3600)
+    attempt = _only(at.outbox.claim(10))
+    at.run(change=lambda report: replace(report, replay_all=True))
+    at.outbox.not_delivered(attempt, "403", delay_s=3600, parked=True)
+    assert _only(at.outbox.claim(10)).entry_id == attempt.entry_id
+
+
+def test_the_longest_retry_after_of_a_host_holds(at: Bench) -> None:
+    """Answers to attempts that were under way together arrive in any order."""
+    at.know("one")
+    at.know("two")
+    at.run(ref="heartbeat:one")
+    at.run(ref="heartbeat:two")
+    first, second = at.outbox.claim(10).attempts
+    at.outbox.not_delivered(first, "429", delay_s=0, host_not_before_s=600)
+    at.outbox.not_delivered(second, "429", delay_s=0, host_not_before_s=1)
+
+    at.clock.advance(599)
+    assert at.outbox.claim(10).attempts == ()
+    at.clock.advance(2)
+    assert len(at.outbox.claim(10).attempts) == 2
+
+
+def test_an_answer_after_the_lease_ran_out_and_the_streams_merged_counts(at: Bench) -> None:
+    """The machine slept during the attempt; another process has merged the URL's stream into the heartbeat's."""
+    url = "http://127.0.0.1:9/ping/the-id"
+    run_id = at.run(ref=f"url:{url}")
+    attempt = _only(at.outbox.claim(10))
+    at.clock.advance(LEASE_S + 1)
+    at.know("backup", "the-id")
+    at.run(Outcome.SKIPPED, ref="heartbeat:backup")
+    assert at.outbox.claim(10).attempts != ()
+
+    at.outbox.delivered(attempt, "200")
+
+    assert at.states() == {run_id: "delivered"}
+    assert at.outbox.claim(10).attempts == ()
+    earlier = Reading(START.boot_ns - 1, START.wall_ns)
+    late = at.run(ref="heartbeat:backup", change=lambda report: replace(report, started=earlier))
+    assert at.states()[late] == "superseded"
+
+
+def test_what_became_one_stream_during_an_attempt_is_one_after_it(at: Bench) -> None:
+    """A failure under the URL withdraws a success under the name, though the listing came at a bad moment."""
+    at.run(ref="url:http://127.0.0.1:9/ping/the-id")
+    attempt = _only(at.outbox.claim(10))
+    waiting = at.run(ref="heartbeat:backup")
+    at.know("backup", "the-id")
+    at.run(Outcome.FAILED, ref="url:http://127.0.0.1:9/ping/the-id")
+    at.outbox.delivered(attempt, "200")
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states()[waiting] == "invalidated"
+
+
+def test_a_success_expires_while_its_name_is_unknown(at: Bench) -> None:
+    """Waiting for a ping URL keeps nothing fresh: 24 h where the interval isn't known, or the job's own limit."""
+    day = at.run(ref="heartbeat:one")
+    hour = at.run(ref="heartbeat:two", change=lambda report: replace(report, max_age_s=3600))
+    for stream in at.outbox.claim(10).unresolved:
+        at.outbox.postpone_unresolved(stream.stream_id, "not found", 3600, parked=True)
+    at.clock.advance(3601)
+    at.outbox.claim(10)
+    assert at.states() == {day: "waiting", hour: "expired"}
+
+    at.clock.advance(86_400)
+    at.outbox.claim(10)
+    assert at.states()[day] == "expired"
+
+
+def test_leases_that_were_given_back_are_free_and_say_what_may_have_happened(at: Bench) -> None:
+    """An attempt that was given up may have arrived all the same."""
+    at.know("backup")
+    run_id = at.run()
+    _only(at.outbox.claim(10))
+    at.outbox.release_leases()
+    other = open_outbox(at.directory, at.clock, owner="other")
+    assert _only(other.claim(10)).run_id == run_id
+    other.release_leases()
+    other.close()
+    at.run(Outcome.FAILED)
+
+    (row,) = queue_rows(at.outbox, ended=True)
+    assert (row.state, row.reason.endswith("(may have arrived)")) == ("invalidated", True)
+
+
+def test_a_damaged_file_is_found_by_who_checks(at: Bench) -> None:
+    """The first page is whole, one behind it is not: the daemon sets it aside as it starts."""
+    for _ in range(50):
+        at.run(change=lambda report: replace(report, body=b"x" * 500))
+    at.outbox.close()
+    path = at.directory / "outbox.db"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+
+    at.outbox = Outbox(str(at.directory), at.clock, owner="daemon", hostname="host", check=True)
+
+    assert at.states() == {}
+    assert [name for name in os.listdir(at.directory) if ".corrupt-" in name]
+
+
+def test_damage_at_run_time_is_a_store_error(at: Bench) -> None:
+    """Nothing but StoreError leaves the store: the courier goes on trying, and says so."""
+    at.know("backup")
+    at.run()
+    at.outbox.connection.execute("DROP TABLE streams")
+
+    with pytest.raises(StoreError, match="streams"):
+        at.outbox.claim(10)
+    with pytest.raises(StoreError, match="streams"):
+        at.outbox.hurry()
+
+
+def test_many_processes_may_create_one_store_at_once(tmp_path: Path) -> None:
+    """The first reports of a host arrive together, each from a wrapper of its own."""
+    program = """
+import sys
+from pathlib import Path
+from tests.outbox.stores import MovedClock, open_outbox
+sys.stdin.read()
+open_outbox(Path(sys.argv[1]), MovedClock()).close()
+"""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", program, str(tmp_path / "store")]
+    racers = [
+        subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.close()
+        racer.stdin = None
+    ends = [(racer.communicate(timeout=60)[1], racer.returncode) for racer in racers]
+
+    assert ends == [("", 0)] * 8
+
+
+def test_a_long_queue_is_looked_at_through_its_index(at: Bench) -> None:
+    """A claim costs what it claims, not what waits: no statement of it scans the streams."""
+    seen: list[str] = []
+    at.know("backup")
+    at.run()
+    at.outbox.connection.set_trace_callback(seen.append)
+    at.outbox.claim(1)
+    at.outbox.claim(1)
+    at.outbox.connection.set_trace_callback(None)
+
+    plans = [
+        row["detail"]
+        for statement in seen
+        if statement.startswith("SELECT") and not statement.endswith("LIMIT 1")
+        for row in at.outbox.connection.execute("EXPLAIN QUERY PLAN " + statement)
+    ]
+    assert plans
+    assert [plan for plan in plans if plan.startswith(("SCAN streams", "SCAN entries"))] == []

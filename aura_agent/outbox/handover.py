@@ -1,0 +1,106 @@
+"""A user's own store giving what it holds to the daemon's: the pings that wait, and what would withdraw earlier ones.
+
+A failure is handed over even where nothing waits: in the daemon's store a success may, and the failure withdraws it.
+"""
+
+from dataclasses import dataclass
+
+from aura_agent.clock import Reading
+from aura_agent.outbox.database import transaction
+from aura_agent.outbox.rules import State
+from aura_agent.outbox.store import Outbox
+from aura_agent.report import boots
+from aura_agent.report.record import Outcome, Ref, Report
+
+_UNKNOWN_BOOT = "unknown"
+
+
+def to_hand_over(outbox: Outbox) -> list[Report]:
+    """Return each stream's newest failure and the entries that wait, but for those that somebody is just sending."""
+    boot_ids = {} if outbox.directory is None else {n: boot for boot, n in boots.known(outbox.directory).items()}
+    giver = _Giver(outbox, boot_ids)
+    now = outbox.now()
+    reports = []
+    for stream in outbox.connection.execute("SELECT * FROM streams ORDER BY id").fetchall():
+        ref = giver.ref(stream["id"], stream["heartbeat_id"], stream["direct_url"])
+        if ref is None:
+            continue
+        if stream["failed_run"] is not None:
+            reports.append(giver.failure(ref, stream["failed_run"], stream["failed_epoch"], stream["failed_boot_ns"]))
+        _, in_flight = outbox.streams.facts(stream["id"], now)
+        reports += giver.successes(ref, stream["id"], in_flight)
+    return reports
+
+
+def handed_over(outbox: Outbox, run_ids: list[str]) -> int:
+    """Note that the daemon has *run_ids* now; return how many entries wait no more for that. Raises StoreError."""
+    now = outbox.now()
+    with transaction(outbox.connection) as connection:
+        changed = 0
+        for run_id in run_ids:
+            changed += connection.execute(
+                "UPDATE entries SET state = ?, reason = 'handed over to the daemon', changed_wall_ns = ?"
+                " WHERE run_id = ? AND state = 'waiting'",
+                (State.DROPPED, now.wall_ns, run_id),
+            ).rowcount
+    return changed
+
+
+@dataclass(frozen=True, slots=True)
+class _Giver:
+    """Turns rows back into the reports that they came from; *boot_ids* by epoch."""
+
+    outbox: Outbox
+    boot_ids: dict[int, str]
+
+    def ref(self, stream_id: int, heartbeat_id: str | None, direct_url: str | None) -> str | None:
+        if direct_url is not None:
+            return Ref.URL + direct_url
+        if heartbeat_id is not None:
+            return Ref.HEARTBEAT + heartbeat_id
+        return next((ref for ref in self.outbox.streams.refs(stream_id) if not ref.startswith(Ref.URL)), None)
+
+    def failure(self, ref: str, run_id: str, epoch: int, boot_ns: int) -> Report:
+        row = self.outbox.connection.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        wall_ns = 0 if row is None else row["started_wall_ns"]
+        took_ns = 0 if row is None else int(row["duration_s"] * 1e9)
+        outcome = Outcome.FAILED if row is None else Outcome(row["outcome"])
+        return Report(
+            run_id=run_id,
+            boot_id=self.boot_ids.get(epoch, _UNKNOWN_BOOT),
+            started=Reading(boot_ns, wall_ns),
+            ended=Reading(boot_ns + took_ns, wall_ns + took_ns),
+            outcome=outcome if outcome.withdraws else Outcome.LOST,  # its success turned up after it had been judged
+            ref=ref,
+            job="" if row is None else row["job"],
+            exit_code=None if row is None else row["exit_code"],
+            signal=None if row is None else row["signal"],
+            attempts=1 if row is None else row["attempts"],
+            reason="" if row is None else row["reason"],
+        )
+
+    def successes(self, ref: str, stream_id: int, in_flight: int | None) -> list[Report]:
+        rows = self.outbox.connection.execute(
+            "SELECT entries.*, runs.exit_code, coalesce(runs.attempts, 1) AS attempts,"
+            " coalesce(runs.started_wall_ns, ended_wall_ns) AS started_wall_ns"
+            " FROM entries LEFT JOIN runs USING (run_id) WHERE stream_id = ? AND state = 'waiting' ORDER BY entries.id",
+            (stream_id,),
+        )
+        return [
+            Report(
+                run_id=row["run_id"],
+                boot_id=self.boot_ids.get(row["epoch"], _UNKNOWN_BOOT),
+                started=Reading(row["started_boot_ns"], row["started_wall_ns"]),
+                ended=Reading(row["ended_boot_ns"], row["ended_wall_ns"]),
+                outcome=Outcome.SUCCEEDED,
+                ref=ref,
+                job=row["job"],
+                exit_code=row["exit_code"],
+                attempts=row["attempts"],
+                max_age_s=row["max_age_s"],
+                replay_all=bool(row["replay_all"]),
+                body=row["body"],
+            )
+            for row in rows
+            if row["id"] != in_flight
+        ]

@@ -1,0 +1,97 @@
+"""Runs at the end of the daemon, and over a store that refuses."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from aura_agent.clock import SystemClock
+from aura_agent.config.models import Expect, ExpectFile, Job
+from aura_agent.daemon.runner import Runner
+from aura_agent.outbox.queries import run_rows
+from aura_agent.outbox.store import Outbox
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.record import Report
+from tests.daemon.stores import Seen, allow, opened, refuse
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+def _runner(worker: OutboxWorker, directory: Path, accepted: list[Report]) -> Runner:
+    return Runner(worker, str(directory), SystemClock(), Seen(), current_boot_id(), accepted.append)
+
+
+def _fire(runner: Runner, name: str, job: Job) -> str:
+    return runner.fire(name, job, SystemClock().read().wall, "a test")
+
+
+def _job(text: str, **more: object) -> Job:
+    return Job(heartbeat="h", command=(sys.executable, "-c", text), **more)  # type: ignore[arg-type]
+
+
+async def test_a_jobs_own_stop_grace_comes_before_the_agents(tmp_path: Path) -> None:
+    """With ours at none, the one with a grace of its own ends well; the other is killed."""
+    accepted: list[Report] = []
+    patient = f"import os, time\nopen({str(tmp_path / 'up')!r}, 'w')\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(.01)"
+    async with opened(tmp_path / "state") as worker:
+        runner = _runner(worker, tmp_path / "state", accepted)
+        _fire(runner, "patient", _job(patient, stop_grace=60.0))
+        _fire(runner, "other", _job("import time; time.sleep(1000)"))
+        await until((tmp_path / "up").exists)
+        finishing = asyncio.create_task(runner.finish(0.0))
+        await until(lambda: accepted)
+        (tmp_path / "go").touch()
+        await finishing
+
+    assert [(report.job, report.outcome.value) for report in accepted] == [
+        ("other", "killed"),
+        ("patient", "succeeded"),
+    ]
+
+
+async def test_the_end_starts_no_further_attempt_and_no_queued_run(tmp_path: Path) -> None:
+    """A failed run that waits for its retry is over, with its failure; one in the queue is skipped, and that is told."""
+    accepted: list[Report] = []
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        _fire(runner, "retried", _job("raise SystemExit(3)", retries=5, retry_delay=1000.0))
+        await until(lambda: [run for run in runner.running("retried") if run.between_attempts])
+        queueing = _job("import time; time.sleep(1000)", overlap="queue")
+        _fire(runner, "queueing", queueing)
+        _fire(runner, "queueing", queueing)
+        await runner.finish(0.0)
+
+    ended = sorted((report.job, report.outcome.value, report.attempts) for report in accepted)
+    assert ended == [("queueing", "killed", 1), ("queueing", "skipped", 1), ("retried", "failed", 1)]
+
+
+async def test_what_the_database_refuses_goes_into_the_spool(tmp_path: Path) -> None:
+    """On disk at once, not only at the end: a kill -9 must not take it."""
+    accepted: list[Report] = []
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        await refuse(worker, "runs")
+        run_id = _fire(runner, "job", _job("pass"))
+        await until(lambda: accepted)
+        assert [path.name for path in (tmp_path / "spool").iterdir()] == [f"{run_id}.report"]
+        await allow(worker)
+        await worker.call(Outbox.take_spool)
+        rows = await worker.call(run_rows)
+
+    assert [(row.run_id, row.outcome) for row in rows] == [(run_id, "succeeded")]
+
+
+async def test_an_expectation_that_cannot_be_judged_is_a_failure(tmp_path: Path) -> None:
+    """Whatever goes wrong after a good exit, it makes no success."""
+    accepted: list[Report] = []
+    expect = Expect(file=ExpectFile(path="/\0"))
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        _fire(runner, "job", _job("pass", expect=expect))
+        await until(lambda: accepted)
+
+    assert accepted[0].outcome.value == "failed"
+    assert accepted[0].reason

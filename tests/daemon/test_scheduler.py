@@ -1,0 +1,124 @@
+"""The scheduler over a store that refuses, and at its end."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from aura_agent.clock import Reading
+from aura_agent.daemon.scheduler import Scheduler, Timed
+from aura_agent.schedule.plan import Schedule
+from tests.daemon.stores import Seen, allow, opened, refuse
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+_MINUTELY = Schedule(period_us=60 * 10**6)
+_START = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
+
+
+class SetClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = _START
+
+    def read(self) -> Reading:
+        return Reading(0, int(self.now.timestamp() * 10**9))
+
+
+class Fired:
+    """What was fired: names and fire times."""
+
+    def __init__(self) -> None:
+        self.times: list[datetime] = []
+
+    def timed(self, name: str = "job") -> dict[str, Timed]:
+        return {name: Timed(name, _MINUTELY, lambda at, _: self.times.append(at))}
+
+
+async def test_a_fire_time_outlives_a_store_that_refuses(tmp_path: Path) -> None:
+    """Nothing is started without a record, nothing is forgotten, and what is late runs once."""
+    clock, fired, seen = SetClock(), Fired(), Seen()
+    async with opened(tmp_path) as worker:
+        scheduler = Scheduler(worker, clock, seen, "boot")
+        await scheduler.load()
+        await refuse(worker, "jobs")
+        scheduler.replace(fired.timed())
+        running = asyncio.create_task(scheduler.run())
+        clock.now += timedelta(minutes=1)
+        scheduler.replace(fired.timed())
+        await until(lambda: scheduler.store_problem)
+        assert fired.times == []
+
+        await allow(worker)
+        scheduler.replace(fired.timed())
+        await until(lambda: fired.times)
+        scheduler.end()
+        await running
+
+    assert fired.times == [datetime(2026, 3, 1, 12, 1, tzinfo=UTC)]
+    assert scheduler.store_problem == ""
+
+
+async def test_a_reload_while_a_fire_time_is_put_on_record_starts_it_once(tmp_path: Path) -> None:
+    """Whatever is replaced between the decision and the start."""
+    clock, fired = SetClock(), Fired()
+    async with opened(tmp_path) as worker:
+        scheduler = Scheduler(worker, clock, Seen(), "boot")
+        await scheduler.load()
+        scheduler.replace(fired.timed())
+        clock.now += timedelta(minutes=1)
+        running = asyncio.create_task(scheduler.run())
+        while not fired.times:
+            scheduler.replace(fired.timed())
+            await asyncio.sleep(0)
+        scheduler.end()
+        await running
+
+    assert len(fired.times) == 1
+
+
+async def test_what_is_on_record_is_started_although_we_end(tmp_path: Path) -> None:
+    """A slot is either started or still open for the next daemon."""
+    clock, fired = SetClock(), Fired()
+    async with opened(tmp_path) as worker:
+        scheduler = Scheduler(worker, clock, Seen(), "boot")
+        await scheduler.load()
+        scheduler.replace(fired.timed())
+        clock.now += timedelta(minutes=1)
+        running = asyncio.create_task(scheduler.run())
+        await asyncio.sleep(0)
+        scheduler.end()
+        await running
+        on_record = (await worker.call(lambda outbox: outbox.last_fires())).get("job", 0)
+
+    due_ns = int((_START.replace(second=0) + timedelta(minutes=1)).timestamp()) * 10**9
+    assert len(fired.times) == (on_record >= due_ns)
+
+
+async def test_the_first_fire_time_of_a_new_job_is_caught_up_after_a_down_time(tmp_path: Path) -> None:
+    """A job's place is on record from the moment that it is first seen."""
+    clock, fired = SetClock(), Fired()
+    async with opened(tmp_path) as worker:
+        before = Scheduler(worker, clock, Seen(), "boot")
+        await before.load()
+        before.replace(fired.timed())
+        running = asyncio.create_task(before.run())
+        while not await worker.call(lambda outbox: outbox.last_fires()):
+            pass
+        before.end()
+        await running
+        assert fired.times == []
+
+        clock.now += timedelta(minutes=1, seconds=20)
+        after = Scheduler(worker, clock, Seen(), "boot")
+        await after.load()
+        after.replace(fired.timed())
+        running = asyncio.create_task(after.run())
+        await until(lambda: fired.times)
+        after.end()
+        await running
+
+    assert fired.times == [datetime(2026, 3, 1, 12, 1, tzinfo=UTC)]

@@ -1,0 +1,84 @@
+"""What waits in a user's own store goes to the daemon as soon as one answers."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.sites import AURA_RUN, Site
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def user(site: Site) -> Site:
+    """A user with a store of their own and without a token, beside a daemon that has one."""
+    for name in ("one", "two"):
+        site.server.create_heartbeat(name, expected_interval=3600)
+    return site
+
+
+def _own(site: Site) -> dict[str, str]:
+    return site.environment | {
+        "AURA_CONFIG": "",
+        "AURA_STATE_DIR": str(site.home / "own"),
+        "AURA_SOCKET": str(site.home / "run/agent.sock"),
+    }
+
+
+def _left(site: Site) -> list[Path]:
+    return list((site.home / "own" / "spool").glob("*.report"))
+
+
+@pytest.mark.parametrize("flags", [["--no-wait"], ["--wait", "1s"]], ids=["spool", "outbox"])
+def test_what_waited_without_a_daemon_is_handed_over_first(user: Site, flags: list[str]) -> None:
+    """From the spool or from the user's outbox, without a token of the user's, and only once."""
+    without = user.run(*flags, "-H", "one", "--", "true", env=_own(user))
+    user.start()
+    with_one = user.run("-H", "two", "--", "true", env=_own(user))
+
+    wait_until(lambda: {ping.name for ping in user.server.pings()} == {"one", "two"})
+    again = user.run("-H", "two", "--", "true", env=_own(user))
+    wait_until(lambda: len(user.server.pings("two")) == 2)
+    assert (without.returncode, with_one.returncode, again.returncode) == (0, 0, 0)
+    assert with_one.stderr == again.stderr == b""
+    assert _left(user) == []
+    assert len(user.server.pings("one")) == 1
+    wait_until(lambda: user.waiting() == 0)
+
+
+def test_a_failure_from_without_a_daemon_withdraws_what_waits_with_it(user: Site) -> None:
+    """The daemon's outbox holds a success; a later failure reached only the user's outbox."""
+    user.server.refuse()
+    user.start()
+    user.run("-H", "one", "--", "true", env=_own(user))
+    user.kill()
+    user.run("-H", "one", "--wait", "1s", "--", "false", env=_own(user))
+    user.start()
+    user.run("-H", "two", "--", "true", env=_own(user))
+
+    wait_until(lambda: {row["heartbeat"]: row["state"] for row in user.queue("--all")}.get("one") == "invalidated")
+    user.server.accept()
+    wait_until(lambda: user.server.pings("two"))
+    assert user.server.pings("one") == []
+
+
+def test_a_daemon_that_was_restarted_meanwhile_takes_the_report(user: Site) -> None:
+    """The connection from before is dead; the new daemon is asked, and the user's store isn't needed."""
+    user.start()
+    job = subprocess.Popen(
+        [AURA_RUN, "-H", "one", "--", "sh", "-c", "echo ready; read x"],
+        env=_own(user),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert job.stdout is not None
+    assert job.stdin is not None
+    job.stdout.readline()
+    user.kill()
+    user.start()
+    job.stdin.write(b"\n")
+    job.communicate()
+
+    assert job.returncode == 0
+    wait_until(lambda: len(user.server.pings("one")) == 1)
+    assert not (user.home / "own").exists()
