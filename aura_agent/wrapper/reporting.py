@@ -44,6 +44,7 @@ class Reporter:
         self._left_alone: Daemon | None = None  # one that takes nothing from us, or doesn't answer
         self._unsure = False
         self._config: Config | None = None
+        self._looked = False  # whether the config has been looked for
         self._store = state_dir(os.environ, None, os.geteuid())
         self._ref, self._no_ref = reference(options)
         self._fields: dict[str, str] = {}
@@ -97,6 +98,7 @@ class Reporter:
         }
         if self._hand_over(encode("run", fields)) or self._ref is None:
             return None
+        self._look_for_store()
         if self._unsure:
             fields["unsure"] = "yes"
         spooled = self._spool(encode("run", fields))
@@ -180,20 +182,30 @@ class Reporter:
 
     def _look_into_config(self, fields: dict[str, str], wants: bool) -> None:
         """No daemon where one usually answers: see what the config says of socket, store and this command."""
-        if self._options.config is None and not os.access(SYSTEM_CONFIG, os.R_OK):
+        self._look_for_store()
+        if self._config is None and self._options.config is None:
             return
         from aura_agent.wrapper import lookup
 
-        self._config = lookup.read(self._options.config, self._store)
         path = self._socket_path
         if self._config is not None:
-            self._store = own_state_dir(os.environ, self._config.agent.state_dir, os.geteuid())
             path = socket_path(os.environ, self._config.agent.socket)
         if self._options.config is not None or path != self._socket_path:
             self._socket_path, self._left_alone = path, None
             self._introduce_to_daemon(fields, wants)
         if wants and self._daemon is None and self._config is not None:
             lookup.borrow(self._options, self._config, self._store)
+
+    def _look_for_store(self) -> None:
+        """Read the config, once, for the store that the daemon serves; a daemon that answers spares us that."""
+        if self._looked or (self._options.config is None and not os.access(SYSTEM_CONFIG, os.R_OK)):
+            return
+        from aura_agent.wrapper import lookup
+
+        self._looked = True
+        self._config = lookup.read(self._options.config, self._store)
+        if self._config is not None:
+            self._store = own_state_dir(os.environ, self._config.agent.state_dir, os.geteuid())
 
     def _spool(self, record: bytes) -> bool:
         from aura_agent.report import boots, spool
