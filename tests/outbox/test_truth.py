@@ -61,8 +61,8 @@ class _Life:
     # -- what happens --------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        happens = [self.begin] * 6 + [self.end] * 6 + [self.send] * 6 + [self.answer] * 6 + [self.wait] * 4
-        happens += [self.learn, self.restart, self.reboot, self.set_clock]
+        happens = [self.begin] * 6 + [self.end] * 6 + [self.send] * 6 + [self.answer] * 6 + [self.wait] * 3
+        happens += [self.learn, self.learn, self.restart, self.reboot, self.set_clock]
         self.rng.choice(happens)()
 
     def begin(self) -> None:
@@ -74,7 +74,7 @@ class _Life:
         if not self.open_runs:
             return
         run_id, started, boot = self.open_runs.pop(self.rng.randrange(len(self.open_runs)))
-        self._report(run_id, started, boot, self.rng.choice([Outcome.SUCCEEDED] * 4 + _FAILURES + [Outcome.SKIPPED]))
+        self._report(run_id, started, boot, self.rng.choice([Outcome.SUCCEEDED] * 20 + _FAILURES + [Outcome.SKIPPED]))
 
     def send(self) -> None:
         for attempt in self.outbox.claim(self.rng.choice([1, 8])).attempts:
@@ -93,7 +93,7 @@ class _Life:
             self.outbox.not_delivered(attempt, "503", delay_s=3600.0 if parked else 5.0, parked=parked)
 
     def wait(self) -> None:
-        self.clock.advance(self.rng.choice([1.0, 20.0, LEASE_S + 1, 1800.0]))
+        self.clock.advance(self.rng.choice([1.0, 6.0, 6.0, 20.0, 20.0, LEASE_S + 1, 1800.0]))
 
     def learn(self) -> None:
         """A listing: it names more heartbeats than the last one did."""
@@ -203,8 +203,8 @@ class _Life:
     def _report(self, run_id: str, started: Reading, boot: int, outcome: Outcome) -> None:
         name = self.rng.choice(["one", "two"])
         ref = self.rng.choice([f"heartbeat:{name}", f"heartbeat:id-{name}", f"auto:{name}", f"url:{_url(name)}"])
-        if name not in self.known:
-            ref = f"heartbeat:{name}"  # nobody could tell that two names are one heartbeat
+        if ref.startswith("url:") and name not in self.known:
+            ref = f"heartbeat:{name}"  # nobody could tell yet whose URL it is, and it can be sent
         run = _Run(
             heartbeat=name,
             key=(boot, started.boot_ns, run_id),
