@@ -19,8 +19,7 @@ from aura_agent.cli.settings import (
     service,
 )
 from aura_agent.config.models import Config
-from aura_agent.daemon.figures import leased_count
-from aura_agent.outbox.queries import queue_rows
+from aura_agent.outbox.queries import leased_count, queue_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.units import format_duration
 

@@ -13,7 +13,6 @@ from typing import Any
 from aura_agent import __version__
 from aura_agent.clock import Clock
 from aura_agent.config.models import Config, Job
-from aura_agent.daemon.figures import last_successes, oldest_waiting_s
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
@@ -21,7 +20,7 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError
-from aura_agent.outbox.queries import run_rows, state_counts
+from aura_agent.outbox.queries import last_successes, oldest_waiting_s, run_rows, state_counts
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.schedule.jitter import stable_jitter_s

@@ -150,7 +150,7 @@ class _Conversation:
         report = Report.from_fields(fields)
         try:
             await self._desk.accept(report)
-        except StoreError as problem:
+        except (StoreError, OverflowError) as problem:
             return wire.encode("busy", {"reason": str(problem)})
         self.open = None
         return wire.encode("ok", {"run": report.run_id})

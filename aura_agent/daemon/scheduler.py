@@ -60,10 +60,10 @@ class Scheduler:
 
     async def load(self) -> None:
         """Read what earlier daemons left: fire times dealt with, and pauses. Raises StoreError."""
-        stored = await self._worker.call(lambda outbox: outbox.last_fires())
+        stored = await self._worker.call(lambda outbox: outbox.jobs.last_fires())
         self._last = {job: datetime.fromtimestamp(ns / 1e9, UTC) for job, ns in stored.items()}
         self._on_record = set(stored)
-        self._paused = await self._worker.call(lambda outbox: outbox.paused_jobs())
+        self._paused = await self._worker.call(lambda outbox: outbox.jobs.paused())
 
     def replace(self, jobs: Mapping[str, Timed]) -> None:
         """Schedule exactly *jobs*; one that is there already with the same schedule keeps its place."""
@@ -89,7 +89,7 @@ class Scheduler:
 
     async def pause(self, name: str, *, paused: bool) -> None:
         """Stop or resume the job's fire times, also over restarts; those that pass meanwhile are not made up for."""
-        await self._worker.call(lambda outbox: outbox.set_paused(name, paused=paused))
+        await self._worker.call(lambda outbox: outbox.jobs.set_paused(name, paused=paused))
         if paused:
             self._paused.add(name)
         else:
@@ -142,7 +142,7 @@ class Scheduler:
         durable |= {job.name: _ns(plan.last_fire) for job, plan, _ in due if job.durable}
         if durable:
             try:
-                await self._worker.call(lambda outbox: outbox.set_last_fires(durable))
+                await self._worker.call(lambda outbox: outbox.jobs.set_last_fires(durable))
             except StoreError:
                 self._take_back(due)
                 raise
@@ -197,10 +197,10 @@ class Scheduler:
         self._lay_out()
 
     async def _fire_reboot_jobs(self) -> None:
-        stored = await self._worker.call(lambda outbox: outbox.reboot_fires())
+        stored = await self._worker.call(lambda outbox: outbox.jobs.reboot_fires())
         for job in self._jobs.values():
             if reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(job.name)):
-                await self._worker.call(partial(Outbox.set_reboot_fire, job=job.name, boot_id=self._boot_id))
+                await self._worker.call(partial(_note_boot, job=job.name, boot_id=self._boot_id))
                 job.fire(self._now(), "the host has booted")
 
     def _now(self) -> datetime:
@@ -209,3 +209,7 @@ class Scheduler:
 
 def _ns(at: datetime) -> int:
     return int(at.timestamp()) * 10**9 + at.microsecond * 1000
+
+
+def _note_boot(outbox: Outbox, job: str, boot_id: str) -> None:
+    outbox.jobs.set_reboot_fire(job, boot_id)

@@ -22,7 +22,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.errors import StoreError
-from aura_agent.outbox.store import Unresolved
+from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.secret import Secret
 from aura_agent.watch.condition import Condition

@@ -18,8 +18,9 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.errors import StoreError
+from aura_agent.outbox.claims import Attempt, Claim, Unresolved
 from aura_agent.outbox.rules import State
-from aura_agent.outbox.store import Attempt, Claim, Outbox, Unresolved
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 
 PARKED_S = 3600.0

@@ -27,7 +27,8 @@ from aura_agent.api import (
 from aura_agent.clock import Clock
 from aura_agent.delivery.backoff import after_retry_after_s, delay_s
 from aura_agent.delivery.observer import Observer
-from aura_agent.outbox.store import Outbox, Unresolved
+from aura_agent.outbox.claims import Unresolved
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref

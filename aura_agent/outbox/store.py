@@ -6,22 +6,26 @@ spool's way into the database. Knows nothing of HTTP: it hands out what to send 
 Many processes may hold one store open: each decision is made inside a write transaction (BEGIN IMMEDIATE), and a
 lease per stream sees to it that one attempt is under way at a time. Methods block on the disk; an event loop calls
 them through ``aura_agent.outbox.worker``. Not thread-safe: one thread at a time.
+
+It is long because accepting, claiming and settling are steps of the same transactions: what can be told apart stands
+beside it (``streams``, ``intake``, ``jobs``, ``claims``, ``queries``).
 """
 
-import errno
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
 from aura_agent.errors import StoreError
 from aura_agent.outbox import rules
+from aura_agent.outbox.claims import Attempt, Claim, Gone, Unresolved
 from aura_agent.outbox.database import open_database, reading, transaction
+from aura_agent.outbox.intake import read_spooled, set_aside, storable
+from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
-from aura_agent.report import boots, spool, wire
+from aura_agent.report import boots, spool
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 
@@ -29,54 +33,6 @@ LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with roo
 _KEEP_RUNS_PER_JOB = 200
 _KEEP_ENDED_ENTRIES = 5000
 _PRUNE_EVERY = 200  # rows of history, whoever wrote them
-_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """The right to send one entry, once: the lease on its stream."""
-
-    entry_id: int
-    stream_id: int
-    run_id: str
-    job: str
-    heartbeat: str
-    heartbeat_id: str | None
-    url: Secret
-    body: bytes | None
-    tries: int  # attempts of this stream in a row that brought no 2xx, this one not counted
-    patience_known: bool  # whether the heartbeat's interval is known
-    lease_until_ns: int  # which lease it is, for one process may have had several on the stream
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """An entry that the rules have just withdrawn."""
-
-    entry_id: int
-    heartbeat: str
-    state: State
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unresolved:
-    """A stream with something to send whose ping URL isn't known."""
-
-    stream_id: int
-    heartbeat_id: str | None
-    refs: tuple[str, ...]
-    tries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What one look at the queue gave. *next_due_s*: seconds until there may be more; None: not before a report."""
-
-    attempts: tuple[Attempt, ...] = ()
-    unresolved: tuple[Unresolved, ...] = ()
-    withdrawn: tuple[Gone, ...] = ()
-    next_due_s: float | None = None
 
 
 class Outbox:
@@ -104,6 +60,7 @@ class Outbox:
                 ) from problem
             self._connection = open_database(os.path.join(directory, "outbox.db"), check=check)
         self.streams = Streams(self._connection, hostname)
+        self.jobs = JobMarks(self._connection)
         self._prune_due = False
         self._withdrawn: list[Gone] = []
 
@@ -178,7 +135,7 @@ class Outbox:
         self._connection.execute("DELETE FROM open_runs WHERE run_id = ?", (report.run_id,))
         if self._is_known(report):
             return False
-        report = _storable(report)
+        report = storable(report)
         epoch = self._epoch_of(report.boot_id)
         self._write_history(report)
         if report.ref is not None and report.outcome != Outcome.SKIPPED:
@@ -257,7 +214,7 @@ class Outbox:
         """Accept what the spool holds, inside a transaction; the files may go once that is committed."""
         taken, count = [], 0
         for path in self._spooled():
-            report = _read_spooled(path, now)
+            report = read_spooled(path, now)
             if report is None:
                 continue
             self._connection.execute("SAVEPOINT report")
@@ -265,7 +222,7 @@ class Outbox:
                 count += self._accept(report, now)
             except (ValueError, OverflowError, sqlite3.IntegrityError):  # whole, and yet nothing that can be kept
                 self._connection.execute("ROLLBACK TO report")
-                _set_aside(path)
+                set_aside(path)
             else:
                 taken.append(path)
             self._connection.execute("RELEASE report")
@@ -436,48 +393,6 @@ class Outbox:
         with reading():
             (count,) = self._connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
         return int(count) + len(self._spooled())
-
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def last_fires(self) -> dict[str, int]:
-        """Return each job's last fire time that has been dealt with, in nanoseconds since the Unix epoch."""
-        query = "SELECT job, last_fire_wall_ns FROM jobs WHERE last_fire_wall_ns IS NOT NULL"
-        with reading():
-            return {row["job"]: row["last_fire_wall_ns"] for row in self._connection.execute(query)}
-
-    def set_last_fires(self, fires: dict[str, int]) -> None:
-        """Remember *fires*: no slot up to them runs again, also after a restart."""
-        with transaction(self._connection):
-            self._connection.executemany(
-                "INSERT INTO jobs (job, last_fire_wall_ns) VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET last_fire_wall_ns = excluded.last_fire_wall_ns",
-                fires.items(),
-            )
-
-    def reboot_fires(self) -> dict[str, str]:
-        """Return the boot id in which each ``@reboot`` job was last started."""
-        query = "SELECT job, reboot_id FROM jobs WHERE reboot_id IS NOT NULL"
-        with reading():
-            return {row["job"]: row["reboot_id"] for row in self._connection.execute(query)}
-
-    def set_reboot_fire(self, job: str, boot_id: str) -> None:
-        with transaction(self._connection):
-            self._connection.execute(
-                "INSERT INTO jobs (job, reboot_id) VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET reboot_id = excluded.reboot_id",
-                (job, boot_id),
-            )
-
-    def paused_jobs(self) -> set[str]:
-        with reading():
-            return {row["job"] for row in self._connection.execute("SELECT job FROM jobs WHERE paused")}
-
-    def set_paused(self, job: str, *, paused: bool) -> None:
-        with transaction(self._connection):
-            self._connection.execute(
-                "INSERT INTO jobs (job, paused) VALUES (?, ?) ON CONFLICT DO UPDATE SET paused = excluded.paused",
-                (job, paused),
-            )
 
     # -- inside a transaction ------------------------------------------------------------------------------------
 
@@ -661,44 +576,3 @@ def _of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
 def host_of(url: Secret) -> str:
     """Return host and port of *url*: what Retry-After holds for."""
     return urlsplit(url.reveal()).netloc.rpartition("@")[2].lower()
-
-
-def _read_spooled(path: str, now: Moment) -> Report | None:
-    """Return the report in *path*; None when it holds none (yet): what can't be one is set aside. Raises OSError."""
-    try:
-        line = spool.read(path, now.wall_ns)
-    except OSError as problem:
-        if problem.errno in _NOT_THE_FILES_FAULT:
-            raise
-        _set_aside(path)
-        return None
-    if line is None:
-        return None
-    try:
-        verb, fields = wire.decode(line)
-        if verb == "run":
-            return Report.from_fields(fields)
-    except ValueError:
-        pass
-    _set_aside(path)
-    return None
-
-
-def _set_aside(path: str) -> None:
-    try:
-        spool.set_aside(path)
-    except OSError:
-        pass  # somebody else did, or the disk takes nothing now: where it lies it is in nobody's way
-
-
-def _storable(report: Report) -> Report:
-    """Return *report* in text that SQLite takes: bytes that aren't UTF-8 arrive here as surrogates (PEP 383)."""
-    ref = None if report.ref is None else _printable(report.ref)
-    job, reason, tail = _printable(report.job), _printable(report.reason), _printable(report.tail)
-    return replace(report, ref=ref, job=job, reason=reason, tail=tail)
-
-
-def _printable(text: str) -> str:
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

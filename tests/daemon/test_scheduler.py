@@ -92,7 +92,7 @@ async def test_what_is_on_record_is_started_although_we_end(tmp_path: Path) -> N
         await asyncio.sleep(0)
         scheduler.end()
         await running
-        on_record = (await worker.call(lambda outbox: outbox.last_fires())).get("job", 0)
+        on_record = (await worker.call(lambda outbox: outbox.jobs.last_fires())).get("job", 0)
 
     due_ns = int((_START.replace(second=0) + timedelta(minutes=1)).timestamp()) * 10**9
     assert len(fired.times) == (on_record >= due_ns)
@@ -106,7 +106,7 @@ async def test_the_first_fire_time_of_a_new_job_is_caught_up_after_a_down_time(t
         await before.load()
         before.replace(fired.timed())
         running = asyncio.create_task(before.run())
-        while not await worker.call(lambda outbox: outbox.last_fires()):
+        while not await worker.call(lambda outbox: outbox.jobs.last_fires()):
             pass
         before.end()
         await running

@@ -12,9 +12,10 @@ import pytest
 
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreError
+from aura_agent.outbox.claims import Attempt, Claim
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
-from aura_agent.outbox.store import LEASE_S, Attempt, Claim, Outbox
+from aura_agent.outbox.store import LEASE_S, Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id

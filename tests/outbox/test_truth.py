@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from aura_agent.clock import Reading
-from aura_agent.outbox.store import LEASE_S, Attempt
+from aura_agent.outbox.claims import Attempt
+from aura_agent.outbox.store import LEASE_S
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import boots
 from aura_agent.report.record import Outcome, Report

@@ -1,0 +1,53 @@
+"""What one look at the queue gives: the right to send, what can't be sent yet, what was withdrawn."""
+
+from dataclasses import dataclass
+
+from aura_agent.outbox.rules import State
+from aura_agent.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The right to send one entry, once: the lease on its stream."""
+
+    entry_id: int
+    stream_id: int
+    run_id: str
+    job: str
+    heartbeat: str
+    heartbeat_id: str | None
+    url: Secret
+    body: bytes | None
+    tries: int  # attempts of this stream in a row that brought no 2xx, this one not counted
+    patience_known: bool  # whether the heartbeat's interval is known
+    lease_until_ns: int  # which lease it is, for one process may have had several on the stream
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An entry that the rules have just withdrawn."""
+
+    entry_id: int
+    heartbeat: str
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A stream with something to send whose ping URL isn't known."""
+
+    stream_id: int
+    heartbeat_id: str | None
+    refs: tuple[str, ...]
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one look at the queue gave. *next_due_s*: seconds until there may be more; None: not before a report."""
+
+    attempts: tuple[Attempt, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+    withdrawn: tuple[Gone, ...] = ()
+    next_due_s: float | None = None

@@ -1,0 +1,52 @@
+"""Reports on their way in: out of spool files, and into what SQLite takes."""
+
+import errno
+from dataclasses import replace
+
+from aura_agent.outbox.rules import Moment
+from aura_agent.report import spool, wire
+from aura_agent.report.record import Report
+
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def read_spooled(path: str, now: Moment) -> Report | None:
+    """Return the report in *path*; None when it holds none (yet): what can't be one is set aside. Raises OSError."""
+    try:
+        line = spool.read(path, now.wall_ns)
+    except OSError as problem:
+        if problem.errno in _NOT_THE_FILES_FAULT:
+            raise
+        set_aside(path)
+        return None
+    if line is None:
+        return None
+    try:
+        verb, fields = wire.decode(line)
+        if verb == "run":
+            return Report.from_fields(fields)
+    except ValueError:
+        pass
+    set_aside(path)
+    return None
+
+
+def set_aside(path: str) -> None:
+    """Move a spool file that is no report out of the way."""
+    try:
+        spool.set_aside(path)
+    except OSError:
+        pass  # somebody else did, or the disk takes nothing now: where it lies it is in nobody's way
+
+
+def storable(report: Report) -> Report:
+    """Return *report* in text that SQLite takes: bytes that aren't UTF-8 arrive here as surrogates (PEP 383)."""
+    ref = None if report.ref is None else _printable(report.ref)
+    job, reason, tail = _printable(report.job), _printable(report.reason), _printable(report.tail)
+    return replace(report, ref=ref, job=job, reason=reason, tail=tail)
+
+
+def _printable(text: str) -> str:
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
