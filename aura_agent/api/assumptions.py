@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from aura_agent.secret import Secret
+
 BASE_URL = "https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1"  # documented, not assumed
 
 # Our names, where they differ from the wire's.
@@ -34,13 +36,29 @@ def text_of(value: object) -> str | None:
     return None
 
 
-def seconds_of(value: object) -> float | None:
-    """Return a length in seconds, above or equal to zero; a string of digits counts."""
+def length_of(value: object) -> float | None:
+    """Return a length of time, above or equal to zero; a string of digits counts."""
     try:
-        seconds = msgspec.convert(value, float, strict=False)
+        length = msgspec.convert(value, float, strict=False)
     except msgspec.ValidationError:
         return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return length if 0 <= length < float("inf") else None
+
+
+def count_of(value: object) -> int | None:
+    """Return a whole number, above or equal to zero; a string of digits counts."""
+    try:
+        count = msgspec.convert(value, int, strict=False)
+    except msgspec.ValidationError:
+        return None
+    return count if count >= 0 else None
+
+
+def url_of(value: object) -> Secret | None:
+    """Return a ping URL if *value* has the shape of one; the delivery judges it in full."""
+    if isinstance(value, str) and value.lower().startswith(("https://", "http://")) and value.isprintable():
+        return Secret(value)
+    return None
 
 
 def instant_of(value: object) -> datetime | None:

@@ -6,27 +6,32 @@ operation stands here; what it asks and how the answer reads stands in the resou
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from msgspec import UNSET, UnsetType
 
 from aura_agent.api.errors import ApiGarbled, ApiMisconfigured, ApiUnreachable
-from aura_agent.api.heartbeats import RESOURCE, Heartbeat, ping_url_request, read_heartbeat, read_ping_url
+from aura_agent.api.heartbeats import RESOURCE, Heartbeat, HeartbeatFields, ping_url_request, read_ping_url
+from aura_agent.api.models import read, written
 from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
 from aura_agent.api.trouble import Trouble, describe
 from aura_agent.api.wire import (
     Budget,
     Reply,
     Request,
+    create_request,
+    delete_request,
     get_request,
     list_request,
     parse_budget,
     parse_error,
     parse_object,
     parse_page,
+    update_request,
 )
 from aura_agent.secret import Secret
 
@@ -77,10 +82,45 @@ class AuraClient:
     async def list_heartbeats(self, *, limit: int = 100) -> AsyncIterator[Heartbeat]:
         """Yield every heartbeat of the organization, *limit* a page; one request per page, each with its deadline."""
         async for fields in self._walk(RESOURCE, limit):
-            yield read_heartbeat(fields)
+            yield read(Heartbeat, fields)
 
     async def get_heartbeat(self, heartbeat_id: str) -> Heartbeat:
-        return read_heartbeat(parse_object(await self._ask(get_request(RESOURCE, heartbeat_id))))
+        return read(Heartbeat, parse_object(await self._ask(get_request(RESOURCE, heartbeat_id))))
+
+    async def create_heartbeat(
+        self,
+        *,
+        name: str,
+        expected_interval_s: float | UnsetType = UNSET,
+        grace_period_s: float | UnsetType = UNSET,
+        team_id: str | UnsetType | None = UNSET,
+        extra: Mapping[str, object] | None = None,
+    ) -> Heartbeat:
+        """Create a heartbeat and return it as it is now. *extra*: fields that this client doesn't know."""
+        fields = HeartbeatFields(
+            name=name, expected_interval_s=expected_interval_s, grace_period_s=grace_period_s, team_id=team_id
+        )
+        return read(Heartbeat, parse_object(await self._ask(create_request(RESOURCE, written(fields, extra)))))
+
+    async def update_heartbeat(
+        self,
+        heartbeat_id: str,
+        *,
+        name: str | UnsetType = UNSET,
+        expected_interval_s: float | UnsetType = UNSET,
+        grace_period_s: float | UnsetType = UNSET,
+        team_id: str | UnsetType | None = UNSET,
+        extra: Mapping[str, object] | None = None,
+    ) -> Heartbeat:
+        """Change what is given, leave the rest, and return the heartbeat as it is now; *team_id* None: no team."""
+        fields = HeartbeatFields(
+            name=name, expected_interval_s=expected_interval_s, grace_period_s=grace_period_s, team_id=team_id
+        )
+        request = update_request(RESOURCE, heartbeat_id, written(fields, extra))
+        return read(Heartbeat, parse_object(await self._ask(request)))
+
+    async def delete_heartbeat(self, heartbeat_id: str) -> None:
+        await self._ask(delete_request(RESOURCE, heartbeat_id))
 
     async def ping_url(self, heartbeat_id: str) -> Secret:
         """Return the URL that pings this heartbeat: whoever has it can fake a success."""

@@ -68,6 +68,20 @@ def get_request(resource: str, identity: str, *more: str) -> Request:
     return Request("GET", "/" + "/".join((resource, _segment(identity), *more)))
 
 
+def create_request(resource: str, fields: Mapping[str, object]) -> Request:
+    return Request("POST", f"/{resource}", body=msgspec.json.encode(fields))
+
+
+def update_request(resource: str, identity: str, fields: Mapping[str, object]) -> Request:
+    """Change the named fields of one object. Raises NotFound for what no id can be."""
+    return Request("PATCH", f"/{resource}/{_segment(identity)}", body=msgspec.json.encode(fields))
+
+
+def delete_request(resource: str, identity: str) -> Request:
+    """Raise NotFound for what no id can be."""
+    return Request("DELETE", f"/{resource}/{_segment(identity)}")
+
+
 def parse_page(reply: Reply) -> Page:
     """Read a listing. Raises ApiGarbled."""
     decoded = _decode_object(reply)

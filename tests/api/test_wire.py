@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 import aura_agent.api
 from aura_agent.api import ApiGarbled, Heartbeat
 from aura_agent.api.errors import likely_cause
-from aura_agent.api.heartbeats import read_heartbeat
+from aura_agent.api.models import read
 from aura_agent.api.retry_after import retry_after_s
 from aura_agent.api.wire import Reply, Request, parse_error, parse_object
 from aura_agent.secret import Secret
@@ -24,7 +24,8 @@ JSON = st.recursive(
 
 def test_heartbeat_is_read_in_full() -> None:
     """Every documented and assumed field arrives under our names, instants in UTC."""
-    heartbeat = read_heartbeat(
+    heartbeat = read(
+        Heartbeat,
         {
             "id": "hb1",
             "name": "nightly",
@@ -37,7 +38,7 @@ def test_heartbeat_is_read_in_full() -> None:
             "updated_at": "2026-01-01T00:00:00",
             "ping_url": "https://ping.example/key",
             "something_new": {"x": 1},
-        }
+        },
     )
 
     assert heartbeat == Heartbeat(
@@ -73,7 +74,7 @@ def test_heartbeat_is_read_in_full() -> None:
 )
 def test_field_that_cannot_be_read_is_unknown(field: str, value: object) -> None:
     """One odd field doesn't cost the heartbeat, and least of all the whole listing."""
-    heartbeat = read_heartbeat({"id": "hb1", field: value})
+    heartbeat = read(Heartbeat, {"id": "hb1", field: value})
 
     assert heartbeat == Heartbeat(id="hb1")
 
@@ -84,7 +85,7 @@ def test_field_that_cannot_be_read_is_unknown(field: str, value: object) -> None
 def test_no_json_breaks_the_reader(fields: dict[str, object]) -> None:
     """Whatever the fields hold, the result is a heartbeat with an id or ApiGarbled."""
     try:
-        assert read_heartbeat(fields).id
+        assert read(Heartbeat, fields).id
     except ApiGarbled:
         assert not isinstance(fields.get("id"), str) or not fields["id"]
 

@@ -1,0 +1,84 @@
+"""What the client writes: exactly the fields that were given, once, and what it makes of the answer."""
+
+import json
+
+import pytest
+from msgspec import UNSET
+
+from aura_agent.api import ApiUnreachable, AuraClient, NotFound
+from aura_agent.secret import Secret
+from tests.api.raw_server import RawServer, answer, json_answer, reset, serving
+
+pytestmark = pytest.mark.anyio
+
+HEARTBEAT = json_answer(201, {"id": "hb1", "name": "nightly", "expected_interval": 86400})
+
+
+def client(base_url: str) -> AuraClient:
+    return AuraClient(base_url, Secret("aura_live_0123456789abcdef"))
+
+
+def sent(server: RawServer) -> tuple[str, str, object]:
+    """Return method, target and decoded body of the one request."""
+    [request] = server.requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    if body:
+        assert b"content-type: application/json" in head.lower()
+    method, target, _ = head.decode().split(" ", 2)
+    return method, target, json.loads(body) if body else None
+
+
+async def test_create_sends_what_was_given_and_reads_what_came_of_it() -> None:
+    """What is unset is the service's choice; lengths go in whole seconds; unknown fields go along."""
+    async with serving(HEARTBEAT) as server, client(server.url) as aura:
+        heartbeat = await aura.create_heartbeat(name="nightly", expected_interval_s=86400.0, extra={"tags": ["db"]})
+
+    assert sent(server) == ("POST", "/heartbeats", {"name": "nightly", "expected_interval": 86400, "tags": ["db"]})
+    assert b"86400.0" not in server.requests[0]
+    assert (heartbeat.id, heartbeat.expected_interval_s, heartbeat.grace_period_s) == ("hb1", 86400.0, None)
+
+
+@pytest.mark.parametrize(
+    ("team_id", "expected"),
+    [
+        (UNSET, {"grace_period": 1.5}),
+        (None, {"grace_period": 1.5, "team_id": None}),
+        ("t1", {"team_id": "t1", "grace_period": 1.5}),
+    ],
+)
+async def test_update_tells_no_team_from_no_change(team_id: object, expected: object) -> None:
+    """Null leaves the team, an absent field leaves the heartbeat where it is."""
+    async with serving(HEARTBEAT) as server, client(server.url) as aura:
+        await aura.update_heartbeat("a/b", grace_period_s=1.5, team_id=team_id)  # type: ignore[arg-type]
+
+    assert sent(server) == ("PATCH", "/heartbeats/a%2Fb", expected)
+
+
+@pytest.mark.parametrize("reply", [answer(204), answer(200), json_answer(200, {"deleted": True})])
+async def test_delete_needs_no_body_in_the_answer(reply: bytes) -> None:
+    """Any 2xx means that it is gone, whatever comes with it."""
+    async with serving(reply) as server, client(server.url) as aura:
+        await aura.delete_heartbeat("hb1")
+
+    assert sent(server) == ("DELETE", "/heartbeats/hb1", None)
+
+
+async def test_a_write_that_may_have_been_done_is_not_repeated() -> None:
+    """A connection that breaks after the request is told, once: doing it again could do it twice."""
+    async with serving(reset, HEARTBEAT) as server, client(server.url) as aura:
+        with pytest.raises(ApiUnreachable):
+            await aura.create_heartbeat(name="nightly")
+
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("nonsense", ["", ".", "..", "a\nb"])
+async def test_what_can_be_no_id_is_not_asked_for(nonsense: str) -> None:
+    """DELETE /heartbeats/ of all things must never be sent."""
+    async with serving(answer(204)) as server, client(server.url) as aura:
+        with pytest.raises(NotFound):
+            await aura.delete_heartbeat(nonsense)
+        with pytest.raises(NotFound):
+            await aura.update_heartbeat(nonsense, name="x")
+
+    assert server.requests == []
