@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         Unauthorized,
     )
     from aura_agent.api.heartbeats import Heartbeat
+    from aura_agent.api.incidents import Incident
+    from aura_agent.api.integrations import Integration
+    from aura_agent.api.monitors import Check, Monitor
     from aura_agent.api.wire import Budget
 
 __all__ = [
@@ -38,16 +41,29 @@ __all__ = [
     "AuraClient",
     "BadRequest",
     "Budget",
+    "Check",
     "Conflict",
     "Forbidden",
     "Heartbeat",
+    "Incident",
+    "Integration",
     "InternalError",
+    "Monitor",
     "NotFound",
     "RateLimited",
     "Unauthorized",
 ]
 
-_HOMES = {"BASE_URL": "assumptions", "AuraClient": "client", "Heartbeat": "heartbeats", "Budget": "wire"}
+_HOMES = {
+    "BASE_URL": "assumptions",
+    "AuraClient": "client",
+    "Budget": "wire",
+    "Check": "monitors",
+    "Heartbeat": "heartbeats",
+    "Incident": "incidents",
+    "Integration": "integrations",
+    "Monitor": "monitors",
+}
 
 
 def __getattr__(name: str) -> object:

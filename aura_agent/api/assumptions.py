@@ -2,7 +2,8 @@
 
 The page documents the error envelope, pagination and the endpoints; it shows no schema of a resource. What follows is
 assumed: the wire names of the fields, that an object may come bare or under ``data``, and that a field may be missing,
-null or of an unknown shape. Such a field reads as None rather than failing the call; only an id is required.
+null or of an unknown shape. Such a field reads as None rather than failing the call; only an id is required. A
+heartbeat may carry its ping URL as ``ping_url``.
 """
 
 from datetime import UTC, datetime
@@ -16,8 +17,8 @@ BASE_URL = "https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1"  # doc
 
 # Our names, where they differ from the wire's.
 HEARTBEAT_WIRE_NAMES = {"expected_interval_s": "expected_interval", "grace_period_s": "grace_period"}
+MONITOR_WIRE_NAMES = {"check_interval_s": "check_interval"}
 PING_URL_FIELD = "url"  # documented: "Use the returned `url` value"
-LISTED_PING_URL_FIELD = "ping_url"  # in case a heartbeat carries it
 OBJECT_WRAPPER = "data"
 
 

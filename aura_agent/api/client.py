@@ -1,8 +1,9 @@
 """The async client of Aura's REST API: carries requests of ``wire`` over httpx and answers back.
 
 Each call has explicit time-outs and one deadline over all; bodies are bounded; redirects are never followed, since
-they would take the token elsewhere. It never tries again by itself: the callers know what is worth it. A method per
-operation stands here; what it asks and how the answer reads stands in the resource's own module.
+they would take the token elsewhere. It never tries again by itself: the callers know what is worth it, and what was
+written may have been done although no answer came. A method per operation stands here; what it asks and how the answer
+reads stands in the resource's own module.
 """
 
 import asyncio
@@ -14,19 +15,25 @@ from typing import Any, Self
 import httpx
 from msgspec import UNSET, UnsetType
 
+from aura_agent.api import heartbeats, incidents, integrations, monitors
 from aura_agent.api.errors import ApiGarbled, ApiMisconfigured, ApiUnreachable
-from aura_agent.api.heartbeats import RESOURCE, Heartbeat, HeartbeatFields, ping_url_request, read_ping_url
-from aura_agent.api.models import read, written
+from aura_agent.api.heartbeats import Heartbeat, HeartbeatFields, ping_url_request, read_ping_url
+from aura_agent.api.incidents import Incident, resolve_request
+from aura_agent.api.integrations import Integration
+from aura_agent.api.models import M, read, written
+from aura_agent.api.monitors import Check, Monitor, MonitorFields
 from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
-from aura_agent.api.trouble import Trouble, describe
+from aura_agent.api.trouble import BEFORE_SENDING, Trouble, describe
 from aura_agent.api.wire import (
     Budget,
     Reply,
     Request,
+    below,
     create_request,
     delete_request,
     get_request,
     list_request,
+    next_page,
     parse_budget,
     parse_error,
     parse_object,
@@ -79,13 +86,62 @@ class AuraClient:
             http, self._http = self._http, None
             await http.aclose()
 
+    async def list_monitors(self, *, limit: int = 100) -> AsyncIterator[Monitor]:
+        """Yield every monitor of the organization, *limit* a page; one request per page, each with its deadline."""
+        async for fields in self._walk(list_request(monitors.RESOURCE, limit=limit)):
+            yield read(Monitor, fields)
+
+    async def get_monitor(self, monitor_id: str) -> Monitor:
+        return await self._object(Monitor, get_request(monitors.RESOURCE, monitor_id))
+
+    async def create_monitor(
+        self,
+        *,
+        name: str,
+        url: str,
+        check_interval_s: float | UnsetType = UNSET,
+        team_id: str | UnsetType | None = UNSET,
+        extra: Mapping[str, object] | None = None,
+    ) -> Monitor:
+        """Create a monitor and return it as it is now. *extra*: fields that this client doesn't know."""
+        fields = MonitorFields(name=name, url=url, check_interval_s=check_interval_s, team_id=team_id)
+        return await self._object(Monitor, create_request(monitors.RESOURCE, written(fields, extra)))
+
+    async def update_monitor(
+        self,
+        monitor_id: str,
+        *,
+        name: str | UnsetType = UNSET,
+        url: str | UnsetType = UNSET,
+        check_interval_s: float | UnsetType = UNSET,
+        team_id: str | UnsetType | None = UNSET,
+        extra: Mapping[str, object] | None = None,
+    ) -> Monitor:
+        """Change what is given, leave the rest, and return the monitor as it is now; *team_id* None: no team."""
+        fields = MonitorFields(name=name, url=url, check_interval_s=check_interval_s, team_id=team_id)
+        return await self._object(Monitor, update_request(monitors.RESOURCE, monitor_id, written(fields, extra)))
+
+    async def delete_monitor(self, monitor_id: str) -> None:
+        await self._ask(delete_request(monitors.RESOURCE, monitor_id))
+
+    async def list_monitor_checks(self, monitor_id: str, *, limit: int = 100) -> AsyncIterator[Check]:
+        """Yield a monitor's checks: ``GET /monitors/{id}/checks``."""
+        path = below(monitors.RESOURCE, monitor_id, monitors.CHECKS)
+        async for fields in self._walk(list_request(path, limit=limit)):
+            yield read(Check, fields)
+
+    async def list_checks(self, monitor_id: str, *, limit: int = 100) -> AsyncIterator[Check]:
+        """Yield a monitor's checks: ``GET /checks?monitor_id=…``."""
+        async for fields in self._walk(list_request(monitors.CHECKS, limit=limit, monitor_id=monitor_id)):
+            yield read(Check, fields)
+
     async def list_heartbeats(self, *, limit: int = 100) -> AsyncIterator[Heartbeat]:
         """Yield every heartbeat of the organization, *limit* a page; one request per page, each with its deadline."""
-        async for fields in self._walk(RESOURCE, limit):
+        async for fields in self._walk(list_request(heartbeats.RESOURCE, limit=limit)):
             yield read(Heartbeat, fields)
 
     async def get_heartbeat(self, heartbeat_id: str) -> Heartbeat:
-        return read(Heartbeat, parse_object(await self._ask(get_request(RESOURCE, heartbeat_id))))
+        return await self._object(Heartbeat, get_request(heartbeats.RESOURCE, heartbeat_id))
 
     async def create_heartbeat(
         self,
@@ -100,7 +156,7 @@ class AuraClient:
         fields = HeartbeatFields(
             name=name, expected_interval_s=expected_interval_s, grace_period_s=grace_period_s, team_id=team_id
         )
-        return read(Heartbeat, parse_object(await self._ask(create_request(RESOURCE, written(fields, extra)))))
+        return await self._object(Heartbeat, create_request(heartbeats.RESOURCE, written(fields, extra)))
 
     async def update_heartbeat(
         self,
@@ -116,31 +172,52 @@ class AuraClient:
         fields = HeartbeatFields(
             name=name, expected_interval_s=expected_interval_s, grace_period_s=grace_period_s, team_id=team_id
         )
-        request = update_request(RESOURCE, heartbeat_id, written(fields, extra))
-        return read(Heartbeat, parse_object(await self._ask(request)))
+        request = update_request(heartbeats.RESOURCE, heartbeat_id, written(fields, extra))
+        return await self._object(Heartbeat, request)
 
     async def delete_heartbeat(self, heartbeat_id: str) -> None:
-        await self._ask(delete_request(RESOURCE, heartbeat_id))
+        await self._ask(delete_request(heartbeats.RESOURCE, heartbeat_id))
 
     async def ping_url(self, heartbeat_id: str) -> Secret:
         """Return the URL that pings this heartbeat: whoever has it can fake a success."""
         return read_ping_url(parse_object(await self._ask(ping_url_request(heartbeat_id))))
 
-    async def _walk(self, resource: str, limit: int) -> AsyncIterator[dict[str, Any]]:
+    async def list_incidents(self, *, limit: int = 100) -> AsyncIterator[Incident]:
+        """Yield every incident of the organization, open or resolved, *limit* a page."""
+        async for fields in self._walk(list_request(incidents.RESOURCE, limit=limit)):
+            yield read(Incident, fields)
+
+    async def get_incident(self, incident_id: str) -> Incident:
+        return await self._object(Incident, get_request(incidents.RESOURCE, incident_id))
+
+    async def resolve_incident(self, incident_id: str, *, resolution_notes: str | None = None) -> Incident:
+        """Resolve an incident and return it as it is now."""
+        return await self._object(Incident, resolve_request(incident_id, resolution_notes))
+
+    async def list_integrations(self, *, limit: int = 100) -> AsyncIterator[Integration]:
+        """Yield every integration of the organization: platform and host, never credentials."""
+        async for fields in self._walk(list_request(integrations.RESOURCE, limit=limit)):
+            yield read(Integration, fields)
+
+    async def _object(self, model: type[M], request: Request) -> M:
+        return read(model, parse_object(await self._ask(request)))
+
+    async def _walk(self, first: Request) -> AsyncIterator[dict[str, Any]]:
         """Yield the objects of a listing over all its pages."""
         seen: set[str] = set()
-        cursor: str | None = None
+        request = first
         for _page in range(MAX_PAGES):
-            page = parse_page(await self._ask(list_request(resource, limit=limit, cursor=cursor)))
+            page = parse_page(await self._ask(request))
             for item in page.items:
                 yield item
             cursor = page.next_cursor
             if cursor is None:
                 return
             if cursor in seen:
-                raise ApiGarbled(f"the Aura API's list of {resource} goes in circles: a page's cursor came twice")
+                raise ApiGarbled(f"the Aura API's list {first.path} goes in circles: a page's cursor came twice")
             seen.add(cursor)
-        raise ApiGarbled(f"the Aura API's list of {resource} doesn't end: more than {MAX_PAGES} pages")
+            request = next_page(first, cursor)
+        raise ApiGarbled(f"the Aura API's list {first.path} doesn't end: more than {MAX_PAGES} pages")
 
     async def _ask(self, request: Request) -> Reply:
         """Return a 2xx answer. Raises ApiError for everything else."""
@@ -154,7 +231,8 @@ class AuraClient:
             if isinstance(exc, ApiGarbled):
                 raise
             kind = Trouble.TOTAL_TIMEOUT if deadline.expired() else trouble_of(exc)
-            raise ApiUnreachable(kind, self._base.host) from exc
+            unsure = request.method != "GET" and kind not in BEFORE_SENDING
+            raise ApiUnreachable(kind, self._base.host, undecided=str(request) if unsure else "") from exc
         if not 200 <= reply.status <= 299:
             raise parse_error(request, reply, datetime.now(UTC), hide=self._token.reveal())
         self.budget = parse_budget(reply.headers)

@@ -71,11 +71,15 @@ class InternalError(ApiError):
 
 
 class ApiUnreachable(ApiError):
-    """No answer came; *kind* is a Trouble's value, *host* says who was asked."""
+    """No answer came; *kind* is a Trouble's value, *host* says who was asked.
 
-    def __init__(self, kind: str, host: str) -> None:
-        self.kind, self.host = kind, host
-        super().__init__(f"the Aura API at {host} can't be reached: {describe(kind)}")
+    *undecided* names a write, such as ``POST /heartbeats``, that may have been done all the same; else it is empty.
+    """
+
+    def __init__(self, kind: str, host: str, *, undecided: str = "") -> None:
+        self.kind, self.host, self.undecided = kind, host, undecided
+        text = f"the Aura API at {host} can't be reached: {describe(kind)}"
+        super().__init__(f"{text}; {undecided} may have been done all the same" if undecided else text)
 
 
 class ApiGarbled(ApiError):
@@ -93,8 +97,24 @@ BY_STATUS: dict[int, type[ApiError]] = {
     404: NotFound,
     409: Conflict,
     429: RateLimited,
-    500: InternalError,
 }
+# For a status that the table doesn't have.
+BY_CODE: dict[str, type[ApiError]] = {
+    "bad_request": BadRequest,
+    "unauthorized": Unauthorized,
+    "forbidden": Forbidden,
+    "not_found": NotFound,
+    "conflict": Conflict,
+    "rate_limited": RateLimited,
+    "internal_error": InternalError,
+}
+
+
+def error_class(status: int, code: str) -> type[ApiError]:
+    """Return the class for an answer: by its status where the reference's table has it, else by the envelope's code."""
+    if status >= 500:
+        return InternalError
+    return BY_STATUS.get(status) or BY_CODE.get(code, ApiError)
 
 
 def likely_cause(status: int, method: str, message: str) -> str:
@@ -120,7 +140,7 @@ _SCOPE = "scope: the token is read-only; create one with the scope Read & write"
 _ROLE = "role: the organization role of the token's owner doesn't allow it; did the role change?"
 _FORBIDDEN_BY_MESSAGE = (
     (("team",), _TEAM),
-    (("scope", "read only", "read-only", "read_only", "readonly"), _SCOPE),
+    (("scope", "read only", "only read", "read-only", "read_only", "readonly"), _SCOPE),
     (("role", "viewer", "member", "permission"), _ROLE),
 )
 _FORBIDDEN_TO_WRITE = (

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from aura_agent.api import assumptions
 from aura_agent.api.errors import ApiGarbled
-from aura_agent.api.wire import Request, get_request
+from aura_agent.api.wire import Request, below
 from aura_agent.secret import Secret
 
 RESOURCE = "heartbeats"
@@ -46,7 +46,7 @@ class HeartbeatFields(msgspec.Struct, frozen=True, kw_only=True, rename=assumpti
 
 def ping_url_request(heartbeat_id: str) -> Request:
     """Ask for a heartbeat's ping URL. Raises NotFound for what no id can be."""
-    return get_request(RESOURCE, heartbeat_id, "ping-url")
+    return Request("GET", "/" + below(RESOURCE, heartbeat_id, "ping-url"))
 
 
 def read_ping_url(fields: dict[str, Any]) -> Secret:

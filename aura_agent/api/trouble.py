@@ -43,6 +43,21 @@ TEXTS = {
     Trouble.UNEXPECTED: "unexpected error",
 }
 
+# With these nothing of the request can have reached the service.
+BEFORE_SENDING = frozenset(
+    {
+        Trouble.BAD_URL,
+        Trouble.INSECURE_URL,
+        Trouble.DNS,
+        Trouble.REFUSED,
+        Trouble.CONNECT,
+        Trouble.TLS,
+        Trouble.PROXY,
+        Trouble.CONNECT_TIMEOUT,
+        Trouble.POOL_TIMEOUT,
+    }
+)
+
 
 def describe(error: str) -> str:
     """Return the phrase for *error*: a Trouble's value, or a text of its own, which is returned as it is."""

@@ -5,7 +5,7 @@ by the client. The contract is the service's API page; what it leaves open is in
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,8 +13,9 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from aura_agent.api import assumptions
-from aura_agent.api.errors import BY_STATUS, ApiError, ApiGarbled, InternalError, NotFound, likely_cause
+from aura_agent.api.errors import ApiError, ApiGarbled, NotFound, error_class, likely_cause
 from aura_agent.api.retry_after import retry_after_s
+from aura_agent.units import format_duration
 
 PAGE_LIMIT = 100  # the API's own upper bound
 _QUOTED_CHARACTERS = 300  # of a server's message, which is the server's to choose
@@ -28,6 +29,9 @@ class Request:
     path: str
     query: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +59,24 @@ class Budget:
     hour: int | None
 
 
-def list_request(resource: str, *, limit: int, cursor: str | None = None) -> Request:
-    """Ask for one page of *resource*; *limit* is brought into the API's 1 to 100."""
-    query = [("limit", str(max(1, min(PAGE_LIMIT, limit))))]
-    if cursor is not None:
-        query.append(("cursor", cursor))
-    return Request("GET", f"/{resource}", tuple(query))
+def list_request(resource: str, *, limit: int, **filters: str) -> Request:
+    """Ask for the first page of *resource*; *limit* is brought into the API's 1 to 100."""
+    return Request("GET", f"/{resource}", (("limit", str(max(1, min(PAGE_LIMIT, limit)))), *filters.items()))
 
 
-def get_request(resource: str, identity: str, *more: str) -> Request:
-    """Ask for one object, or for what hangs below it. Raises NotFound for what no id can be."""
-    return Request("GET", "/" + "/".join((resource, _segment(identity), *more)))
+def next_page(request: Request, cursor: str) -> Request:
+    """Ask for what comes after the page that ended with *cursor*; *request* is the first page's."""
+    return replace(request, query=(*request.query, ("cursor", cursor)))
+
+
+def get_request(resource: str, identity: str) -> Request:
+    """Ask for one object. Raises NotFound for what no id can be."""
+    return Request("GET", "/" + below(resource, identity))
+
+
+def below(resource: str, identity: str, *more: str) -> str:
+    """Return the path of one object, or of what hangs below it. Raises NotFound for what no id can be."""
+    return "/".join((resource, _segment(identity), *more))
 
 
 def create_request(resource: str, fields: Mapping[str, object]) -> Request:
@@ -74,12 +85,17 @@ def create_request(resource: str, fields: Mapping[str, object]) -> Request:
 
 def update_request(resource: str, identity: str, fields: Mapping[str, object]) -> Request:
     """Change the named fields of one object. Raises NotFound for what no id can be."""
-    return Request("PATCH", f"/{resource}/{_segment(identity)}", body=msgspec.json.encode(fields))
+    return Request("PATCH", "/" + below(resource, identity), body=msgspec.json.encode(fields))
 
 
 def delete_request(resource: str, identity: str) -> Request:
     """Raise NotFound for what no id can be."""
-    return Request("DELETE", f"/{resource}/{_segment(identity)}")
+    return Request("DELETE", "/" + below(resource, identity))
+
+
+def action_request(resource: str, identity: str, action: str, fields: Mapping[str, object]) -> Request:
+    """Do something to one object. Raises NotFound for what no id can be."""
+    return Request("POST", "/" + below(resource, identity, action), body=msgspec.json.encode(fields))
 
 
 def parse_page(reply: Reply) -> Page:
@@ -118,16 +134,18 @@ def parse_error(request: Request, reply: Reply, now: datetime, *, hide: str = ""
     )
     said = message or code or f"no error text in an answer of type {_content_type(reply)}"
     hint = likely_cause(reply.status, request.method, f"{code} {message}")
-    what = f"the Aura API refused {request.method} {request.path}" if reply.status < 500 else "the Aura API failed"
+    what = f"the Aura API refused {request}" if reply.status < 500 else "the Aura API failed"
+    wait_s = retry_after_s(reply.headers.get("retry-after"), now)
     text = f"{what} ({reply.status}): {said}" + (f"; {hint}" if hint else "")
-    kind = BY_STATUS.get(reply.status, InternalError if reply.status >= 500 else ApiError)
-    return kind(
+    if wait_s is not None:
+        text += f"; try again in {format_duration(wait_s)}"
+    return error_class(reply.status, code)(
         text + (f" [request id {request_id}]" if request_id else ""),
         code=code,
         message=message,
         request_id=request_id,
         status=reply.status,
-        retry_after_s=retry_after_s(reply.headers.get("retry-after"), now),
+        retry_after_s=wait_s,
     )
 
 

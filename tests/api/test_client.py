@@ -144,10 +144,13 @@ async def test_rate_limit_that_is_left_is_told() -> None:
         (500, "internal_error", InternalError),
         (503, "maintenance", InternalError),
         (422, "new_code", ApiError),
+        (422, "bad_request", BadRequest),
+        (402, "conflict", Conflict),
+        (502, "not_found", InternalError),
     ],
 )
 async def test_error_envelope_becomes_its_own_exception(status: int, code: str, kind: type[ApiError]) -> None:
-    """Each row of the reference's table has a class; message and request id are kept and shown."""
+    """Each row of the reference's table has a class, found by status or else by code; what the answer says is shown."""
     envelope = {"error": {"code": code, "message": "Because\nso", "request_id": "req_01HV2S"}}
 
     error = await fails_with(json_answer(status, envelope, "Retry-After: 17"))
@@ -156,6 +159,7 @@ async def test_error_envelope_becomes_its_own_exception(status: int, code: str, 
     assert (error.code, error.message, error.request_id, error.status) == (code, "Because so", "req_01HV2S", status)
     assert error.retry_after_s == 17
     assert "Because so" in str(error)
+    assert "try again in 17s" in str(error)
     assert "req_01HV2S" in str(error)
     assert "\n" not in str(error)
 

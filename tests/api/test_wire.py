@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import aura_agent.api
-from aura_agent.api import ApiGarbled, Heartbeat
+from aura_agent.api import ApiGarbled, Check, Heartbeat, Incident, Integration, Monitor
 from aura_agent.api.errors import likely_cause
 from aura_agent.api.models import read
 from aura_agent.api.retry_after import retry_after_s
@@ -79,6 +79,35 @@ def test_field_that_cannot_be_read_is_unknown(field: str, value: object) -> None
     assert heartbeat == Heartbeat(id="hb1")
 
 
+def test_the_other_models_are_read_in_full() -> None:
+    """Monitor, check, incident and integration: each field under its own name, odd ones as None."""
+    at = datetime(2026, 12, 1, 11, 0, tzinfo=UTC)
+    rfc3339 = "2026-12-01T11:00:00Z"
+
+    assert read(
+        Monitor,
+        {"id": 7, "name": "site", "url": "https://x/", "check_interval": "60", "status": 5, "created_at": rfc3339},
+    ) == Monitor(id="7", name="site", url="https://x/", check_interval_s=60.0, status="5", created_at=at)
+    assert read(
+        Check,
+        {
+            "id": "c1",
+            "monitor_id": "7",
+            "status": "down",
+            "status_code": 503,
+            "response_time_ms": 12.5,
+            "checked_at": at.timestamp(),
+        },
+    ) == Check(id="c1", monitor_id="7", status="down", status_code=503, response_time_ms=12.5, checked_at=at)
+    assert read(Check, {"id": "c2", "status_code": -1, "response_time_ms": "slow"}) == Check(id="c2")
+    assert read(
+        Incident, {"id": "i1", "monitor_id": None, "heartbeat_id": "hb1", "status": "open", "started_at": rfc3339}
+    ) == Incident(id="i1", heartbeat_id="hb1", status="open", started_at=at)
+    assert read(
+        Integration, {"id": "n1", "platform": "slack", "url_host": "hooks.slack.com", "secret": "x"}
+    ) == Integration(id="n1", platform="slack", url_host="hooks.slack.com")
+
+
 @given(
     st.dictionaries(st.sampled_from(["id", "name", "status", "expected_interval", "last_ping_at", "ping_url"]), JSON)
 )
@@ -106,6 +135,7 @@ def test_no_body_breaks_the_parsers(body: bytes, status: int) -> None:
     [
         (401, "GET", "", "token"),
         (403, "POST", "Token is read-only", "scope"),
+        (403, "POST", "this token may only read", "scope"),
         (403, "PATCH", "You must be a member of the team", "team"),
         (403, "DELETE", "Your role does not allow this", "role"),
         (403, "POST", "Forbidden", "scope"),

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from aura_agent.api import ApiUnreachable, AuraClient, NotFound
 from aura_agent.secret import Secret
-from tests.api.raw_server import RawServer, answer, json_answer, reset, serving
+from tests.api.raw_server import RawServer, answer, closed_port, json_answer, reset, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -66,10 +66,61 @@ async def test_delete_needs_no_body_in_the_answer(reply: bytes) -> None:
 async def test_a_write_that_may_have_been_done_is_not_repeated() -> None:
     """A connection that breaks after the request is told, once: doing it again could do it twice."""
     async with serving(reset, HEARTBEAT) as server, client(server.url) as aura:
-        with pytest.raises(ApiUnreachable):
+        with pytest.raises(ApiUnreachable, match="POST /heartbeats may have been done all the same"):
             await aura.create_heartbeat(name="nightly")
 
     assert len(server.requests) == 1
+
+
+async def test_a_write_that_was_never_sent_is_told_from_one_that_may_have_been() -> None:
+    """A refused connection leaves nothing in doubt, and neither does a read."""
+    async with client(f"http://127.0.0.1:{closed_port()}") as aura:
+        with pytest.raises(ApiUnreachable) as refused:
+            await aura.create_heartbeat(name="nightly")
+    async with serving(reset) as server, client(server.url) as aura:
+        with pytest.raises(ApiUnreachable) as unread:
+            await aura.get_heartbeat("hb1")
+
+    assert refused.value.undecided == unread.value.undecided == ""
+    assert "may have been done" not in f"{refused.value}{unread.value}"
+
+
+async def test_monitors_are_written_and_incidents_resolved_as_the_reference_shows() -> None:
+    """The bodies of its examples; notes are left out if there are none."""
+    async with serving(json_answer(201, {"id": "m1"})) as server, client(server.url) as aura:
+        await aura.create_monitor(name="api.example.com", url="https://api.example.com/health", check_interval_s=60)
+    async with serving(json_answer(200, {"id": "m1"})) as other, client(other.url) as aura:
+        await aura.update_monitor("m1", url="https://api.example.com/")
+    async with serving(json_answer(200, {"id": "i1", "status": "resolved"})) as third, client(third.url) as aura:
+        incident = await aura.resolve_incident("i1", resolution_notes="Restart fixed it")
+    async with serving(json_answer(200, {"id": "i1"})) as fourth, client(fourth.url) as aura:
+        await aura.resolve_incident("i1")
+
+    monitor = {"name": "api.example.com", "url": "https://api.example.com/health", "check_interval": 60}
+    assert sent(server) == ("POST", "/monitors", monitor)
+    assert sent(other) == ("PATCH", "/monitors/m1", {"url": "https://api.example.com/"})
+    assert sent(third) == ("POST", "/incidents/i1/resolve", {"resolution_notes": "Restart fixed it"})
+    assert sent(fourth) == ("POST", "/incidents/i1/resolve", {})
+    assert incident.status == "resolved"
+
+
+async def test_both_ways_to_a_monitors_checks() -> None:
+    """Below the monitor and as a filter, which every page keeps."""
+    first, last = ({"data": [{"id": name}], "next_cursor": cursor} for name, cursor in (("1", "x&y"), ("2", None)))
+    async with (
+        serving(*[json_answer(200, page) for page in (first, last, first, last)]) as server,
+        client(server.url) as aura,
+    ):
+        below = [check.id async for check in aura.list_monitor_checks("m/1", limit=1)]
+        filtered = [check.id async for check in aura.list_checks("m/1", limit=1)]
+
+    assert below == filtered == ["1", "2"]
+    assert server.targets == [
+        "/monitors/m%2F1/checks?limit=1",
+        "/monitors/m%2F1/checks?limit=1&cursor=x%26y",
+        "/checks?limit=1&monitor_id=m%2F1",
+        "/checks?limit=1&monitor_id=m%2F1&cursor=x%26y",
+    ]
 
 
 @pytest.mark.parametrize("nonsense", ["", ".", "..", "a\nb"])
