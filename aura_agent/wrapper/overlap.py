@@ -32,7 +32,7 @@ class Turn:
     def mark(self, pid: int) -> None:
         """Note which process is the job now. Raises OSError."""
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, _identity(pid).encode("ascii"), 0)
+        os.pwrite(self._file, _living(pid).encode("ascii"), 0)
 
     def _take(self) -> bool:
         try:
@@ -41,7 +41,7 @@ class Turn:
             return False
         noted = os.pread(self._file, 200, 0).decode("ascii", "replace")
         pid = noted.partition(" ")[0]
-        return not (pid.isdigit() and noted == _identity(int(pid)))
+        return not (pid.isdigit() and noted == _living(int(pid)))
 
 
 def job_identity(options: "Options") -> str:
@@ -49,21 +49,21 @@ def job_identity(options: "Options") -> str:
     return options.job or options.heartbeat or "\0".join(options.command)
 
 
-def _identity(pid: int) -> str:
-    """Return *pid* with what makes it unique; only the pid if there is no such process."""
+def _living(pid: int) -> str:
+    """Return *pid* with what makes it unique; empty if there is no such process, or it has ended."""
     from aura_agent.report.boots import current_boot_id
 
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return f"{pid}"
+        return ""
     try:
         fields = os.read(file, 4096).rpartition(b")")[2].split()
     except OSError:
-        return f"{pid}"
+        return ""
     finally:
         os.close(file)
     if fields[0] in (b"Z", b"X"):
-        return f"{pid}"
+        return ""
     started = fields[19].decode("ascii")  # proc_pid_stat(5): starttime is field 22, the second after the name is 3
     return f"{pid} {started} {current_boot_id()} {os.stat('/proc/self/ns/pid').st_ino}"

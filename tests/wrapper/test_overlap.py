@@ -1,0 +1,44 @@
+"""``--no-overlap``: who counts as still running."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.wrapper.runs import AURA_RUN, Host
+
+_NO_OVERLAP = ("--no-wait", "--no-overlap", "-H", "beat", "--")
+_IN_A_PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def test_a_job_that_is_over_in_no_time_leaves_the_next_its_turn(host: Host) -> None:
+    """It was a zombie before we could note who it is; that must not count as running for ever after."""
+    assert [host.run(*_NO_OVERLAP, "true").returncode for _ in range(10)] == [0] * 10
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
+def test_containers_that_share_a_store_see_each_other_run(host: Host) -> None:
+    """Their pids mean nothing to each other, the lock does; once it is free, a pid of theirs is not mistaken for ours."""
+    container = subprocess.Popen(
+        [*_IN_A_PID_NAMESPACE, AURA_RUN, *_NO_OVERLAP, "sh", "-c", "echo; read x"],
+        env=host.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert container.stdout is not None
+    container.stdout.readline()
+    meanwhile = host.run(*_NO_OVERLAP, "sh", "-c", "echo; read x")
+    container.communicate(b"\n")
+    (lock,) = (host.state / "locks").iterdir()
+    pid, _, boot, namespace = lock.read_text().split()
+    lock.write_text(f"{os.getpid()} {_started(os.getpid())} {boot} {namespace}")
+    afterwards = host.run(*_NO_OVERLAP, "sh", "-c", "echo; read x")
+
+    assert (container.returncode, meanwhile.returncode, afterwards.returncode) == (0, 75, 1)
+    assert int(pid) < 100
+
+
+def _started(pid: int) -> str:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        return stat.read().rpartition(")")[2].split()[19]
