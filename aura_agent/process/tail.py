@@ -6,20 +6,25 @@ _CUT = "[... {} bytes before this are left out]\n"
 class Tail:
     """Keeps the last *max_bytes* bytes fed to it. Memory stays below twice that, plus one chunk."""
 
-    __slots__ = ("_kept", "_max_bytes", "_total_bytes")
+    __slots__ = ("_kept", "_total_bytes", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}, below zero")
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._kept = bytearray()
         self._total_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
         self._total_bytes += len(chunk)
-        self._kept += chunk[-self._max_bytes :] if self._max_bytes else b""
-        if len(self._kept) > 2 * self._max_bytes:
-            del self._kept[: -self._max_bytes]
+        self._kept += chunk[-self.max_bytes :] if self.max_bytes else b""
+        if len(self._kept) > 2 * self.max_bytes:
+            del self._kept[: -self.max_bytes]
+
+    def skip(self, count: int) -> None:
+        """Count *count* bytes that need not be fed, since ``max_bytes`` of what follows them will be."""
+        self._total_bytes += count
+        self._kept.clear()
 
     @property
     def total_bytes(self) -> int:
@@ -29,11 +34,11 @@ class Tail:
     @property
     def dropped_bytes(self) -> int:
         """What was fed and isn't kept."""
-        return max(0, self._total_bytes - self._max_bytes)
+        return self._total_bytes - min(len(self._kept), self.max_bytes)
 
     def content(self) -> bytes:
         """The last bytes, as they came."""
-        return bytes(self._kept[-self._max_bytes :]) if self._max_bytes else b""
+        return bytes(self._kept[-self.max_bytes :]) if self.max_bytes else b""
 
     def text(self) -> str:
         """Return the content for people: what isn't UTF-8 is replaced, the cut lies between two characters, and a

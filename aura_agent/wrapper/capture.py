@@ -2,6 +2,7 @@
 
 Only where asked for: without ``--quiet`` and ``--attach output`` the job writes to our own descriptors. Standard output
 and standard error stay apart, each in its order and unbuffered; one thread for each moves bytes and nothing else.
+What can't belong to the tail any more is moved from pipe to pipe by the kernel, uncopied (splice(2)).
 Held output lies in memory up to a bound, then in an unlinked file; when that disk is full it passes straight through.
 The threads are there before the job is: a host that has none left must not leave it with a pipe that nobody reads.
 """
@@ -9,14 +10,18 @@ The threads are there before the job is: a host that has none left must not leav
 import _thread
 import os
 import select
-from fcntl import fcntl
+from errno import EINVAL, EISDIR, EOPNOTSUPP
+from fcntl import fcntl, ioctl
+from sys import byteorder
+from termios import FIONREAD
 
 from aura_agent.process.tail import Tail
 
 _CHUNK_BYTES = 1 << 16
-_HELD_IN_MEMORY_BYTES = 3 << 20  # for each of the two streams
+_HELD_IN_MEMORY_BYTES = 1 << 20  # for each of the two streams
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031  # fcntl(2)
+_WORTH_SPLICING_BYTES = 1 << 15  # below that two copies cost less than a call more
 
 
 class _Held:
@@ -137,6 +142,7 @@ class Capture:
         poll.register(read, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         left_bytes: int | None = None  # once the job has ended: what the pipe can hold of its output
+        splices = held is None
         try:
             while left_bytes is None or left_bytes > 0:
                 ready = dict(poll.poll())
@@ -144,23 +150,52 @@ class Capture:
                     left_bytes = _PIPE_BYTES
                 if read not in ready:
                     break
-                chunk = os.read(read, _CHUNK_BYTES)
-                if not chunk:
-                    break
+                passed = self._pass_by(read, target, left_bytes) if splices else 0
+                splices = passed is not None and splices
+                if not passed:
+                    chunk = os.read(read, _CHUNK_BYTES)
+                    if not chunk:
+                        break
+                    passed = len(chunk)
+                    if self.tail is not None:
+                        with self._feeding:
+                            self.tail.feed(chunk)
+                    if held is None:
+                        _write_all(target, chunk)
+                    else:
+                        held.write(chunk)
                 if left_bytes is not None:
-                    left_bytes -= len(chunk)
-                if self.tail is not None:
-                    with self._feeding:
-                        self.tail.feed(chunk)
-                if held is None:
-                    _write_all(target, chunk)
-                else:
-                    held.write(chunk)
+                    left_bytes -= passed
         except OSError:
             pass  # the reader of our output is gone: closing the pipe tells the job so, by SIGPIPE, as without us
         finally:
             os.close(read)
             finished.release()
+
+    def _pass_by(self, read: int, target: int, left_bytes: int | None) -> int | None:
+        """Let the kernel move what a whole tail follows in the pipe already; return how many bytes that were.
+
+        None: *target* takes nothing in this way (a terminal, a file that is appended to).
+        """
+        assert self.tail is not None
+        waiting = int.from_bytes(ioctl(read, FIONREAD, bytes(4)), byteorder)
+        if left_bytes is not None:
+            waiting = min(waiting, left_bytes)
+        spare = waiting - self.tail.max_bytes
+        if spare < _WORTH_SPLICING_BYTES:
+            return 0
+        try:
+            moved = os.splice(read, target, spare)
+        except BlockingIOError:
+            _wait_for_room(target)
+            return 0
+        except OSError as problem:
+            if problem.errno != EINVAL:
+                raise
+            return None
+        with self._feeding:
+            self.tail.skip(moved)
+        return moved
 
 
 def _write_all(target: int, data: bytes) -> None:
@@ -168,12 +203,26 @@ def _write_all(target: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(target, view) :]
-        except BlockingIOError:  # somebody who shares our output made it non-blocking
-            room = select.poll()
-            room.register(target, select.POLLOUT)
-            room.poll()
+        except BlockingIOError:
+            _wait_for_room(target)
+
+
+def _wait_for_room(target: int) -> None:
+    """Somebody who shares our output made it non-blocking: wait as it would."""
+    room = select.poll()
+    room.register(target, select.POLLOUT)
+    room.poll()
 
 
 def _unlinked_file() -> int:
-    directory = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # what O_TMPFILE makes has no name to guess
-    return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    """Open a file without a name. Raises OSError."""
+    directory = os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108  # file-hierarchy(7): /tmp may be memory
+    try:
+        return os.open(directory, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as problem:
+        if problem.errno not in (EOPNOTSUPP, EISDIR):  # open(2): a file system, or a kernel, without O_TMPFILE
+            raise
+    path = os.path.join(directory, f"aura-run-{os.urandom(16).hex()}")
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.unlink(path)
+    return file

@@ -25,6 +25,19 @@ def test_a_tail_keeps_what_the_naive_model_keeps(chunks: list[bytes], max_bytes:
         assert tail.total_bytes == len(everything)
 
 
+@given(st.integers(0, 60), st.integers(0, 200), st.integers(0, 100))
+def test_what_a_whole_tail_follows_need_not_be_fed(max_bytes: int, skipped: int, more: int) -> None:
+    """Skipping is counted, and shows neither in the content nor as a seam in it."""
+    tail = Tail(max_bytes)
+    after = bytes(byte % 256 for byte in range(max_bytes + more))
+    tail.feed(b"before")
+    tail.skip(skipped)
+    tail.feed(after)
+
+    assert tail.content() == after[more:]
+    assert tail.dropped_bytes == len(b"before") + skipped + more
+
+
 @given(st.text(max_size=80), st.integers(0, 60))
 def test_a_cut_never_splits_a_character(text: str, max_bytes: int) -> None:
     """What is shown is a true end of the text, and the first line accounts for every byte before it."""

@@ -354,30 +354,6 @@ def test_success_codes_count_as_success(host: Host) -> None:
     assert host.report()["outcome"] == "succeeded"
 
 
-def test_quiet_shows_output_only_of_a_failure(host: Host) -> None:
-    """Each stream to its own place, in its order, all of it."""
-    script = "seq 1 300000; echo problem >&2; exit "
-
-    good = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script + "0")
-    bad = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script + "1")
-
-    assert (good.stdout, good.stderr) == (b"", b"")
-    assert bad.stderr == b"problem\n"
-    assert bad.stdout == b"".join(b"%d\n" % number for number in range(1, 300001))
-
-
-def test_attached_output_passes_through_and_is_cut(host: Host) -> None:
-    """The caller gets every byte; the ping's body is the tail, cut at a character."""
-    script = "printf 'ä%.0s' $(seq 1 10000); printf '\\377end'"
-
-    ended = host.run(*_QUEUE, "--attach", "output", "--tail-bytes", "101", "--", "sh", "-c", script)
-
-    assert ended.stdout == "ä".encode() * 10000 + b"\xffend"
-    body = host.report()["body"]
-    assert body.endswith("ä\ufffdend")
-    assert "left out" in body.splitlines()[0]
-
-
 def test_no_overlap_skips_with_75(host: Host) -> None:
     """A second one doesn't run, also while only the orphan of a killed wrapper goes on."""
     first = host.start(*_QUEUE, "--no-overlap", "--", "sh", "-c", "echo $$; exec sleep 1000")

@@ -1,0 +1,186 @@
+"""The job's output on its way through us: held back by --quiet, or kept for the ping's body by --attach output."""
+
+import hashlib
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+from tests.wrapper.runs import Host
+
+_QUEUE = ("--no-wait", "-H", "beat")
+_OUTPUT = (*_QUEUE, "--attach", "output")
+_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
+_MIB = 1 << 20
+
+
+def test_quiet_shows_output_only_of_a_failure(host: Host) -> None:
+    """Each stream to its own place, in its order, all of it."""
+    script = "seq 1 300000; echo problem >&2; exit "
+
+    good = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script + "0")
+    bad = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script + "1")
+
+    assert (good.stdout, good.stderr) == (b"", b"")
+    assert bad.stderr == b"problem\n"
+    assert bad.stdout == _numbers(300000)
+
+
+def test_held_output_of_any_size_costs_8_mib_of_memory_at_the_most(host: Host) -> None:
+    """A quarter of a gigabyte is held back on disk, both streams apart, and comes out whole."""
+    script = "head -c 200M /dev/zero; head -c 50M /dev/zero >&2; touch written; read x; exit 1"
+    silent = _peak_bytes(host, "read x; exit 1", lambda pid: bool(_children(pid)))[0]
+
+    peak, output, errors = _peak_bytes(host, script, lambda _: (host.home / "written").exists())
+
+    assert peak - silent < 8 * _MIB
+    assert output == hashlib.sha256(bytes(200 * _MIB)).digest()
+    assert errors == hashlib.sha256(bytes(50 * _MIB)).digest()
+
+
+def _peak_bytes(host: Host, script: str, reached: Callable[[int], bool]) -> tuple[int, bytes, bytes]:
+    """Return what memory aura-run took up to the point that is *reached*, and the digests of both streams."""
+    with (host.home / "out").open("wb") as output, (host.home / "err").open("wb") as errors:
+        job = host.start(
+            *(*_QUEUE, "--quiet", "--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=output, stderr=errors
+        )
+        wait_until(lambda: reached(job.pid), 60.0)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{job.pid}/status").read_text().splitlines())
+        job.communicate()
+    digests = []
+    for name in ("out", "err"):
+        with (host.home / name).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return int(status["VmHWM"].split()[0]) * 1024, digests[0], digests[1]
+
+
+def _children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a quarter of a mebibyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.root
+@_ROOT
+@pytest.mark.parametrize("status", [0, 1])
+def test_when_the_disk_is_full_held_output_passes_straight_through(host: Host, small_disk: Path, status: int) -> None:
+    """Whatever the job's end will be: nothing is lost, and nothing comes twice or in another order."""
+    host.extra = {"TMPDIR": str(small_disk)}
+    script = f"seq 1 500000; seq 1 5 >&2; exit {status}"
+
+    ended = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script)
+
+    assert (ended.returncode, ended.stdout) == (status, _numbers(500000))
+    assert ended.stderr == (_numbers(5) if status else b"")
+
+
+def test_held_output_leaves_no_file(host: Host) -> None:
+    """Also if we are killed: the file never had a name."""
+    host.extra = {"TMPDIR": str(host.home / "tmp")}
+    (host.home / "tmp").mkdir()
+    job = host.start(
+        *(*_QUEUE, "--quiet", "--", "sh", "-c", "seq 1 500000; touch written; read x"), stdin=subprocess.PIPE
+    )
+    wait_until((host.home / "written").exists)
+
+    files = list((host.home / "tmp").iterdir())
+    job.kill()
+    job.communicate()
+
+    assert files == list((host.home / "tmp").iterdir()) == []
+
+
+def test_attached_output_passes_through_and_is_cut(host: Host) -> None:
+    """The caller gets every byte; the ping's body is the tail, cut at a character."""
+    script = "printf 'ä%.0s' $(seq 1 10000); printf '\\377end'"
+
+    ended = host.run(*_OUTPUT, "--tail-bytes", "101", "--", "sh", "-c", script)
+
+    assert ended.stdout == "ä".encode() * 10000 + b"\xffend"
+    body = host.report()["body"]
+    assert body.endswith("ä\ufffdend")
+    assert "left out" in body.splitlines()[0]
+
+
+def test_attached_output_keeps_the_two_streams_apart(host: Host) -> None:
+    """The caller's stdout and stderr get their own; the body has both."""
+    ended = host.run(*_OUTPUT, "--", "sh", "-c", "echo good; echo bad >&2")
+
+    assert (ended.stdout, ended.stderr) == (b"good\n", b"bad\n")
+    assert sorted(host.report()["body"].splitlines()) == ["bad", "good"]
+
+
+def test_attached_output_is_unbuffered(host: Host) -> None:
+    """A prompt without a newline is there while the job still waits for the answer."""
+    job = host.start(
+        *(*_OUTPUT, "--", "sh", "-c", "printf 'name? '; read x; echo hello $x"), stdin=subprocess.PIPE, bufsize=0
+    )
+    assert job.stdout is not None
+
+    prompt = job.stdout.read(6)
+    rest, _ = job.communicate(b"you\n")
+
+    assert (prompt, rest) == (b"name? ", b"hello you\n")
+
+
+@pytest.mark.parametrize("target", ["pipe", "file", "append", "terminal"])
+def test_much_attached_output_arrives_whole_wherever_it_goes(host: Host, target: str) -> None:
+    """A job that is faster than its reader: every byte once, in order, and the body is the end of it."""
+    count = 200_000
+    command = (*_OUTPUT, "--tail-bytes", "20", "--", "seq", "1", str(count))
+    if target == "pipe":
+        output = host.run(*command).stdout
+    elif target == "terminal":
+        output = _through_a_terminal(host, command)
+    else:
+        with (host.home / "out").open("ab" if target == "append" else "wb") as file:
+            host.run(*command, capture_output=False, stdout=file, stderr=file)
+        output = (host.home / "out").read_bytes()
+
+    assert output == _numbers(count)
+    body = host.report()["body"].splitlines(keepends=True)
+    assert body[0] == f"[... {len(_numbers(count)) - 20} bytes before this are left out]\n"
+    assert "".join(body[1:]) == _numbers(count)[-20:].decode()
+
+
+def _through_a_terminal(host: Host, command: tuple[str, ...]) -> bytes:
+    controller, terminal = pty.openpty()
+    job = host.start(*command, stdout=terminal)
+    os.close(terminal)
+    output = b""
+    try:
+        while chunk := os.read(controller, 65536):
+            output += chunk
+    except OSError:  # EIO: how a terminal says end of file
+        pass
+    os.close(controller)
+    job.communicate()
+    return output.replace(b"\r\n", b"\n")
+
+
+def test_the_end_of_the_reader_reaches_a_job_whose_output_is_attached(host: Host) -> None:
+    """SIGPIPE kills it, as it would without us."""
+    job = host.start(*_OUTPUT, "--", "yes")
+    assert job.stdout is not None
+    job.stdout.read(5000)
+    job.stdout.close()
+    job.communicate(timeout=30)
+
+    assert job.returncode == -signal.SIGPIPE
+
+
+def _numbers(count: int) -> bytes:
+    return b"".join(b"%d\n" % number for number in range(1, count + 1))
