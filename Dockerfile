@@ -17,6 +17,8 @@ RUN python3 -m venv --without-pip /opt/aura-agent \
 COPY pyproject.toml README.md LICENSE ./
 COPY aura_agent aura_agent
 COPY bin bin
+COPY completion completion
+COPY docs/man docs/man
 RUN /build/bin/python -m hatchling build -t wheel -d /dist \
  && /build/bin/python -m pip --python /opt/aura-agent/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
 

@@ -270,14 +270,25 @@ def in_foreground() -> bool:
 def end_as(status: int, signum: int | None) -> None:
     """Leave as the job left: with its status, or by its signal (128 + n where we are PID 1 and can't)."""
     if signum is not None and os.getpid() != 1:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the core worth having is the job's
+        _leave_no_core()
         if signum in _signal.valid_signals() - {SIGKILL, SIGSTOP}:
             _signal.signal(signum, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (signum,))
         os.kill(os.getpid(), signum)
     os._exit(status if signum is None else 128 + signum)
+
+
+def _leave_no_core() -> None:
+    """The core worth having is the job's. One byte: at zero a core that is piped to a program is written all the same
+    (do_coredump in fs/coredump.c).
+    """
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (1 if hard else 0, hard))
+    except (OSError, ValueError):
+        pass  # the caller sees the same end, whatever becomes of the core
 
 
 def _spawn(

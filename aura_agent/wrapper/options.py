@@ -6,16 +6,12 @@ from aura_agent import __version__
 
 USAGE = """\
 usage: aura-run [OPTIONS] -- COMMAND [ARG...]
-
 Run COMMAND as if alone, and ping its Aura heartbeat when it has succeeded.
-The exit status is the command's own.
-
-  -H, --heartbeat ID|NAME   the heartbeat to ping            [AURA_HEARTBEAT]
-      --ping-url file:PATH  ping the URL in this file; no token needed
-                            (a URL itself only as a variable) [AURA_PING_URL]
+  -H, --heartbeat ID|NAME   the heartbeat to ping; else HOST/backup or backup
+                            for a command backup.sh           [AURA_HEARTBEAT]
+      --ping-url file:PATH  ping the URL in this file; no token [AURA_PING_URL]
   -j, --job NAME            take everything from this job of the config
-                                                             [AURA_JOB]
-  -c, --config FILE         default: /etc/aura-agent/config.toml [AURA_CONFIG]
+  -c, --config FILE         default: /etc/aura-agent/config.toml
       --timeout D           SIGTERM to the whole process tree after D (90s, 2h)
       --kill-after D        SIGKILL after a further D (10s)
       --retries N           run again on failure, at most N times (0)
@@ -25,15 +21,12 @@ The exit status is the command's own.
   -q, --quiet               print the job's output only if it fails
       --attach WHAT         what goes with the ping: none, summary, output
       --tail-bytes N        how much of the output (10000)
-      --no-wait             leave the ping to the outbox
-      --wait D              deliver for at most D (10s)      [AURA_WAIT]
-      --version, --help
-
-Without a heartbeat, the one named HOST/backup or backup serves a command
-backup.sh. Exit status beside the job's own: 124 timed out, 126 not executable,
-127 not found, 75 skipped by --no-overlap, 125 wrong usage, nothing was run.
-
+      --no-wait, --wait D   leave the ping to the outbox; deliver for D (10s)
+      --help, --version
+Exit status: the job's own; 124 timed out, 126 not executable, 127 not found,
+75 skipped by --no-overlap, 125 wrong usage, nothing was run.
   0 3 * * *  aura-run -H nightly-backup -- /usr/local/bin/backup.sh --full
+man aura-run has the rest.
 """
 
 _WITH_VALUE = {
