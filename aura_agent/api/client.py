@@ -29,6 +29,7 @@ from aura_agent.api.wire import (
     Reply,
     Request,
     below,
+    checked_id,
     create_request,
     delete_request,
     get_request,
@@ -132,7 +133,8 @@ class AuraClient:
 
     async def list_checks(self, monitor_id: str, *, limit: int = 100) -> AsyncIterator[Check]:
         """Yield a monitor's checks: ``GET /checks?monitor_id=…``."""
-        async for fields in self._walk(list_request(monitors.CHECKS, limit=limit, monitor_id=monitor_id)):
+        first = list_request(monitors.CHECKS, limit=limit, monitor_id=checked_id(monitor_id))
+        async for fields in self._walk(first):
             yield read(Check, fields)
 
     async def list_heartbeats(self, *, limit: int = 100) -> AsyncIterator[Heartbeat]:

@@ -4,6 +4,7 @@ Builds what is to be asked and reads what came back; the client in between only 
 by the client. The contract is the service's API page; what it leaves open is in ``assumptions``.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from aura_agent.api import assumptions
-from aura_agent.api.errors import ApiError, ApiGarbled, NotFound, error_class, likely_cause
+from aura_agent.api.errors import ApiError, ApiGarbled, BadRequest, NotFound, error_class, likely_cause
 from aura_agent.api.retry_after import retry_after_s
 from aura_agent.units import format_duration
 
@@ -76,16 +77,16 @@ def get_request(resource: str, identity: str) -> Request:
 
 def below(resource: str, identity: str, *more: str) -> str:
     """Return the path of one object, or of what hangs below it. Raises NotFound for what no id can be."""
-    return "/".join((resource, _segment(identity), *more))
+    return "/".join((resource, quote(checked_id(identity), safe=""), *more))
 
 
 def create_request(resource: str, fields: Mapping[str, object]) -> Request:
-    return Request("POST", f"/{resource}", body=msgspec.json.encode(fields))
+    return Request("POST", f"/{resource}", body=_body(fields))
 
 
 def update_request(resource: str, identity: str, fields: Mapping[str, object]) -> Request:
     """Change the named fields of one object. Raises NotFound for what no id can be."""
-    return Request("PATCH", "/" + below(resource, identity), body=msgspec.json.encode(fields))
+    return Request("PATCH", "/" + below(resource, identity), body=_body(fields))
 
 
 def delete_request(resource: str, identity: str) -> Request:
@@ -95,7 +96,7 @@ def delete_request(resource: str, identity: str) -> Request:
 
 def action_request(resource: str, identity: str, action: str, fields: Mapping[str, object]) -> Request:
     """Do something to one object. Raises NotFound for what no id can be."""
-    return Request("POST", "/" + below(resource, identity, action), body=msgspec.json.encode(fields))
+    return Request("POST", "/" + below(resource, identity, action), body=_body(fields))
 
 
 def parse_page(reply: Reply) -> Page:
@@ -149,10 +150,19 @@ def parse_error(request: Request, reply: Reply, now: datetime, *, hide: str = ""
     )
 
 
-def _segment(identity: str) -> str:
+def checked_id(identity: str) -> str:
+    """Return *identity*. Raises NotFound for what no id can be."""
     if identity.strip(".") == "" or not identity.isprintable():
         raise NotFound(f"{_quote(identity)!r} can't be an id in Aura", code="not_found", status=404)
-    return quote(identity, safe="")
+    return identity
+
+
+def _body(fields: Mapping[str, object]) -> bytes:
+    """Return *fields* as JSON. Raises BadRequest for what JSON doesn't have: NaN, a lone surrogate, a set."""
+    try:
+        return json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError) as exc:
+        raise BadRequest(f"a field can't be sent as JSON: {_quote(str(exc))}", code="bad_request", status=400) from exc
 
 
 def _redirect_host(reply: Reply) -> str:

@@ -75,7 +75,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
         table.add_column(column, overflow="fold")
     rows = list(rows)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(on_one_line(cell)) for cell in row))
     console = Console()
     if not rows:
         click.echo(empty)
@@ -86,10 +86,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
         console.print(table)
     else:
         for first, *others in rows:
-            console.print(Text(first, style="bold"))
+            console.print(Text(on_one_line(first), style="bold"))
             for column, cell in zip(columns[1:], others, strict=True):
                 if cell:
-                    console.print(Text(f"  {column}: {cell}"))
+                    console.print(Text(f"  {column}: {on_one_line(cell)}"))
+
+
+def on_one_line(text: str) -> str:
+    """Return *text* without what moves a terminal's cursor or colours its lines: it may be somebody else's."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _width(console: "Console", table: "Table") -> int:

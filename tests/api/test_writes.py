@@ -5,7 +5,7 @@ import json
 import pytest
 from msgspec import UNSET
 
-from aura_agent.api import ApiUnreachable, AuraClient, NotFound
+from aura_agent.api import ApiUnreachable, AuraClient, BadRequest, NotFound
 from aura_agent.secret import Secret
 from tests.api.raw_server import RawServer, answer, closed_port, json_answer, reset, serving
 
@@ -131,5 +131,20 @@ async def test_what_can_be_no_id_is_not_asked_for(nonsense: str) -> None:
             await aura.delete_heartbeat(nonsense)
         with pytest.raises(NotFound):
             await aura.update_heartbeat(nonsense, name="x")
+        with pytest.raises(NotFound):
+            _ = [check async for check in aura.list_checks(nonsense)]
 
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "extra", [{"odd": float("nan")}, {"odd": float("inf")}, {"odd": ["\udcff"]}, {"odd": {1, 2}}], ids=repr
+)
+async def test_what_json_does_not_have_is_refused_before_it_is_sent(extra: dict[str, object]) -> None:
+    """NaN never becomes null on the way; the error says so in one line."""
+    async with serving(HEARTBEAT) as server, client(server.url) as aura:
+        with pytest.raises(BadRequest, match="can't be sent as JSON") as caught:
+            await aura.create_heartbeat(name="nightly", extra=extra)
+
+    assert "\n" not in str(caught.value)
     assert server.requests == []
