@@ -5,12 +5,12 @@ Programs see the API's own names, whatever we call a field; a secret among them 
 
 import json
 import os
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from typing import get_args
 
-import click
 import msgspec
 
 from aura_agent.cli.settings import local, print_json, print_table
@@ -68,7 +68,7 @@ def _read(path: str) -> dict[str, object]:
     """Return the table or object that *path* holds. Raises ConfigError."""
     try:
         if path == _STDIN:
-            content = click.get_binary_stream("stdin").read(_MAX_FILE_BYTES + 1)
+            content = sys.stdin.buffer.read(_MAX_FILE_BYTES + 1)
         else:
             with open(path, "rb") as file:
                 content = file.read(_MAX_FILE_BYTES + 1)

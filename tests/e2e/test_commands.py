@@ -23,10 +23,11 @@ COMMANDS = (
     ["queue"],
     ["queue", "list"],
     ["queue", "flush"],
+    ["api"],
     ["dev-server"],
     ["demo"],
 )
-_WITHOUT_OUTPUT = (["run"], ["queue"])
+_WITHOUT_OUTPUT = (["run"], ["queue"], ["api"])
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
