@@ -5,22 +5,23 @@ Nothing of a request is logged, since its path may hold a ping key and its heade
 """
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Router
+from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aura_agent.devserver.faults import Fault, Target
+from aura_agent.devserver.faults import Target
 from aura_agent.devserver.instants import from_us
 from aura_agent.devserver.misbehave import BLOCKING, misbehave
+from aura_agent.devserver.openapi import document
 from aura_agent.devserver.received import RUN_HEADER, ReceivedPing, ReceivedRequest
 from aura_agent.devserver.refusal import Refusal, not_found
-from aura_agent.devserver.routes import api_routes
+from aura_agent.devserver.routes import RESOURCES, api_routes
 from aura_agent.devserver.routes.call import Gate, read_body, refuse
 from aura_agent.devserver.routes.control import control_routes
 from aura_agent.devserver.service import API_PATH, CONTROL_PATH, PING_PATH, Service
@@ -34,9 +35,9 @@ _ACCEPTED = msgspec.json.encode({"status": "ok"})
 class Front:
     """The ASGI application."""
 
-    def __init__(self, service: Service, order: Callable[[Fault], str]) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._router = _router(service, order)
+        self._router = _router(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _answering(self._dispatch, scope, receive, send)
@@ -147,16 +148,25 @@ def _pinged(row: HeartbeatRow | None, scope: Scope) -> HeartbeatRow:
     return row
 
 
-def _router(service: Service, order: Callable[[Fault], str]) -> Starlette:
+def _router(service: Service) -> Starlette:
     api = Gate(Router(api_routes(service), redirect_slashes=False), service, limited=True)
-    control = Gate(Router(control_routes(service, order), redirect_slashes=False), service, limited=False, reading=())
+    control = Gate(Router(control_routes(service), redirect_slashes=False), service, limited=False, reading=())
     app = Starlette(
-        routes=[Mount(API_PATH, app=api), Mount(CONTROL_PATH, app=control)],
+        routes=[
+            Route(API_PATH + "/openapi.json", _publish),
+            Mount(API_PATH, app=api),
+            Mount(CONTROL_PATH, app=control),
+        ],
         exception_handlers={Refusal: refuse, HTTPException: refuse, Exception: refuse},
     )
     # A redirect to the path with or without a slash would be an answer without an envelope.
     app.router.redirect_slashes = False
     return app
+
+
+async def _publish(_: Request) -> Response:
+    """Answer with the API's own description, which takes no token."""
+    return Response(msgspec.json.encode(document(RESOURCES, API_PATH)), media_type="application/json")
 
 
 async def _answering(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -19,6 +19,22 @@ from aura_agent.devserver.refusal import Refusal
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
 _MAX_CURSOR_CHARS = 500
+
+# The two parameters as an OpenAPI document declares them.
+PARAMETERS: tuple[dict[str, Any], ...] = (
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "How many to return at the most.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+    },
+    {
+        "name": "cursor",
+        "in": "query",
+        "description": "The `next_cursor` of the page before; only what a list gave out is valid.",
+        "schema": {"type": "string", "format": "cursor"},
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)

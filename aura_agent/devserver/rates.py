@@ -6,7 +6,7 @@ A window opens with its first request and closes a minute or an hour later; a re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_WINDOWS = ((60, 60), (3600, 1000))  # (seconds, requests)
+PER_MINUTE, PER_HOUR = 60, 1000
 
 
 class Verdict(NamedTuple):
@@ -25,16 +25,17 @@ class _Window:
 
 
 class RateLimits:
-    """The windows of every token."""
+    """The windows of every token, of the reference's sizes unless told otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_minute: int = PER_MINUTE, per_hour: int = PER_HOUR) -> None:
+        self._limits = ((60, per_minute), (3600, per_hour))  # (seconds, requests)
         self._windows: dict[str, list[_Window]] = {}
 
     def take(self, token_id: str, now_s: float) -> Verdict:
         """Count one request of *token_id* at *now_s* (monotonic), if its windows allow it."""
-        windows = self._windows.setdefault(token_id, [_Window(now_s, 0) for _ in _WINDOWS])
+        windows = self._windows.setdefault(token_id, [_Window(now_s, 0) for _ in self._limits])
         wait_s = 0.0
-        for window, (length_s, limit) in zip(windows, _WINDOWS, strict=True):
+        for window, (length_s, limit) in zip(windows, self._limits, strict=True):
             if now_s >= window.opened_s + length_s:
                 window.opened_s, window.used = now_s, 0
             if window.used >= limit:
@@ -42,5 +43,5 @@ class RateLimits:
         if wait_s == 0:
             for window in windows:
                 window.used += 1
-        minute, hour = (limit - window.used for window, (_, limit) in zip(windows, _WINDOWS, strict=True))
+        minute, hour = (limit - window.used for window, (_, limit) in zip(windows, self._limits, strict=True))
         return Verdict(wait_s == 0, -int(-wait_s // 1), minute, hour)

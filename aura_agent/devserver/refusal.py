@@ -20,6 +20,20 @@ CODES = {
 }
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """What went wrong: one of the reference's codes, a sentence, and what to quote to support."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """The body of every answer that isn't 2xx."""
+
+    error: Trouble
+
+
 class Refusal(Exception):  # an answer, not a failure of ours
     """The request gets *status* and an envelope with *message*."""
 
@@ -35,7 +49,7 @@ def envelope(status: int, message: str) -> bytes:
     """Return the body for *status*."""
     code = CODES.get(status, "internal_error" if status >= 500 else "bad_request")
     request_id = f"req_{secrets.token_hex(13).upper()}"
-    return msgspec.json.encode({"error": {"code": code, "message": message, "request_id": request_id}})
+    return msgspec.json.encode(Envelope(Trouble(code, message, request_id)))
 
 
 def not_found(what: str) -> Refusal:

@@ -1,63 +1,126 @@
-"""The seed file: tokens and heartbeats that exist from the start.
+"""The seed file: what exists from the start. ``docs/dev-server.md`` has an example of everything.
 
-    [[tokens]]
-    token = "aura_dev_for_ci"           # at least 16 characters
-    scope = "read"                      # or "write" (default)
-    label = "CI"
-
-    [[heartbeats]]
-    name = "nightly-backup"
-    expected_interval = "1d"            # or seconds, as in the API
-    grace_period = "30m"
-    id = "11111111-1111-4111-8111-111111111111"
-
-Planting twice changes nothing: a heartbeat is known by its id, or without one by its name.
+Reading it tells every problem at once, each with its line; what becomes of it is in ``planting.py``.
 """
 
 import os
 import re
-import sqlite3
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from aura_agent.devserver.routes.heartbeats import GraceS, IntervalS, Name
-from aura_agent.devserver.tables import heartbeats, tokens
-from aura_agent.devserver.tables.tokens import Scope
+from aura_agent.devserver.permissions import Role, Scope, may_hold
+from aura_agent.devserver.routes.heartbeats import GraceS, IntervalS
+from aura_agent.devserver.routes.monitors import CheckIntervalS, Url
+from aura_agent.devserver.routes.shapes import Name
+from aura_agent.devserver.tables.organizations import FIRST
+from aura_agent.devserver.tables.users import OWNER
 from aura_agent.errors import ConfigError, Problem
 from aura_agent.units import parse_duration_s
 
 T = TypeVar("T")
 
-_LENGTHS = ("expected_interval", "grace_period")
+_LENGTHS = ("expected_interval", "grace_period", "check_interval")
+
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+Limit = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
-class SeedToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A token with a value that is known beforehand."""
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class SeedOrganization(_Table, frozen=True):
+    """An organization and what its plan allows; None: as much as any."""
+
+    name: Name
+    max_monitors: Limit | None = None
+    max_heartbeats: Limit | None = None
+
+
+class SeedTeam(_Table, frozen=True):
+    """A team of an organization."""
+
+    name: Name
+    id: Id | None = None
+    organization: str = FIRST
+
+
+class SeedUser(_Table, frozen=True):
+    """A user with a role in an organization, and the names of their teams there."""
+
+    name: Name
+    role: Role = "member"
+    teams: tuple[str, ...] = ()
+    organization: str = FIRST
+
+
+class SeedToken(_Table, frozen=True):
+    """A token with a value that is known beforehand, of a user."""
 
     token: Annotated[str, msgspec.Meta(min_length=16, max_length=200, pattern=r"^[\x21-\x7e]+$")]
     scope: Scope = "write"
     label: str = "seed"
+    user: str = OWNER
+    organization: str = FIRST
 
 
-class SeedHeartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A heartbeat; lengths in seconds."""
+class SeedMonitor(_Table, frozen=True):
+    """A monitor; its length in seconds, *team* a name."""
+
+    name: Name
+    url: Url
+    check_interval: CheckIntervalS = 60
+    team: str | None = None
+    id: Id | None = None
+    organization: str = FIRST
+
+
+class SeedHeartbeat(_Table, frozen=True):
+    """A heartbeat; lengths in seconds, *team* a name."""
 
     name: Name
     expected_interval: IntervalS = 3600
     grace_period: GraceS = 300
-    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,100}$")] | None = None
+    team: str | None = None
+    id: Id | None = None
+    organization: str = FIRST
+
+
+class SeedIntegration(_Table, frozen=True):
+    """An integration. Of its URL, which usually holds a credential, only the host is kept."""
+
+    platform: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,50}$")]
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[A-Za-z0-9._-]+([:/?#][!-~]*)?$")]
+    organization: str = FIRST
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
     """What to plant."""
 
+    organizations: list[SeedOrganization]
+    teams: list[SeedTeam]
+    users: list[SeedUser]
     tokens: list[SeedToken]
+    monitors: list[SeedMonitor]
     heartbeats: list[SeedHeartbeat]
+    integrations: list[SeedIntegration]
+
+
+_SECTIONS = tuple(Seed.__annotations__)
+# What must differ between two tables of a section.
+_UNIQUE = {
+    "organizations": (("name",),),
+    "teams": (("organization", "name"), ("id",)),
+    "users": (("organization", "name"),),
+    "tokens": (("token",),),
+    "monitors": (("id",),),
+    "heartbeats": (("id",),),
+}
 
 
 def load_seed(path: str) -> Seed:
@@ -72,63 +135,111 @@ def load_seed(path: str) -> Seed:
         raise ConfigError([Problem("is not UTF-8 text", file=path)]) from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError([Problem(f"is not valid TOML: {exc}", file=path)]) from exc
-    return _Reader(path, text).read(document)
-
-
-def plant(db: sqlite3.Connection, organization_id: str, seed: Seed, now_us: int) -> None:
-    """Put *seed* into the organization."""
-    for token in seed.tokens:
-        tokens.put(db, organization_id, token.token, label=token.label, scope=token.scope, now_us=now_us)
-    for wanted in seed.heartbeats:
-        known = [
-            row
-            for row in heartbeats.find_by_id_or_name(db, wanted.id or wanted.name)
-            if row.organization_id == organization_id
-        ]
-        lengths: dict[str, Any] = {field: getattr(wanted, field) for field in ("name", *_LENGTHS)}
-        if known:
-            heartbeats.update(db, replace(known[0], **lengths), now_us)
-        else:
-            heartbeats.create(db, organization_id, **lengths, now_us=now_us, heartbeat_id=wanted.id)
+    return _Reader(path, text, document).read()
 
 
 class _Reader:
     """Turns a parsed document into a Seed, and collects what is wrong on the way."""
 
-    def __init__(self, path: str, text: str) -> None:
+    def __init__(self, path: str, text: str, document: dict[str, Any]) -> None:
         self._path = path
         self._lines = text.splitlines()
+        self._document = document
         self._problems: list[Problem] = []
 
-    def read(self, document: dict[str, Any]) -> Seed:
-        for key in document:
-            if key not in ("tokens", "heartbeats"):
-                self._wrong("is not known here; a seed has [[tokens]] and [[heartbeats]]", key)
+    def read(self) -> Seed:
+        for key in self._document:
+            if key not in _SECTIONS:
+                known = ", ".join(f"[[{section}]]" for section in _SECTIONS)
+                self._wrong(f"is not known here; a seed has {known}", key)
         seed = Seed(
-            list(self._tables(document, "tokens", SeedToken)),
-            list(self._tables(document, "heartbeats", SeedHeartbeat)),
+            organizations=list(self._tables("organizations", SeedOrganization)),
+            teams=list(self._tables("teams", SeedTeam)),
+            users=list(self._tables("users", SeedUser)),
+            tokens=list(self._tables("tokens", SeedToken)),
+            monitors=list(self._tables("monitors", SeedMonitor)),
+            heartbeats=list(self._tables("heartbeats", SeedHeartbeat)),
+            integrations=list(self._tables("integrations", SeedIntegration)),
         )
-        ids = [heartbeat.id for heartbeat in seed.heartbeats if heartbeat.id is not None]
-        for twice in sorted({each for each in ids if ids.count(each) > 1}):
-            self._wrong(f"two heartbeats have the id {twice}; give each its own", "heartbeats")
+        for section in _SECTIONS:
+            self._judge_section(section)
         if self._problems:
             raise ConfigError(sorted(self._problems, key=lambda problem: problem.line or 0))
         return seed
 
-    def _tables(self, document: dict[str, Any], section: str, shape: type[T]) -> Iterator[T]:
-        tables = document.get(section, [])
+    def _tables(self, section: str, shape: type[T]) -> Iterator[T]:
+        tables = self._document.get(section, [])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             self._wrong(f"must be tables; write [[{section}]]", section)
             return
         for number, table in enumerate(tables):
-            key = f"{section}[{number}]"
             try:
                 lengths = {name: _length_s(table[name], name) for name in _LENGTHS if name in table}
                 yield msgspec.convert({**table, **lengths}, shape)
             except ValueError as exc:
                 # A bad token must not be repeated; msgspec names the field and the rule, never the value.
                 message, _, place = str(exc).partition(" - at ")
-                self._wrong(message, key + place.strip("`$"), self._line(section, number))
+                self._wrong_at(section, number, place.strip("`$."), message)
+
+    def _judge_section(self, section: str) -> None:
+        """Judge what a table says of others. As it is written, so that one bad table isn't told again for each."""
+        seen = set()
+        for number, table in self._written(section):
+            for names in _UNIQUE.get(section, ()):
+                values = [table.get(name, FIRST if name == "organization" else None) for name in names]
+                key = repr((names, values))  # values may be of any type here, lists too
+                if key in seen and None not in values:
+                    said = "" if section == "tokens" else f" {values[-1]}"
+                    self._wrong_at(
+                        section, number, names[-1], f"another one has this {names[-1]}{said}; give each its own"
+                    )
+                seen.add(key)
+            self._judge_references(section, number, table)
+
+    def _judge_references(self, section: str, number: int, table: dict[str, Any]) -> None:
+        organization = table.get("organization", FIRST)
+        if organization not in (FIRST, *self._names("organizations")):
+            self._wrong_at(section, number, "organization", f"there is no [[organizations]] named {organization!r}")
+        named = table.get("teams", ()) if section == "users" else (table["team"],) if "team" in table else ()
+        for team in named if isinstance(named, (list, tuple)) else ():
+            if team not in self._names("teams", organization):
+                key = "teams" if section == "users" else "team"
+                self._wrong_at(section, number, key, f"{organization} has no [[teams]] named {team!r}")
+        if section == "tokens":
+            self._judge_owner(number, table, organization)
+
+    def _judge_owner(self, number: int, token: dict[str, Any], organization: Any) -> None:
+        name = token.get("user", OWNER)
+        of_name = [
+            user for _, user in self._written("users") if _owned(user, organization) and user.get("name") == name
+        ]
+        if not of_name and name != OWNER:
+            self._wrong_at("tokens", number, "user", f"{organization} has no [[users]] named {name!r}")
+        for user in of_name:
+            role, scope = user.get("role", "member"), token.get("scope", "write")
+            if not may_hold(role, scope):
+                self._wrong_at(
+                    "tokens", number, "scope", f"{name} is a viewer, whose tokens can only have the scope read"
+                )
+
+    def _names(self, section: str, organization: Any = None) -> list[Any]:
+        """Return the names in *section*, of one organization if it is given."""
+        return [
+            table.get("name")
+            for _, table in self._written(section)
+            if organization is None or _owned(table, organization)
+        ]
+
+    def _written(self, section: str) -> list[tuple[int, dict[str, Any]]]:
+        tables = self._document.get(section, [])
+        return (
+            [(number, table) for number, table in enumerate(tables) if isinstance(table, dict)]
+            if isinstance(tables, list)
+            else []
+        )
+
+    def _wrong_at(self, section: str, number: int, key: str, message: str) -> None:
+        self._wrong(message, f"{section}[{number}]" + (f".{key}" if key else ""), self._line(section, number))
 
     def _wrong(self, message: str, key: str, line: int | None = None) -> None:
         self._problems.append(Problem(message, file=os.path.relpath(self._path), line=line, key=key))
@@ -137,6 +248,10 @@ class _Reader:
         """Return the line on which the table begins, if it is written as ``[[section]]``."""
         heads = [at for at, line in enumerate(self._lines, 1) if re.match(rf"\s*\[\[\s*{section}\s*\]\]", line)]
         return heads[number] if number < len(heads) else None
+
+
+def _owned(table: dict[str, Any], organization: Any) -> bool:
+    return bool(table.get("organization", FIRST) == organization)
 
 
 def _length_s(value: Any, name: str) -> Any:

@@ -42,7 +42,7 @@ async def test_what_fell_due_while_the_server_was_down_is_judged_at_the_start(
     clock.advance(3600)
 
     async with DevServer(db=path, clock=clock) as aura:
-        assert aura._service.db.execute("SELECT count(*) FROM incidents").fetchone()[0] == 1
+        assert aura.service.db.execute("SELECT count(*) FROM incidents").fetchone()[0] == 1
         assert aura.status("backup").status == "down"
 
 

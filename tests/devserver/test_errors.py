@@ -92,7 +92,7 @@ async def test_an_error_of_the_server_itself_is_an_answer(
     """With its database gone, API and pings answer 500 in the envelope, and say no secret in the log."""
     heartbeat = aura.create_heartbeat("backup")
     assert (await api.get("/heartbeats")).status_code == 200
-    aura._service.db.execute("ALTER TABLE heartbeats RENAME TO lost")
+    aura.service.db.execute("ALTER TABLE heartbeats RENAME TO lost")
 
     assert_envelope(await api.get("/heartbeats"), 500, "internal_error")
     assert_envelope(await anyone.post(heartbeat.ping_url), 500, "internal_error")

@@ -11,11 +11,11 @@ from tests.devserver.conftest import client
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_created_heartbeat_is_listed_shown_changed_and_deleted(api: httpx.AsyncClient) -> None:
+async def test_a_created_heartbeat_is_listed_shown_changed_and_deleted(aura: DevServer, api: httpx.AsyncClient) -> None:
     """The whole life of a heartbeat, with the fields that the client expects."""
-    created = await api.post(
-        "/heartbeats", json={"name": "nightly", "expected_interval": 86400, "grace_period": 1800, "team_id": "ops"}
-    )
+    aura.set_teams(aura.token, ["ops"])
+    wanted = {"expected_interval": 86400, "grace_period": 1800, "team_id": aura.create_team("ops")}
+    created = await api.post("/heartbeats", json={"name": "nightly", **wanted})
     assert created.status_code == 201
     heartbeat = created.json()
     assert heartbeat["status"] == "pending"

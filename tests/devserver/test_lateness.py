@@ -153,7 +153,7 @@ async def test_the_timer_opens_incidents_without_anyone_asking(aura: DevServer, 
     await anyone.post(quick.ping_url)
 
     def opened() -> list[str]:
-        return [row[0] for row in aura._service.db.execute("SELECT heartbeat_id FROM incidents")]
+        return [row[0] for row in aura.service.db.execute("SELECT heartbeat_id FROM incidents")]
 
     await until(opened, what="the incident of the quick heartbeat")
 

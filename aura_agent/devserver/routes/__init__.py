@@ -2,12 +2,19 @@
 
 from starlette.routing import Route
 
-from aura_agent.devserver.routes import heartbeats, incidents
+from aura_agent.devserver.routes import checks, heartbeats, incidents, integrations, monitors
+from aura_agent.devserver.routes.call import route
 from aura_agent.devserver.service import Service
 
-_RESOURCES = (heartbeats, incidents)
+RESOURCES = (
+    *monitors.RESOURCES,
+    *checks.RESOURCES,
+    *heartbeats.RESOURCES,
+    *incidents.RESOURCES,
+    *integrations.RESOURCES,
+)
 
 
 def api_routes(service: Service) -> list[Route]:
     """Return every route under the API's base path."""
-    return [route for resource in _RESOURCES for route in resource.routes(service)]
+    return [route(service, resource.path, resource.operations) for resource in RESOURCES]

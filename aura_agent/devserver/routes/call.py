@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aura_agent.devserver.permissions import scope_objection
 from aura_agent.devserver.refusal import Refusal
 from aura_agent.devserver.service import Service
 from aura_agent.devserver.tables import tokens
@@ -50,13 +51,12 @@ class Reply:
 Handler = Callable[[Call], Reply]
 
 
-def resource(service: Service, path: str, **handlers: Handler) -> Route:
-    """Return the route of *path*; *handlers* are named for their methods: ``GET=…, POST=…``."""
+def route(service: Service, path: str, handlers: Mapping[str, Handler]) -> Route:
+    """Return the route of *path* with a handler for each method."""
 
     async def endpoint(request: Request) -> Response:
         body = await read_body(request.receive, request.headers.get("content-length"), MAX_BODY_BYTES)
-        now_us = service.now_us()
-        service.judge.settle(now_us)
+        now_us = service.settled_us()
         caller: Caller = request.scope["caller"]
         call = Call(service, caller, request.path_params, request.query_params, body, now_us)
         reply = handlers["GET" if request.method == "HEAD" else request.method](call)
@@ -84,8 +84,9 @@ class Gate:
             ]
             if not verdict.allowed:
                 raise Refusal(429, "too many requests", {"Retry-After": str(verdict.retry_after_s)})
-        if caller.scope != "write" and scope["method"] not in self._reading:
-            raise Refusal(403, "this token may only read")
+        objection = scope_objection(caller.scope, writes=scope["method"] not in self._reading)
+        if objection is not None:
+            raise Refusal(403, objection)
 
         async def send_with_budget(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -8,36 +8,34 @@ DELETE /_dev/received                forget both lists
 POST   /_dev/heartbeats/ID/new-key   the ping URL changes, the old one answers 404
 """
 
-from collections.abc import Callable
-
 import msgspec
 from starlette.routing import Route
 
 from aura_agent.devserver.database import transaction
 from aura_agent.devserver.faults import Fault
 from aura_agent.devserver.refusal import Refusal, not_found
-from aura_agent.devserver.routes.call import Call, Reply, resource
+from aura_agent.devserver.routes.call import Call, Reply, route
 from aura_agent.devserver.service import Service
 from aura_agent.devserver.tables import heartbeats
 
 
-def control_routes(service: Service, order: Callable[[Fault], str]) -> list[Route]:
-    """Return the routes; *order* puts a fault to work and returns its id."""
-
-    def add_fault(call: Call) -> Reply:
-        fault = call.decode(Fault)
-        if fault.kind == "refuse" and fault.for_s is None:
-            raise Refusal(400, "refuse needs for_s: nobody could reach the control path to end it")
-        return Reply({"id": order(fault)}, 201)
-
+def control_routes(service: Service) -> list[Route]:
+    """Return the routes."""
     return [
-        resource(service, "/faults", GET=_list_faults, POST=add_fault, DELETE=_clear_faults),
-        resource(service, "/faults/{id}", DELETE=_clear_fault),
-        resource(service, "/pings", GET=_pings),
-        resource(service, "/requests", GET=_requests),
-        resource(service, "/received", DELETE=_forget),
-        resource(service, "/heartbeats/{id}/new-key", POST=_new_key),
+        route(service, "/faults", {"GET": _list_faults, "POST": _add_fault, "DELETE": _clear_faults}),
+        route(service, "/faults/{id}", {"DELETE": _clear_fault}),
+        route(service, "/pings", {"GET": _pings}),
+        route(service, "/requests", {"GET": _requests}),
+        route(service, "/received", {"DELETE": _forget}),
+        route(service, "/heartbeats/{id}/new-key", {"POST": _new_key}),
     ]
+
+
+def _add_fault(call: Call) -> Reply:
+    fault = call.decode(Fault)
+    if fault.kind == "refuse" and fault.for_s is None:
+        raise Refusal(400, "refuse needs for_s: nobody could reach the control path to end it")
+    return Reply({"id": call.service.order(fault)}, 201)
 
 
 def _list_faults(call: Call) -> Reply:

@@ -6,27 +6,28 @@ from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from starlette.routing import Route
 
 from aura_agent.devserver import rules
 from aura_agent.devserver.database import transaction
 from aura_agent.devserver.instants import from_us, maybe_from_us
 from aura_agent.devserver.paging import next_cursor, parse_page
+from aura_agent.devserver.permissions import Action
 from aura_agent.devserver.refusal import not_found
-from aura_agent.devserver.routes.call import Call, Reply, resource
+from aura_agent.devserver.routes.call import Call, Reply
+from aura_agent.devserver.routes.operation import Listing, Operation, Resource, listing, taking
+from aura_agent.devserver.routes.ownership import require_room, require_team
+from aura_agent.devserver.routes.shapes import Name, TeamId
 from aura_agent.devserver.service import Service
 from aura_agent.devserver.tables import heartbeats
 from aura_agent.devserver.tables.heartbeats import HeartbeatRow
 
 _YEAR_S = 31_536_000
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\S")]
 IntervalS = Annotated[int, msgspec.Meta(ge=1, le=_YEAR_S)]
 GraceS = Annotated[int, msgspec.Meta(ge=0, le=_YEAR_S)]
-TeamId = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
 class HeartbeatOut(msgspec.Struct, frozen=True, kw_only=True):
-    """A heartbeat as the API shows it."""
+    """A heartbeat as the API shows it; lengths in seconds. *ping_url* only where the server lists them."""
 
     id: str
     name: str
@@ -37,16 +38,21 @@ class HeartbeatOut(msgspec.Struct, frozen=True, kw_only=True):
     last_ping_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    ping_url: str | UnsetType = UNSET
 
 
-class _Create(msgspec.Struct, forbid_unknown_fields=True):
+class HeartbeatCreate(msgspec.Struct, forbid_unknown_fields=True):
+    """A new heartbeat; lengths in seconds."""
+
     name: Name
     expected_interval: IntervalS = 3600
     grace_period: GraceS = 300
     team_id: TeamId | None = None
 
 
-class _Update(msgspec.Struct, forbid_unknown_fields=True):
+class HeartbeatUpdate(msgspec.Struct, forbid_unknown_fields=True):
+    """What is to change; lengths in seconds."""
+
     name: Name | UnsetType = UNSET
     expected_interval: IntervalS | UnsetType = UNSET
     grace_period: GraceS | UnsetType = UNSET
@@ -54,15 +60,13 @@ class _Update(msgspec.Struct, forbid_unknown_fields=True):
     paused: bool | UnsetType = UNSET
 
 
-def routes(service: Service) -> list[Route]:
-    return [
-        resource(service, "/heartbeats", GET=_list, POST=_create),
-        resource(service, "/heartbeats/{id}", GET=_get, PATCH=_update, DELETE=_delete),
-        resource(service, "/heartbeats/{id}/ping-url", GET=_ping_url),
-    ]
+class PingUrl(msgspec.Struct, frozen=True):
+    """Where the pings of a heartbeat go. Whoever knows it can ping."""
+
+    url: str
 
 
-def shown(row: HeartbeatRow, now_us: int) -> HeartbeatOut:
+def shown(service: Service, row: HeartbeatRow, now_us: int) -> HeartbeatOut:
     """Return *row* as the API shows it at *now_us*."""
     return HeartbeatOut(
         id=row.id,
@@ -74,18 +78,20 @@ def shown(row: HeartbeatRow, now_us: int) -> HeartbeatOut:
         last_ping_at=maybe_from_us(row.last_ping_us),
         created_at=from_us(row.created_us),
         updated_at=from_us(row.updated_us),
+        ping_url=service.ping_url(row.ping_key) if service.lists_ping_urls else UNSET,
     )
 
 
 def _list(call: Call) -> Reply:
     page = parse_page(call.query)
     rows = heartbeats.page_of(call.service.db, call.caller.organization_id, page)
-    data = [shown(row, call.now_us) for row in rows[: page.limit]]
-    return Reply({"data": data, "next_cursor": next_cursor(page, rows)})
+    data = [shown(call.service, row, call.now_us) for row in rows[: page.limit]]
+    return Reply(Listing(data, next_cursor(page, rows)))
 
 
-def _create(call: Call) -> Reply:
-    wanted = call.decode(_Create)
+def _create(call: Call, wanted: HeartbeatCreate) -> Reply:
+    require_team(call, wanted.team_id)
+    require_room(call, "heartbeats")
     row = heartbeats.create(
         call.service.db,
         call.caller.organization_id,
@@ -95,33 +101,35 @@ def _create(call: Call) -> Reply:
         team_id=wanted.team_id,
         now_us=call.now_us,
     )
-    return Reply(shown(row, call.now_us), 201)
+    return Reply(shown(call.service, row, call.now_us), 201)
 
 
 def _get(call: Call) -> Reply:
-    return Reply(shown(_found(call), call.now_us))
+    return Reply(shown(call.service, _found(call), call.now_us))
 
 
-def _update(call: Call) -> Reply:
-    wanted = call.decode(_Update)
+def _update(call: Call, wanted: HeartbeatUpdate) -> Reply:
     row = _found(call)
+    require_team(call, row.team_id)
     changes = {field: value for field, value in msgspec.structs.asdict(wanted).items() if value is not UNSET}
+    require_team(call, changes.get("team_id"))
     if row.paused and wanted.paused is False:
         changes["resumed_us"] = call.now_us
     with transaction(call.service.db):
         row = heartbeats.update(call.service.db, replace(row, **changes), call.now_us)
     call.service.judge.expect(row.deadline_us)
-    return Reply(shown(row, call.now_us))
+    return Reply(shown(call.service, row, call.now_us))
 
 
 def _delete(call: Call) -> Reply:
-    if not heartbeats.delete(call.service.db, call.caller.organization_id, call.path["id"]):
-        raise not_found("Heartbeat")
+    row = _found(call)
+    require_team(call, row.team_id)
+    heartbeats.delete(call.service.db, row)
     return Reply()
 
 
 def _ping_url(call: Call) -> Reply:
-    return Reply({"url": call.service.ping_url(_found(call).ping_key)})
+    return Reply(PingUrl(call.service.ping_url(_found(call).ping_key)))
 
 
 def _found(call: Call) -> HeartbeatRow:
@@ -129,3 +137,45 @@ def _found(call: Call) -> HeartbeatRow:
     if row is None:
         raise not_found("Heartbeat")
     return row
+
+
+RESOURCES = (
+    Resource(
+        "/heartbeats",
+        {
+            "GET": listing("List the heartbeats", HeartbeatOut, _list),
+            "POST": taking(
+                HeartbeatCreate,
+                _create,
+                summary="Create a heartbeat",
+                action=Action.CHANGE,
+                reply=HeartbeatOut,
+                status=201,
+                conflicts=True,
+            ),
+        },
+    ),
+    Resource(
+        "/heartbeats/{id}",
+        {
+            "GET": Operation(summary="Get a heartbeat", action=Action.READ, handler=_get, reply=HeartbeatOut),
+            "PATCH": taking(
+                HeartbeatUpdate,
+                _update,
+                summary="Change a heartbeat",
+                action=Action.CHANGE,
+                reply=HeartbeatOut,
+                conflicts=True,
+            ),
+            "DELETE": Operation(summary="Delete a heartbeat", action=Action.DELETE, handler=_delete, status=204),
+        },
+    ),
+    Resource(
+        "/heartbeats/{id}/ping-url",
+        {
+            "GET": Operation(
+                summary="Get a heartbeat's ping URL", action=Action.READ, handler=_ping_url, reply=PingUrl
+            ),
+        },
+    ),
+)

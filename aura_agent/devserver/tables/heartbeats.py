@@ -129,10 +129,9 @@ def apply_rules(db: sqlite3.Connection, row: HeartbeatRow, now_us: int) -> Heart
     return replace(row, deadline_us=deadline_us)
 
 
-def delete(db: sqlite3.Connection, organization_id: str, heartbeat_id: str) -> bool:
-    """Delete the heartbeat and its incidents; False: there is none."""
-    where = (heartbeat_id, organization_id)
-    return db.execute("DELETE FROM heartbeats WHERE id = ? AND organization_id = ?", where).rowcount == 1
+def delete(db: sqlite3.Connection, row: HeartbeatRow) -> None:
+    """Delete the heartbeat and its incidents."""
+    db.execute("DELETE FROM heartbeats WHERE id = ?", (row.id,))
 
 
 def find(db: sqlite3.Connection, organization_id: str, heartbeat_id: str) -> HeartbeatRow | None:

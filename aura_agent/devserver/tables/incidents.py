@@ -2,7 +2,7 @@
 
 import sqlite3
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from aura_agent.devserver.paging import Page
@@ -43,6 +43,31 @@ def resolve_for_heartbeat(db: sqlite3.Connection, heartbeat_id: str, now_us: int
     db.execute(
         "UPDATE incidents SET resolved_us = ? WHERE heartbeat_id = ? AND resolved_us IS NULL", (now_us, heartbeat_id)
     )
+
+
+def open_for_monitor(db: sqlite3.Connection, organization_id: str, monitor_id: str, started_us: int) -> None:
+    """Open an incident of *monitor_id*, which a check at *started_us* found down."""
+    db.execute(
+        "INSERT INTO incidents (id, organization_id, monitor_id, started_us, created_us) VALUES (?, ?, ?, ?, ?)",
+        (str(uuid.uuid4()), organization_id, monitor_id, started_us, started_us),
+    )
+
+
+def resolve_for_monitor(db: sqlite3.Connection, monitor_id: str, now_us: int) -> None:
+    """Resolve what is open for *monitor_id*."""
+    db.execute(
+        "UPDATE incidents SET resolved_us = ? WHERE monitor_id = ? AND resolved_us IS NULL", (now_us, monitor_id)
+    )
+
+
+def delete_of_monitor(db: sqlite3.Connection, monitor_id: str) -> None:
+    db.execute("DELETE FROM incidents WHERE monitor_id = ?", (monitor_id,))
+
+
+def resolve(db: sqlite3.Connection, incident: Incident, notes: str | None, now_us: int) -> Incident:
+    """Resolve *incident* by hand."""
+    db.execute("UPDATE incidents SET resolved_us = ?, resolution_notes = ? WHERE id = ?", (now_us, notes, incident.id))
+    return replace(incident, resolved_us=now_us, resolution_notes=notes)
 
 
 def find(db: sqlite3.Connection, organization_id: str, incident_id: str) -> Incident | None:

@@ -1,0 +1,104 @@
+"""The prober: checks the monitors when they are due, on one timer for the next of them.
+
+A monitor has a task only while its check is under way; at most a score of checks are, and each ends within its
+time-out. httpx is loaded by the first check: who has no monitor doesn't pay for it.
+"""
+
+import asyncio
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aura_agent.clock import Clock
+from aura_agent.devserver import probes
+from aura_agent.devserver.alarm import Alarm
+from aura_agent.devserver.database import transaction
+from aura_agent.devserver.tables import checks, monitors
+from aura_agent.devserver.tables.checks import Check
+from aura_agent.devserver.tables.monitors import MonitorRow
+
+if TYPE_CHECKING:
+    import httpx
+
+TIMEOUT_S = 10.0
+_AT_ONCE = 20
+
+
+class Prober:
+    """Probes the monitors of one database. Belongs to one event loop."""
+
+    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self._alarm = Alarm(clock, self._probe_due)
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._http: httpx.AsyncClient | None = None
+
+    def start(self) -> None:
+        """Probe what fell due while nobody did, and go on."""
+        monitors.resume_checks(self._db, self._alarm.now_us())
+        self._probe_due()
+
+    async def stop(self) -> None:
+        """Give up the checks that are under way; the next start makes them anew."""
+        self._alarm.stop()
+        for task in self._under_way:
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        if self._http is not None:
+            await self._http.aclose()
+
+    def settle(self, now_us: int) -> None:
+        """Start the checks that are due by *now_us*; costs a comparison while none is."""
+        if self._alarm.due_us is not None and now_us >= self._alarm.due_us:
+            self._probe_due()
+
+    def expect(self, due_us: int | None) -> None:
+        """A check is due at *due_us* from now on."""
+        if due_us is not None and (self._alarm.due_us is None or due_us < self._alarm.due_us):
+            self._alarm.set(due_us)
+
+    def _probe_due(self) -> None:
+        room = _AT_ONCE - len(self._under_way)
+        for row in monitors.take_due(self._db, self._alarm.now_us(), room):
+            task = asyncio.get_running_loop().create_task(self._check(row), name="probe")
+            self._under_way.add(task)
+            task.add_done_callback(self._checked)
+        # With no room left, the end of a check is what to wait for.
+        full = len(self._under_way) >= _AT_ONCE
+        self._alarm.set(None if full else monitors.next_due_us(self._db))
+
+    def _checked(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.result()
+            self._probe_due()
+
+    async def _check(self, row: MonitorRow) -> None:
+        started = self._clock.read()
+        status_code = await self._ask(row.url)
+        now = self._clock.read()
+        now_us = now.wall_ns // 1000
+        check = Check(
+            id=checks.new_id(),
+            monitor_id=row.id,
+            status=probes.verdict(status_code),
+            status_code=status_code,
+            response_time_ms=None if status_code is None else (now.boot_ns - started.boot_ns) // 1_000_000,
+            checked_us=now_us,
+        )
+        assert row.due_us is not None, "only what is due is taken"
+        with transaction(self._db):
+            monitors.record(self._db, row, check, probes.next_due_us(row.due_us, row.check_interval, now_us))
+
+    async def _ask(self, url: str) -> int | None:
+        """Return the status of the answer; None: there was none in time."""
+        import httpx
+
+        if self._http is None:
+            self._http = httpx.AsyncClient(trust_env=False, timeout=None)  # noqa: S113  # bounded as a whole below
+        with suppress(httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, UnicodeError):
+            async with asyncio.timeout(TIMEOUT_S), self._http.stream("GET", url) as response:
+                return response.status_code
+        return None
