@@ -214,7 +214,7 @@ async def _built(
             )
             courier.wake()
 
-        runner = Runner(worker, directory, clock, observer, boot_id, accepted)
+        runner = Runner(worker, directory, clock, observer, boot_id, accepted, lambda: agent.config.attach.redact)
         watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
         scheduler = Scheduler(worker, clock, observer, boot_id)
         await scheduler.load()

@@ -13,7 +13,15 @@ import msgspec
 
 from aura_agent.config.documents import join, read_documents
 from aura_agent.config.lines import Path
-from aura_agent.config.models import AgentSettings, ApiSettings, Config, Job, JobDefaults, StatusSettings
+from aura_agent.config.models import (
+    AgentSettings,
+    ApiSettings,
+    AttachSettings,
+    Config,
+    Job,
+    JobDefaults,
+    StatusSettings,
+)
 from aura_agent.config.report import Findings
 from aura_agent.config.shape import Complain, fields_of, finish, nearest, read_table
 from aura_agent.errors import AuraError, ConfigError, Problem
@@ -22,6 +30,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": ApiSettings,
     "agent": AgentSettings,
     "status": StatusSettings,
+    "attach": AttachSettings,
     "defaults": JobDefaults,
 }
 

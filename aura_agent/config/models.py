@@ -80,6 +80,15 @@ class StatusSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = False
 
 
+class AttachSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[attach]: what goes with pings; whether anything does is each job's own ``attach``."""
+
+    redact: Annotated[
+        tuple[Text, ...],
+        Meta(description="Regular expressions: what they match in a job's output is replaced before it is sent."),
+    ] = ()
+
+
 class ExpectFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """expect.file: a file that the run must have made, or it counts as failed."""
 
@@ -211,5 +220,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     status: Annotated[StatusSettings, Meta(description="The page for people, probes and Prometheus.")] = (
         StatusSettings()
     )
+    attach: Annotated[AttachSettings, Meta(description="What goes with pings.")] = AttachSettings()
     defaults: Annotated[JobDefaults, Meta(description="What each job has unless it says otherwise.")] = JobDefaults()
     jobs: Annotated[dict[JobName, Job], Meta(description="The jobs by name.")] = {}

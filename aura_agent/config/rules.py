@@ -30,6 +30,7 @@ from aura_agent.config.models import (
 from aura_agent.config.report import Findings
 from aura_agent.config.shape import quoted
 from aura_agent.errors import ScheduleError
+from aura_agent.report.redaction import compile_pattern
 from aura_agent.units import format_duration
 
 # Which keys the table at a path has, one that is misspelt being the model's that was meant.
@@ -64,6 +65,7 @@ def check(config: Config, said: Said, host: Host, findings: Findings, *, now: da
     """Report what is wrong with *config*; with *now* also what its schedules do from then on."""
     _check_api(config, findings)
     _check_agent(config, host, findings)
+    _check_redaction(config, findings)
     for name in config.jobs:
         _JobCheck(name, config, said, host, findings).check(now)
     _check_sharing(config, findings)
@@ -276,6 +278,14 @@ def _watch_problems(watch: Watch, said: Said) -> Iterator[tuple[Path, str]]:
             yield ("file", "path"), 'not an absolute path; begin it with "/"'
         if file.max_age is not None and file.max_age <= 0:
             yield ("file", "max_age"), "no file is as young as that; write a longer duration"
+
+
+def _check_redaction(config: Config, findings: Findings) -> None:
+    for index, text in enumerate(config.attach.redact):
+        try:
+            compile_pattern(text)
+        except ValueError as problem:
+            findings.error(("attach", "redact", index), f"{problem}; a \\ makes a character literal")
 
 
 def _check_heartbeat(path: Path, heartbeat: str | None, findings: Findings) -> None:

@@ -16,7 +16,15 @@ import msgspec
 from msgspec import NODEFAULT, inspect
 
 from aura_agent.config.lines import Path
-from aura_agent.config.models import MAX_DURATION_S, AgentSettings, ApiSettings, Job, JobDefaults, StatusSettings
+from aura_agent.config.models import (
+    MAX_DURATION_S,
+    AgentSettings,
+    ApiSettings,
+    AttachSettings,
+    Job,
+    JobDefaults,
+    StatusSettings,
+)
 from aura_agent.units import parse_duration_s, parse_size_bytes
 
 Complain = Callable[[Path, str], None]
@@ -122,6 +130,7 @@ def _home_of(key: str) -> str | None:
         "[api]": ApiSettings,
         "[agent]": AgentSettings,
         "[status]": StatusSettings,
+        "[attach]": AttachSettings,
         "[jobs.NAME] or [defaults]": JobDefaults,
         "[jobs.NAME]": Job,
     }

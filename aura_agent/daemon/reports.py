@@ -21,6 +21,7 @@ from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
+from aura_agent.report.redaction import redact
 
 MAX_CONNECTIONS = 2000
 
@@ -144,16 +145,27 @@ class _Conversation:
         names = matching_jobs(config, argv.split("\0")) if argv else []
         lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
         self.open = _as_lost(fields, lent)
-        return wire.encode("job", lent)
+        return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact)})
 
     async def _run(self, fields: dict[str, str]) -> bytes:
-        report = Report.from_fields(fields)
+        report = self._redacted(Report.from_fields(fields))
         try:
             await self._desk.accept(report)
         except (StoreError, OverflowError) as problem:
             return wire.encode("busy", {"reason": str(problem)})
         self.open = None
         return wire.encode("ok", {"run": report.run_id})
+
+    def _redacted(self, report: Report) -> Report:
+        """Return *report* as it may leave the host: who wrote it may not have known our patterns."""
+        patterns = self._desk.config().attach.redact
+        if report.body is None or not patterns:
+            return report
+        try:
+            text = redact(report.body.decode("utf-8", "replace"), patterns)
+        except (TimeoutError, ValueError):
+            return replace(report, body=None)
+        return replace(report, body=text.encode())
 
     def _may_report(self, job_name: str) -> bool:
         config = self._desk.config()

@@ -8,7 +8,7 @@ neither takes is offered again until one does. An error that nobody foresaw make
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -21,10 +21,11 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.process.attachment import attachment
 from aura_agent.process.child import Child
 from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, spawn
-from aura_agent.process.tail import Tail
+from aura_agent.process.tail import CONTEXT_BYTES, Tail
 from aura_agent.process.tree import ProcessTree
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
@@ -63,6 +64,7 @@ class _Attempt:
     signal: int | None = None
     reason: str = ""
     tail: str = ""
+    body: bytes | None = None
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
 
@@ -70,7 +72,8 @@ class _Attempt:
 class Runner:
     """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable.
 
-    *directory* is the store's, for the spool. ``store_problem`` says why an outcome is not on disk yet.
+    *redact* returns the patterns in force of what no ping may take along. *directory* is the store's, for the spool.
+    ``store_problem`` says why an outcome is not on disk yet.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Runner:
         observer: Observer,
         boot_id: str,
         accepted: Callable[[Report], None],
+        redact: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._worker = worker
         self._directory = directory
@@ -88,6 +92,7 @@ class Runner:
         self._observer = observer
         self._boot_id = boot_id
         self._accepted = accepted
+        self._redact = redact
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -223,7 +228,7 @@ class Runner:
         if first:
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=child.pid, why=run.reason)
         beginning = asyncio.create_task(self._begin(run, started)) if first else None
-        tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes))
+        tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes + CONTEXT_BYTES))
         pumps = [Pump(fd, tail) for fd in (child.stdout, child.stderr) if fd is not None]
         stopped_by = await self._watch_over(run, child, started)
         for pump in pumps:
@@ -233,6 +238,8 @@ class Runner:
             await beginning
         attempt = await self._conclude(run, child, started, stopped_by)
         attempt.tail = tail.text()
+        if run.job.attach == "output" and attempt.outcome is Outcome.SUCCEEDED:
+            attempt.body = attachment(tail, run.job.tail_bytes, self._redact())
         return attempt
 
     async def _begin(self, run: Run, started: Reading) -> None:
@@ -293,10 +300,8 @@ class Runner:
 
     def _report(self, run: Run, attempt: _Attempt, attempts: int) -> Report:
         job = run.job
-        body: bytes | None = None
-        if job.attach == "output":
-            body = attempt.tail.encode()[-job.tail_bytes :]
-        elif job.attach == "summary":
+        body = attempt.body
+        if job.attach == "summary":
             took = format_duration((attempt.ended.boot_ns - attempt.started.boot_ns) / 1e9)
             body = f"exit {attempt.exit_code} after {took}, attempt {attempts}\n".encode()
         return Report(

@@ -1,5 +1,6 @@
 """The last bytes of a stream, and how many came before them. Builtins only: aura-run uses it."""
 
+CONTEXT_BYTES = 8192  # kept beyond what is sent, for redaction: a secret may lie across the beginning of that
 _CUT = "[... {} bytes before this are left out]\n"
 
 
@@ -44,12 +45,24 @@ class Tail:
         """Return the content for people: what isn't UTF-8 is replaced, the cut lies between two characters, and a
         first line tells how many bytes are missing, if any are.
         """
+        _, text, missing_bytes = self.ending(self.max_bytes)
+        return marked(text, missing_bytes)
+
+    def ending(self, max_bytes: int) -> tuple[str, str, int]:
+        """Return the content in two parts, the latter of *max_bytes* at the most, both as ``text`` has them; and how
+        many bytes came before the latter.
+        """
         content = self.content()
-        missing = self.dropped_bytes
-        if not missing:
-            return content.decode("utf-8", "replace")
-        rest = _continuation_bytes(content)
-        return _CUT.format(missing + rest) + content[rest:].decode("utf-8", "replace")
+        at = max(0, len(content) - max_bytes)
+        if at or self.dropped_bytes:
+            at += _continuation_bytes(content[at:])
+        before, after = content[:at], content[at:]
+        return before.decode("utf-8", "replace"), after.decode("utf-8", "replace"), self.dropped_bytes + at
+
+
+def marked(text: str, missing_bytes: int) -> str:
+    """Return *text* under a line that tells how many bytes came before it, if any did."""
+    return (_CUT.format(missing_bytes) if missing_bytes else "") + text
 
 
 def _continuation_bytes(content: bytes) -> int:

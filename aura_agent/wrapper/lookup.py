@@ -25,6 +25,8 @@ def take_job(options: Options) -> None:
         why = "there is no config"
     job = None if config is None else config.jobs.get(options.job or "")
     options.job_found = job is not None
+    if config is not None:
+        options.redact = config.attach.redact
     if job is None:
         if config is not None:
             why = "the config has no such job"

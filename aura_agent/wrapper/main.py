@@ -245,12 +245,13 @@ class _Run:
         options = self._options
         if not options.quiet and options.attach != "output":
             return None
-        from aura_agent.process.tail import Tail
+        from aura_agent.process.tail import CONTEXT_BYTES, Tail
         from aura_agent.wrapper.capture import Capture
 
         tail_bytes = DEFAULT_TAIL_BYTES if options.tail_bytes is None else options.tail_bytes
         try:
-            return Capture(hold=options.quiet, tail=Tail(tail_bytes) if options.attach == "output" else None)
+            tail = Tail(tail_bytes + CONTEXT_BYTES) if options.attach == "output" else None
+            return Capture(hold=options.quiet, tail=tail)
         except (OSError, RuntimeError) as problem:
             self._say(f"the output can't be captured: {problem}; it goes straight through")
             return None
@@ -261,7 +262,12 @@ class _Run:
 
             took = format_duration((ended.ended_boot_ns - ended.started_boot_ns) / 1e9)
             return f"exit {ended.status} after {took}, attempt {self._attempts}\n".encode()
-        return capture.tail.text().encode() if capture is not None and capture.tail is not None else None
+        if capture is None or capture.tail is None or self._reporter is None or not self._succeeded(ended):
+            return None
+        from aura_agent.process.attachment import attachment
+
+        tail_bytes = DEFAULT_TAIL_BYTES if self._options.tail_bytes is None else self._options.tail_bytes
+        return attachment(capture.tail, tail_bytes, self._reporter.redact())
 
     def _unforeseen(self, problem: Exception) -> None:
         """Name *problem* without its text, which could hold anything."""

@@ -80,6 +80,7 @@ class Options:
         "no_wait",
         "ping_url",
         "quiet",
+        "redact",
         "replay",
         "retries",
         "retry_delay_s",
@@ -110,7 +111,8 @@ class Options:
         self.wait_s = _WAIT_S if wait_s is None else wait_s
         self.doubt = ""  # what is wrong and didn't keep the job from running
         self.job_found: bool | None = None  # None: not looked for
-        # These only a job of the config can say.
+        # These only the config can say; None: nobody has said yet.
+        self.redact: tuple[str, ...] | None = None
         self.max_age_s: float | None = None
         self.replay = ""
         self.expect: dict[str, str] = {}

@@ -111,6 +111,16 @@ class Reporter:
         unspooled = {} if spooled else {key: value for key, value in fields.items() if value}
         return Delivery(options, self._config, self._store, unspooled, self._run_id if served else None)
 
+    def redact(self) -> tuple[str, ...] | None:
+        """Return the patterns of what no ping may take along; None: there is a config, and it can't be read."""
+        if self._options.redact is None:
+            self._look_for_store()
+            if self._config is not None:
+                self._options.redact = self._config.attach.redact
+            elif not self._looked and not os.path.exists(SYSTEM_CONFIG):
+                self._options.redact = ()
+        return self._options.redact
+
     # -- the daemon ----------------------------------------------------------------------------------------------
 
     def _introduce_to_daemon(self, fields: dict[str, str], wants: bool) -> None:
@@ -119,8 +129,11 @@ class Reporter:
             return
         try:
             self._daemon.introduce(fields)
-            if wants:
-                self._options.borrow(self._daemon.settings())
+            if wants or self._options.attach == "output":
+                lent = self._daemon.settings()
+                self._options.redact = tuple(lent["redact"].split("\0")) if "redact" in lent else ()
+                if wants:
+                    self._options.borrow(lent)
         except Refused as refusal:
             self._refused(refusal)
         except TimeoutError:

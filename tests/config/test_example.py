@@ -12,6 +12,7 @@ from aura_agent.config.load import examine_config
 from aura_agent.config.models import (
     AgentSettings,
     ApiSettings,
+    AttachSettings,
     Config,
     Expect,
     ExpectFile,
@@ -57,6 +58,7 @@ def test_the_example_is_right() -> None:
         (ApiSettings, ("api",)),
         (AgentSettings, ("agent",)),
         (StatusSettings, ("status",)),
+        (AttachSettings, ("attach",)),
         (JobDefaults, ("defaults",)),
         (ExpectFile, ("jobs", "backup", "expect", "file")),
         (WatchProcess, ("jobs", "postgres", "watch", "process")),

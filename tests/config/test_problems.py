@@ -42,6 +42,16 @@ def _told(directory: Path, text: str, conf_d: dict[str, str]) -> tuple[list[str]
     )
 
 
+def test_patterns_that_cannot_be_applied_are_told(tmp_path: Path) -> None:
+    """Each by its place; what they are meant to hide isn't shown."""
+    told = problems(tmp_path, '[attach]\nredact = [\n  "ok=[0-9]+",\n  "hunter2(",\n  "x*",\n]\n')
+
+    assert [line.partition(": ")[0] for line in told] == ["config.toml:4", "config.toml:5"]
+    assert "not a regular expression" in told[0]
+    assert "everywhere" in told[1]
+    assert "hunter2" not in "".join(told)
+
+
 ALL_AT_ONCE = """\
 [api]
 base_url = "http://aura.example/api-v1"

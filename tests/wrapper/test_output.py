@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.sites import Site
 from tests.waiting import wait_until
 from tests.wrapper.runs import Host
 
@@ -169,6 +170,81 @@ def _through_a_terminal(host: Host, command: tuple[str, ...]) -> bytes:
     os.close(controller)
     job.communicate()
     return output.replace(b"\r\n", b"\n")
+
+
+_REDACT = '[attach]\nredact = ["key=[0-9]+"]'
+
+
+def _leak(site: Site, *arguments: str) -> str:
+    """Let a job print a secret, and return the body of the one ping that arrived."""
+    ended = site.run(*arguments)
+    assert (ended.returncode, ended.stdout) == (0, b"the key=4711 is here\n"), ended.stderr
+    wait_until(lambda: site.server.pings("beat"))
+    (ping,) = site.server.pings("beat")
+    return ping.body
+
+
+_PRINT = ("printf", "the key=%s is here\\n", "4711")
+
+
+@pytest.mark.parametrize("way", ["alone", "daemon", "job", "matched"])
+def test_what_redact_matches_never_leaves_the_host(site: Site, way: str) -> None:
+    """With and without a daemon, named or not: the caller sees the secret, Aura doesn't."""
+    site.server.create_heartbeat("beat")
+    command = ", ".join(f"'{word}'" for word in _PRINT)
+    site.configure(f'[jobs.beat]\nattach = "output"\nretries = 1\ncommand = [{command}]', top=_REDACT)
+    if way == "daemon":
+        site.start()
+        site.extra["AURA_SOCKET"] = f"{site.home}/run/agent.sock"
+        site.extra["AURA_CONFIG"] = ""
+    arguments = {"job": ("-j", "beat"), "matched": ("--attach", "output", "--", *_PRINT)}
+
+    body = _leak(site, *arguments.get(way, ("-H", "beat", "--attach", "output", "--", *_PRINT)))
+
+    assert body == "the [redacted] is here\n"
+
+
+def test_the_daemons_own_jobs_and_reports_are_redacted_too(site: Site) -> None:
+    """Its own job's output, and the body of a wrapper that knew nothing of the patterns."""
+    for name in ("beat", "other"):
+        site.server.create_heartbeat(name)
+    own = {"AURA_CONFIG": "", "AURA_STATE_DIR": f"{site.home}/own", "AURA_SOCKET": f"{site.home}/run/agent.sock"}
+    environment = site.environment | own
+    site.run("-H", "beat", "--no-wait", "--attach", "output", "--", *_PRINT, env=environment)
+    site.configure('[jobs.other]\nattach = "output"\nshell = "echo key=1"\nschedule = "@yearly"', top=_REDACT)
+    site.start()
+    site.run("-H", "third", "--", "true", env=environment)
+    site.agent("trigger", "other")
+
+    wait_until(lambda: site.server.pings("beat") and site.server.pings("other"))
+    assert site.server.pings("beat")[0].body == "the [redacted] is here\n"
+    assert site.server.pings("other")[0].body == "[redacted]\n"
+
+
+def test_a_config_that_cannot_be_read_keeps_the_output_here(site: Site) -> None:
+    """Nobody knows what must not leave: the ping goes without it, and says so."""
+    site.server.create_heartbeat("beat")
+    site.extra |= {"AURA_API_URL": site.server.base_url, "AURA_TOKEN": site.server.token}
+    site.extra |= {"AURA_STATE_DIR": str(site.state), "AURA_SOCKET": f"{site.home}/none"}
+    site.config.write_text("[attach\n")
+
+    ended = site.run("-H", "beat", "--attach", "output", "--", *_PRINT)
+
+    assert len(ended.stderr.splitlines()) == 1
+    (ping,) = site.server.pings("beat")
+    assert "4711" not in ping.body
+    assert "left out" in ping.body
+
+
+def test_a_body_that_is_too_large_for_aura_is_left_out(site: Site) -> None:
+    """413: the ping arrives without it, in the same run."""
+    site.server.create_heartbeat("beat")
+    site.server.set_fault("status", target="ping", status=413, times=1)
+
+    ended = site.run("-H", "beat", "--attach", "output", "--", "echo", "much")
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert [ping.body for ping in site.server.pings("beat") if ping.accepted] == [""]
 
 
 def test_the_end_of_the_reader_reaches_a_job_whose_output_is_attached(host: Host) -> None:
