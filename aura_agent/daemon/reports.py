@@ -20,7 +20,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Ref, Report
 from aura_agent.report.redaction import redact
 
 MAX_CONNECTIONS = 2000
@@ -136,15 +136,16 @@ class _Conversation:
     async def hung_up(self) -> None:
         """The connection is gone: a run that was begun on it and has no outcome is lost."""
         if self.open is not None:
-            lost = replace(self.open, ended=self._desk.clock.read(), reason="aura-run went away without an outcome")
-            await self._desk.conclude(lost)
+            await self._desk.conclude(replace(self.open, ended=self._desk.clock.read()))
 
     def _start(self, fields: dict[str, str]) -> bytes:
         config = self._desk.config()
         argv = fields.get("argv")
         names = matching_jobs(config, argv.split("\0")) if argv else []
         lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
-        self.open = _as_lost(fields, lent)
+        if "heartbeat" in lent:
+            fields |= {"job": lent["job"], "ref": f"{Ref.HEARTBEAT}{lent['heartbeat']}"}
+        self.open = Report.lost(fields, "aura-run went away without an outcome")
         return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact)})
 
     async def _run(self, fields: dict[str, str]) -> bytes:
@@ -210,13 +211,3 @@ def _umask(mask: int) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
-
-
-def _as_lost(fields: dict[str, str], lent: dict[str, str]) -> Report:
-    """Return the report that a ``start`` record amounts to if no outcome follows. Raises ValueError."""
-    kept = ("run", "boot", "start_boot_ns", "start_ns", "job", "ref")
-    known: dict[str, str] = {key: fields[key] for key in kept if key in fields}
-    known |= {"end_boot_ns": known.get("start_boot_ns", ""), "end_ns": known.get("start_ns", "")}
-    if "heartbeat" in lent:
-        known |= {"job": lent["job"], "ref": f"heartbeat:{lent['heartbeat']}"}
-    return Report.from_fields(known | {"outcome": Outcome.LOST.value})

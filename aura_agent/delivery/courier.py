@@ -135,6 +135,8 @@ class Courier:
         self.store_problem = ""
         for withdrawal in claim.withdrawn:
             self._observer.note("ping." + withdrawal.state, heartbeat=withdrawal.heartbeat, reason=withdrawal.reason)
+        for job in claim.lost:
+            self._observer.note("run.lost", job=job)
         for attempt in claim.attempts:
             self._launch(attempt)
         self._to_resolve.update({stream.stream_id: stream for stream in claim.unresolved})

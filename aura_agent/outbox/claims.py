@@ -45,9 +45,14 @@ class Unresolved:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one look at the queue gave. *next_due_s*: seconds until there may be more; None: not before a report."""
+    """What one look at the queue gave.
+
+    *lost* are the jobs of runs that were judged since the last look. *next_due_s*: seconds until there may be more to
+    send; None: not before a report.
+    """
 
     attempts: tuple[Attempt, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
     withdrawn: tuple[Gone, ...] = ()
+    lost: tuple[str, ...] = ()
     next_due_s: float | None = None

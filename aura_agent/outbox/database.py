@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from aura_agent.errors import StoreError
+from aura_agent.report.spool import sync_directory
 
 BUSY_TIMEOUT_S = 10.0
 
@@ -163,7 +164,7 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     if path != ":memory:":
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
 
 
 def _set_aside(path: str) -> None:
@@ -171,11 +172,3 @@ def _set_aside(path: str) -> None:
     for suffix in ("", "-wal", "-shm"):
         if os.path.exists(path + suffix):
             os.rename(path + suffix, f"{path}.corrupt-{stamp}{suffix}")
-
-
-def _sync_directory(path: str) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

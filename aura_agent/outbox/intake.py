@@ -1,8 +1,9 @@
-"""Reports on their way in: out of spool files, and into what SQLite takes."""
+"""Reports on their way in: out of spool files and start records, and into what SQLite takes."""
 
 import errno
 from dataclasses import replace
 
+from aura_agent.clock import Reading
 from aura_agent.outbox.rules import Moment
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Report
@@ -29,6 +30,18 @@ def read_spooled(path: str, now: Moment) -> Report | None:
         pass
     set_aside(path)
     return None
+
+
+def as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:
+    """Return the report of the run whose start record is *line*, its wrapper being gone; None: it is no such record.
+
+    *boot_id* is the boot of *now*.
+    """
+    try:
+        lost = Report.lost(wire.decode(line)[1], "aura-run went away without an outcome")
+    except ValueError:
+        return None
+    return replace(lost, ended=Reading(now.boot_ns, now.wall_ns)) if lost.boot_id == boot_id else lost
 
 
 def set_aside(path: str) -> None:

@@ -1,7 +1,8 @@
 """The outbox: reports go in, attempts come out, and every change is one synced transaction.
 
 Owns the rules' application (``aura_agent.outbox.rules`` decides, this module carries it out), the leases, and the
-spool's way into the database. Knows nothing of HTTP: it hands out what to send and is told how that went.
+way of spool and start records into the database. Knows nothing of HTTP: it hands out what to send and is told how that
+went.
 
 Many processes may hold one store open: each decision is made inside a write transaction (BEGIN IMMEDIATE), and a
 lease per stream sees to it that one attempt is under way at a time. Methods block on the disk; an event loop calls
@@ -13,7 +14,8 @@ beside it (``streams``, ``intake``, ``jobs``, ``claims``, ``queries``).
 
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
@@ -21,11 +23,11 @@ from aura_agent.errors import StoreError
 from aura_agent.outbox import rules
 from aura_agent.outbox.claims import Attempt, Claim, Gone, Unresolved
 from aura_agent.outbox.database import open_database, reading, transaction
-from aura_agent.outbox.intake import read_spooled, set_aside, storable
+from aura_agent.outbox.intake import as_lost, read_spooled, set_aside, storable
 from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
-from aura_agent.report import boots, spool
+from aura_agent.report import boots, spool, started
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 
@@ -63,6 +65,7 @@ class Outbox:
         self.jobs = JobMarks(self._connection)
         self._prune_due = False
         self._withdrawn: list[Gone] = []
+        self._lost: list[str] = []
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -87,13 +90,11 @@ class Outbox:
         return accepted
 
     def take_spool(self) -> int:
-        """Bring in what the spool holds; return how many reports were new."""
-        if not self._spooled():
+        """Bring in what the spool holds and judge lost runs; return how many reports were new."""
+        if not self._anything_to_take():
             return 0
-        with transaction(self._connection):
-            taken, count = self._take_spool(self.now())
-        self._forget(taken)
-        return count
+        with self._intake() as count:
+            return count
 
     def begin(self, run_id: str, job: str, ref: str | None, started: Moment) -> None:
         """Record that one of the daemon's own runs is under way, so that it can be found lost."""
@@ -210,37 +211,65 @@ class Outbox:
         if (written.lastrowid or 0) % _PRUNE_EVERY == 0:
             self._prune_due = True
 
+    @contextmanager
+    def _intake(self) -> Iterator[int]:
+        """One write transaction that first brings in the spool and judges lost runs; yields how many were new.
+
+        The files go once that is committed.
+        """
+        with transaction(self._connection):
+            now = self.now()
+            abandoned = self._abandoned(now)
+            spooled, count = self._take_spool(now)
+            for _, line in abandoned:
+                count += self._judge_lost(line, now)
+            yield count
+        for path in spooled:
+            spool.remove(path)
+        for path, _ in abandoned:
+            started.forget(path)
+        self._prune_sometimes()
+
+    def _abandoned(self, now: Moment) -> list[tuple[str, bytes]]:
+        return [] if self.directory is None else started.abandoned(self.directory, now.wall_ns)
+
     def _take_spool(self, now: Moment) -> tuple[list[str], int]:
-        """Accept what the spool holds, inside a transaction; the files may go once that is committed."""
+        """Accept what the spool holds; return the files that may go then, and how many reports were new."""
         taken, count = [], 0
         for path in self._spooled():
             report = read_spooled(path, now)
             if report is None:
                 continue
-            self._connection.execute("SAVEPOINT report")
-            try:
-                count += self._accept(report, now)
-            except (ValueError, OverflowError, sqlite3.IntegrityError):  # whole, and yet nothing that can be kept
-                self._connection.execute("ROLLBACK TO report")
+            if (new := self._try_to_accept(report, now)) is None:
                 set_aside(path)
             else:
                 taken.append(path)
-            self._connection.execute("RELEASE report")
+                count += new
         return taken, count
 
-    def _forget(self, taken: list[str]) -> None:
-        """Remove spool files whose reports are committed; one that can't be removed is a run that is known."""
-        for path in taken:
-            try:
-                spool.remove(path)
-            except OSError:
-                pass
-        self._prune_sometimes()
+    def _judge_lost(self, line: bytes, now: Moment) -> bool:
+        """Accept the run of a start record as lost, unless its outcome is known; return whether it is news."""
+        lost = as_lost(line, now, self._boot_id)
+        if lost is None or not self._try_to_accept(lost, now):
+            return False
+        self._lost.append(lost.job)
+        return True
+
+    def _try_to_accept(self, report: Report, now: Moment) -> bool | None:
+        """Return whether *report* is new; None: it is whole, and yet nothing that can be kept."""
+        self._connection.execute("SAVEPOINT report")
+        new: bool | None = None
+        try:
+            new = self._accept(report, now)
+        except (ValueError, OverflowError, sqlite3.IntegrityError):
+            self._connection.execute("ROLLBACK TO report")
+        self._connection.execute("RELEASE report")
+        return new
 
     # -- sending -------------------------------------------------------------------------------------------------
 
     def claim(self, limit: int, *, only_runs: frozenset[str] | None = None) -> Claim:
-        """Read in the spool, apply the rules, and lease up to *limit* entries that are due: one transaction.
+        """Read in the spool, judge lost runs, apply the rules, and lease up to *limit* entries: one transaction.
 
         With *only_runs*, nothing but the streams of those runs is looked at.
         """
@@ -248,9 +277,8 @@ class Outbox:
         unresolved: list[Unresolved] = []
         next_due_s = None
         if self._anything_to_do():
-            with transaction(self._connection):
+            with self._intake():
                 now = self.now()
-                taken, _ = self._take_spool(now)
                 # Whatever becomes of a stream that is due, it is due no more: leased, postponed, merged or at rest.
                 while rows := self._due_streams(now, only_runs, limit - len(attempts)):
                     for row in rows:
@@ -260,9 +288,9 @@ class Outbox:
                         elif found is not None:
                             unresolved.append(found)
                 next_due_s = 0.0 if len(attempts) >= limit else self._next_due_s(now, only_runs)
-            self._forget(taken)
         withdrawn, self._withdrawn = self._withdrawn, []
-        return Claim(tuple(attempts), tuple(unresolved), tuple(withdrawn), next_due_s)
+        lost, self._lost = self._lost, []
+        return Claim(tuple(attempts), tuple(unresolved), tuple(withdrawn), tuple(lost), next_due_s)
 
     def delivered(self, attempt: Attempt, reason: str) -> None:
         """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
@@ -425,7 +453,13 @@ class Outbox:
     def _anything_to_do(self) -> bool:
         with reading():
             due = self._connection.execute("SELECT 1 FROM streams WHERE due_boot_ns IS NOT NULL LIMIT 1").fetchone()
-        return due is not None or bool(self._spooled())
+        return due is not None or self._anything_to_take()
+
+    def _anything_to_take(self) -> bool:
+        if self.directory is None:
+            return False
+        with reading():
+            return bool(spool.waiting(self.directory)) or started.any_record(self.directory)
 
     def _due_streams(self, now: Moment, only_runs: frozenset[str] | None, limit: int) -> list[sqlite3.Row]:
         condition, values = _of_runs(only_runs)

@@ -64,6 +64,17 @@ class Report:
         return max(0, self.ended.boot_ns - self.started.boot_ns) / 1e9
 
     @classmethod
+    def lost(cls, fields: dict[str, str], reason: str) -> "Report":
+        """Return what a ``start`` record amounts to if no outcome follows. Raises ValueError.
+
+        Its end is its start: whoever knows better replaces that.
+        """
+        told = ("run", "boot", "start_boot_ns", "start_ns", "job", "ref")
+        known: dict[str, str] = {key: fields[key] for key in told if key in fields}
+        known |= {"end_boot_ns": known.get("start_boot_ns", ""), "end_ns": known.get("start_ns", "")}
+        return cls.from_fields(known | {"outcome": Outcome.LOST.value, "reason": reason})
+
+    @classmethod
     def from_fields(cls, fields: dict[str, str]) -> "Report":
         """Return the report that a ``run`` record holds. Raises ValueError: a field is missing or wrong."""
         try:

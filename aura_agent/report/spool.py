@@ -33,6 +33,16 @@ def prepare(directory: str) -> None:
         raise PermissionError(13, f"belongs to uid {found.st_uid}, not to us", directory)
 
 
+def make_room(directory: str, name: str) -> None:
+    """Create the store's *directory* and *name* in it. Raises OSError."""
+    prepare(directory)
+    try:
+        os.mkdir(os.path.join(directory, name), 0o700)
+        sync_directory(directory)
+    except FileExistsError:
+        pass
+
+
 def write(directory: str, run_id: str, record: bytes) -> str:
     """Put *record* under *directory*/spool and return its path; from here on it survives a power cut.
 
@@ -44,19 +54,14 @@ def write(directory: str, run_id: str, record: bytes) -> str:
     try:
         file = os.open(path, flags, 0o600)
     except FileNotFoundError:
-        prepare(directory)
-        try:
-            os.mkdir(spool, 0o700)
-            _sync_directory(directory)
-        except FileExistsError:
-            pass
+        make_room(directory, "spool")
         file = os.open(path, flags, 0o600)
     try:
-        whole = b"%s %d %08x\n%s" % (_MAGIC, len(record), crc32(record), record)
+        whole = wrap(record)
         if os.write(file, whole) != len(whole):
-            _no_space(path)
+            no_space(path)
         os.fdatasync(file)
-        _sync_directory(spool)
+        sync_directory(spool)
     except OSError:
         os.unlink(path)
         raise
@@ -92,17 +97,17 @@ def read(path: str, wall_ns: int) -> bytes | None:
                 break
     finally:
         os.close(file)
-    record = _unwrap(whole)
-    if record is None and abs(wall_ns - modified_ns) > _STILL_WRITTEN_NS:
+    record = unwrap(whole)
+    if record is None and not may_grow(modified_ns, wall_ns):
         set_aside(path)
     return record
 
 
 def remove(path: str) -> None:
-    """Forget a file whose record is durable elsewhere; one that is gone already is fine."""
+    """Remove a file whose record is durable elsewhere; what can't be removed is a run that is known."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except OSError:
         pass
 
 
@@ -117,11 +122,13 @@ def set_aside(path: str) -> None:
     os.rename(path, os.path.join(aside, name))
 
 
-def _no_space(path: str) -> None:
-    raise OSError(28, "No space left on device", path)
+def wrap(record: bytes) -> bytes:
+    """Return *record* with its length and CRC before it."""
+    return b"%s %d %08x\n%s" % (_MAGIC, len(record), crc32(record), record)
 
 
-def _unwrap(whole: bytes) -> bytes | None:
+def unwrap(whole: bytes) -> bytes | None:
+    """Return the record in *whole*; None if it is torn."""
     head, newline, record = whole.partition(b"\n")
     words = head.split()
     if not newline or len(words) != 3 or words[0] != _MAGIC:
@@ -131,9 +138,20 @@ def _unwrap(whole: bytes) -> bytes | None:
     return record
 
 
-def _sync_directory(path: str) -> None:
+def may_grow(modified_ns: int, wall_ns: int) -> bool:
+    """Whether somebody may still be writing a torn file that was modified then."""
+    return abs(wall_ns - modified_ns) <= _STILL_WRITTEN_NS
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in *path* durable. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def no_space(path: str) -> None:
+    """A write was cut short, which is how a full disk begins. Raises OSError."""
+    raise OSError(28, "No space left on device", path)

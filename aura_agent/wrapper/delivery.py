@@ -28,7 +28,7 @@ def deliver(what: Delivery) -> None:
 
         api = what.config.api if what.config is not None else ApiSettings()
         token, token_problem = _token(api)
-        deliver_now(
+        delivered = deliver_now(
             store if report is None else None,
             Service(base_url=base_url(api, os.environ), token=token, allow_insecure=api.allow_insecure),
             _Warnings(store, token_problem),
@@ -36,6 +36,8 @@ def deliver(what: Delivery) -> None:
             only_run=what.only_run,
             unspooled=report,
         )
+        if report is not None and delivered:
+            what.done()
     except AuraError as problem:
         warn(store, "delivery", str(problem))
 

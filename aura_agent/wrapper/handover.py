@@ -7,7 +7,7 @@ twice does no harm. What isn't acknowledged stays where it is, for the next aura
 import os
 from time import time_ns
 
-from aura_agent.report import spool
+from aura_agent.report import spool, started
 from aura_agent.report.wire import encode
 from aura_agent.wrapper.daemon import PATIENCE_S, Busy, Daemon, Refused
 
@@ -23,7 +23,8 @@ def hand_over(store: str, socket_path: str) -> None:
     outbox_ns = _modified_ns(os.path.join(store, "outbox.db"))
     unseen = outbox_ns is not None and outbox_ns != _modified_ns(os.path.join(store, _DONE))
     unseen = unseen or os.path.exists(os.path.join(store, "outbox.db-wal"))  # somebody has it open
-    if not spooled and not unseen:
+    lost = started.any_record(store) and bool(started.abandoned(store, time_ns()))
+    if not (spooled or unseen or lost):
         return
     handing = _Handing(Daemon(socket_path, PATIENCE_S / 2))
     try:
@@ -31,7 +32,7 @@ def hand_over(store: str, socket_path: str) -> None:
             record = spool.read(path, time_ns())
             if record is not None and handing.give(record):
                 spool.remove(path)
-        if unseen and outbox_ns is not None:
+        if unseen or lost:
             _hand_over_outbox(store, outbox_ns, handing)
     except TimeoutError:
         if not handing.given:
@@ -60,7 +61,8 @@ class _Handing:
         self._daemon.close()
 
 
-def _hand_over_outbox(store: str, outbox_ns: int, handing: _Handing) -> None:
+def _hand_over_outbox(store: str, outbox_ns: int | None, handing: _Handing) -> None:
+    """Hand over what the outbox holds, with the runs whose wrappers are gone: it knows which of them had an outcome."""
     from aura_agent.errors import AuraError
     from aura_agent.outbox.handover import handed_over, to_hand_over
     from aura_agent.outbox.store import open_outbox
@@ -68,6 +70,7 @@ def _hand_over_outbox(store: str, outbox_ns: int, handing: _Handing) -> None:
     try:
         outbox = open_outbox(store, "run")
         try:
+            outbox.take_spool()
             reports, given = to_hand_over(outbox), list[str]()
             try:
                 given += (report.run_id for report in reports if handing.give(encode("run", report.to_fields())))
@@ -75,7 +78,7 @@ def _hand_over_outbox(store: str, outbox_ns: int, handing: _Handing) -> None:
                 changed = handed_over(outbox, given)
         finally:
             outbox.close()
-        if not changed and len(given) == len(reports):
+        if outbox_ns is not None and not changed and len(given) == len(reports):
             done = os.path.join(store, _DONE)
             os.close(os.open(done, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             os.utime(done, ns=(outbox_ns, outbox_ns))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SKIPPED = 75
 DEFAULT_TAIL_BYTES = 10_000
+_BRIEF_S = 0.05  # a run that is over by then isn't worth a sync of the record that it has begun
 
 
 def main() -> int:
@@ -140,13 +141,18 @@ class _Run:
 
     def _wait(self, job: Job) -> None:
         timeout_s = self._options.timeout_s
-        if timeout_s is None:
-            self._signals.wait(job)
-            return
-        from aura_agent.process.subreaper import become_subreaper
+        deadline_boot_ns = None
+        if timeout_s is not None:
+            from aura_agent.process.subreaper import become_subreaper
 
-        become_subreaper()
-        if not self._signals.wait(job, job.ended.started_boot_ns + int(timeout_s * 1e9)):
+            become_subreaper()
+            deadline_boot_ns = job.ended.started_boot_ns + int(timeout_s * 1e9)
+        if timeout_s is None or timeout_s > _BRIEF_S:
+            if self._signals.wait(job, job.ended.started_boot_ns + int(_BRIEF_S * 1e9)):
+                return
+            if self._reporter is not None:
+                self._reporter.settle()
+        if not self._signals.wait(job, deadline_boot_ns) and timeout_s is not None:
             kill_after_s = self._options.kill_after_s
             self._time_out(job, timeout_s, 10.0 if kill_after_s is None else kill_after_s)
 
@@ -192,15 +198,25 @@ class _Run:
     # -- around the job ------------------------------------------------------------------------------------------
 
     def _introduce(self, ended: Ended) -> None:
-        """While the job runs: tell the daemon, and learn what the config has to say about it."""
-        if self._reporter is not None:
-            return
+        """While the job runs: put on record that it does, and learn what the config has to say about it."""
         try:
-            from aura_agent.wrapper.reporting import Reporter
+            if self._reporter is None:
+                from aura_agent.wrapper.reporting import Reporter
 
-            self._reporter = Reporter(self._options)
+                self._reporter = Reporter(self._options)
             self._reporter.introduce(ended)
+            connection = self._reporter.connection
+            if connection is not None and self._attempts == 1:
+                self._signals.watch(connection, self._look_at_daemon)
+                self._look_at_daemon()  # it may have gone before we watched
         except Exception as problem:  # noqa: BLE001  # the job runs, and somebody must wait for it
+            self._unforeseen(problem)
+
+    def _look_at_daemon(self) -> None:
+        try:
+            if self._reporter is not None:
+                self._reporter.look_at_daemon()
+        except Exception as problem:  # noqa: BLE001  # called while the job is waited for
             self._unforeseen(problem)
 
     def _tell(self, ended: Ended) -> None:

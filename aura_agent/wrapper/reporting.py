@@ -1,4 +1,8 @@
-"""How a run's outcome gets out of aura-run: to the daemon, else to the spool, and then by our own hands.
+"""How a run gets on record: to the daemon, else to our store's files, its ping then by our own hands.
+
+As long as the run goes on, one of two things stands for it, and ends when we do: the open connection to the daemon,
+or, where there is none or it breaks, a start record under a lock. Whoever finds either gone, and no outcome, knows that
+the run is lost.
 
 The report is durable before anything is tried over the network, so whatever ends the wait loses nothing. All trouble
 here is one line on stderr and leaves the exit status alone.
@@ -16,7 +20,10 @@ from aura_agent.wrapper.warnings import warn
 
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aura_agent.config.models import Config
+    from aura_agent.report.started import StartRecord
 
 _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
@@ -33,12 +40,15 @@ _CARRIERS = frozenset(
 
 
 class Reporter:
-    """One run's way out. Made once the job is running."""
+    """One run's way onto the record. Made once the job is running."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._run_id = os.urandom(16).hex()
         self._boot_id = current_boot_id()
+        self._attempt = 0
+        self._start: dict[str, str] = {}  # fields of the attempt's start
+        self._record: StartRecord | None = None
         self._daemon: Daemon | None = None
         self._socket_path = socket_path(os.environ, None)
         self._left_alone: Daemon | None = None  # one that takes nothing from us, or doesn't answer
@@ -47,13 +57,14 @@ class Reporter:
         self._looked = False  # whether the config has been looked for
         self._store = state_dir(os.environ, None, os.geteuid())
         self._ref, self._no_ref = reference(options)
-        self._fields: dict[str, str] = {}
 
     def introduce(self, ended: Ended) -> None:
-        """Tell the daemon that the run has begun, and borrow what the config knows of it."""
+        """Put on record that the next attempt has begun; at the first, borrow what the config knows of the run."""
         options = self._options
-        wants = options.heartbeat is None and options.ping_url is None and options.job is None
-        fields = {
+        self._attempt += 1
+        first = self._attempt == 1
+        wants = first and options.heartbeat is None and options.ping_url is None and options.job is None
+        fields = self._start = {
             "run": self._run_id,
             "boot": self._boot_id,
             "start_boot_ns": str(ended.started_boot_ns),
@@ -63,26 +74,45 @@ class Reporter:
         }
         argv = "\0".join(options.command)
         if wants and len(argv) <= _MAX_ARGV_BYTES:
-            fields["argv"] = argv
-        if options.config is None:
+            fields = fields | {"argv": argv}
+        if options.config is None or not first:
             self._introduce_to_daemon(fields, wants)
-        if self._daemon is None:
+        if self._daemon is None and first:
             self._look_into_config(fields, wants)
+        if self._daemon is None:
+            self._record_start()
+
+    @property
+    def connection(self) -> int | None:
+        """The descriptor of the connection that stands for the run, if one does."""
+        return None if self._daemon is None else self._daemon.fileno()
+
+    def look_at_daemon(self) -> None:
+        """If the connection that stood for the run is broken, let a record of our own stand for it."""
+        if self._daemon is not None and self._daemon.is_gone():
+            self._daemon.close()
+            self._daemon = None
+            self._look_for_store()
+            self._record_start()
+            self.settle()
+
+    def settle(self) -> None:
+        """The run takes a while: let its record outlive a power cut."""
+        if self._record is not None:
+            try:
+                self._record.sync()
+            except OSError:
+                pass  # if the disk takes nothing, keeping the outcome will tell
 
     def keep(self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None) -> "Delivery | None":
         """Make the outcome durable; return what is left to do by our own hands, if no daemon does it."""
         options = self._options
         if options.doubt:
             warn(self._store, "doubt", options.doubt)
-        if options.ping_url is None:
-            self._ref, self._no_ref = reference(options)
+        self._name_heartbeat()
         if self._no_ref:
             warn(self._store, f"no heartbeat {self._job_name()}", self._no_ref)
-        fields = {
-            "run": self._run_id,
-            "boot": self._boot_id,
-            "start_boot_ns": str(ended.started_boot_ns),
-            "start_ns": str(ended.started_ns),
+        fields = self._start | {
             "end_boot_ns": str(ended.ended_boot_ns),
             "end_ns": str(ended.ended_ns),
             "outcome": outcome,
@@ -97,19 +127,23 @@ class Reporter:
             "body": "" if body is None or outcome != "succeeded" else body.decode("utf-8", "surrogateescape"),
         }
         if self._hand_over(encode("run", fields)) or self._ref is None:
+            self._forget_start()
             return None
         self._look_for_store()
         if self._unsure:
             fields["unsure"] = "yes"
         spooled = self._spool(encode("run", fields))
+        if spooled:
+            self._forget_start()
         served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
         succeeded = outcome == "succeeded"
         if spooled and (options.no_wait or not options.wait_s or (served and not succeeded)):
             return None
         if not spooled and not succeeded:
-            return None
+            return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
         unspooled = {} if spooled else {key: value for key, value in fields.items() if value}
-        return Delivery(options, self._config, self._store, unspooled, self._run_id if served else None)
+        only_run = self._run_id if served else None
+        return Delivery(options, self._config, self._store, unspooled, only_run, self._forget_start)
 
     def redact(self) -> tuple[str, ...] | None:
         """Return the patterns of what no ping may take along; None: there is a config, and it can't be read."""
@@ -124,12 +158,14 @@ class Reporter:
     # -- the daemon ----------------------------------------------------------------------------------------------
 
     def _introduce_to_daemon(self, fields: dict[str, str], wants: bool) -> None:
-        self._connect()
+        if self._attempt == 1:
+            self._connect()
         if self._daemon is None:
             return
         try:
             self._daemon.introduce(fields)
-            if wants or self._options.attach == "output":
+            # From the second attempt on, a line is read for each that is written, lest they fill the socket.
+            if wants or self._options.attach == "output" or self._attempt > 1:
                 lent = self._daemon.settings()
                 self._options.redact = tuple(lent["redact"].split("\0")) if "redact" in lent else ()
                 if wants:
@@ -220,12 +256,44 @@ class Reporter:
         if self._config is not None:
             self._store = own_state_dir(os.environ, self._config.agent.state_dir, os.geteuid())
 
-    def _spool(self, record: bytes) -> bool:
+    def _name_heartbeat(self) -> None:
+        """Say how the report names its heartbeat, now that the config has lent what it has to lend."""
+        if self._options.ping_url is None:
+            self._ref, self._no_ref = reference(self._options)
+        self._start |= {"ref": self._ref or "", "job": self._job_name()}
+
+    def _record_start(self) -> None:
+        """Let a record of our own stand for the attempt. It is for what waits: without a heartbeat nothing does."""
+        self._name_heartbeat()
+        if self._ref is None:
+            return
+        from aura_agent.report.started import StartRecord
+
+        before = self._record
+        try:
+            self._prepare_store()
+            self._record = StartRecord(self._store, self._run_id, self._attempt, encode("start", self._start))
+        except OSError:
+            return  # keeping the outcome will tell
+        if before is not None:
+            before.remove()
+
+    def _forget_start(self) -> None:
+        if self._record is not None:
+            self._record.remove()
+            self._record = None
+
+    def _prepare_store(self) -> None:
         from aura_agent.report import boots, spool
 
+        spool.prepare(self._store)
+        boots.count(self._store, self._boot_id)
+
+    def _spool(self, record: bytes) -> bool:
+        from aura_agent.report import spool
+
         try:
-            spool.prepare(self._store)
-            boots.count(self._store, self._boot_id)
+            self._prepare_store()
             spool.write(self._store, self._run_id, record)
         except OSError as problem:
             text = f"{self._store}: {problem.strerror}: this run's ping can't be kept, only sent at once"
@@ -241,13 +309,20 @@ class Delivery:
     """What is left to do without a daemon.
 
     *unspooled* are the fields of a report that no disk took, *only_run* is set where a daemon sees to all the others.
+    *done* is to be called once an unspooled report has been delivered: until then its start stays on record.
     """
 
     def __init__(
-        self, options: Options, config: "Config | None", store: str, unspooled: dict[str, str], only_run: str | None
+        self,
+        options: Options,
+        config: "Config | None",
+        store: str,
+        unspooled: dict[str, str],
+        only_run: str | None,
+        done: "Callable[[], None]",
     ) -> None:
         self.options, self.config, self.store = options, config, store
-        self.unspooled, self.only_run = unspooled, only_run
+        self.unspooled, self.only_run, self.done = unspooled, only_run, done
 
 
 def reference(options: Options) -> tuple[str | None, str]:

@@ -1,5 +1,7 @@
 """What waits in a user's own store goes to the daemon as soon as one answers."""
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -62,8 +64,28 @@ def test_a_failure_from_without_a_daemon_withdraws_what_waits_with_it(user: Site
     assert user.server.pings("one") == []
 
 
+def test_a_run_that_was_lost_without_a_daemon_withdraws_what_waits_with_it(user: Site) -> None:
+    """Its wrapper was killed while no daemon was there; the user's next aura-run finds the record, and tells."""
+    user.server.refuse()
+    user.start()
+    user.run("-H", "one", "--", "true", env=_own(user))
+    user.kill()
+    lost = subprocess.Popen(
+        [AURA_RUN, "-H", "one", "--", "sleep", "1000"], env=_own(user), stdin=subprocess.DEVNULL, process_group=0
+    )
+    runs = user.home / "own" / "runs"
+    wait_until(lambda: runs.exists() and any(record.stat().st_size for record in runs.iterdir()))
+    os.killpg(lost.pid, signal.SIGKILL)
+    lost.wait()
+    user.start()
+    user.run("-H", "two", "--", "true", env=_own(user))
+
+    wait_until(lambda: {row["heartbeat"]: row["state"] for row in user.queue("--all")}.get("one") == "invalidated")
+    assert list(runs.iterdir()) == []
+
+
 def test_a_daemon_that_was_restarted_meanwhile_takes_the_report(user: Site) -> None:
-    """The connection from before is dead; the new daemon is asked, and the user's store isn't needed."""
+    """The connection from before is dead; the new daemon is asked, and nothing stays in the user's store."""
     user.start()
     job = subprocess.Popen(
         [AURA_RUN, "-H", "one", "--", "sh", "-c", "echo ready; read x"],
@@ -81,4 +103,4 @@ def test_a_daemon_that_was_restarted_meanwhile_takes_the_report(user: Site) -> N
 
     assert job.returncode == 0
     wait_until(lambda: len(user.server.pings("one")) == 1)
-    assert not (user.home / "own").exists()
+    assert list((user.home / "own" / "runs").iterdir()) == _left(user) == []

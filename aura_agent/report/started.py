@@ -1,0 +1,97 @@
+"""Start records: runs that go on, each a file in ``runs`` that its living wrapper holds locked.
+
+A whole record whose lock is free belongs to a wrapper that is gone: if no outcome is on record either, the run is lost.
+The lock ends with the process, however that ended, and is seen across containers; a pid would say nothing there. The
+job never has it: the record is opened after the job has been spawned, and closed in whatever is spawned later. It
+takes a local disk: over NFS, flock(2) means something else.
+"""
+
+import os
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+
+from aura_agent.report.spool import make_room, may_grow, no_space, sync_directory, unwrap, wrap
+
+_DIRECTORY = "runs"
+_MAX_BYTES = 1 << 17
+
+
+class StartRecord:
+    """Our own run's record, locked as long as we live."""
+
+    def __init__(self, directory: str, run_id: str, attempt: int, line: bytes) -> None:
+        """Put *line* on record under the store's *directory*; not synced. Raises OSError."""
+        self._path = os.path.join(directory, _DIRECTORY, f"{run_id}-{attempt:06}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._file = os.open(self._path, flags, 0o600)
+        except FileNotFoundError:
+            make_room(directory, _DIRECTORY)
+            self._file = os.open(self._path, flags, 0o600)
+        try:
+            flock(self._file, LOCK_EX)  # before there is anything to judge in it
+            whole = wrap(line)
+            if os.write(self._file, whole) != len(whole):
+                no_space(self._path)
+        except OSError:
+            self.remove()
+            raise
+
+    def sync(self) -> None:
+        """Make it outlive a power cut. Raises OSError."""
+        os.fdatasync(self._file)
+        sync_directory(os.path.dirname(self._path))
+
+    def remove(self) -> None:
+        """The run's outcome is on record: forget its start. First the name goes, then the lock."""
+        forget(self._path)
+        os.close(self._file)
+
+
+def any_record(directory: str) -> bool:
+    """Whether there is a record at all, of whoever lives or is gone: cheap, and mostly false."""
+    return bool(_names(directory))
+
+
+def abandoned(directory: str, wall_ns: int) -> list[tuple[str, bytes]]:
+    """Return path and line of each record whose wrapper is gone, a run's last attempt first. Raises OSError.
+
+    Whoever judges them reads the spool after this: what a wrapper left there is by then as whole as it will ever be.
+    A record that was not finished is removed once nobody can still be at it.
+    """
+    paths = [os.path.join(directory, _DIRECTORY, name) for name in sorted(_names(directory), reverse=True)]
+    return [(path, line) for path in paths if (line := _line_if_abandoned(path, wall_ns)) is not None]
+
+
+def forget(path: str) -> None:
+    """Remove a record whose run has been judged for good; what can't be removed is a run that is known."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _line_if_abandoned(path: str, wall_ns: int) -> bytes | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    line = None
+    try:
+        flock(file, LOCK_SH | LOCK_NB)  # shared: two who look at once don't take each other for the wrapper
+        status = os.fstat(file)
+        if status.st_nlink:  # else its run has ended as it should, between our open and our lock
+            line = unwrap(os.read(file, _MAX_BYTES))
+            if line is None and not may_grow(status.st_mtime_ns, wall_ns):
+                forget(path)
+    except BlockingIOError:
+        pass  # held: the wrapper lives
+    finally:
+        os.close(file)
+    return line
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(os.path.join(directory, _DIRECTORY))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

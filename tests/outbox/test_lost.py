@@ -1,0 +1,138 @@
+"""Judging start records: what the store makes of runs whose wrapper is gone."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from aura_agent.outbox.queries import run_rows
+from aura_agent.report import spool, started, wire
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.record import Outcome, Report
+from tests.outbox.stores import Bench
+
+_LEAVE = """
+from sys import argv
+from aura_agent.report.started import StartRecord
+StartRecord(argv[1], argv[2], int(argv[3]), argv[4].encode())
+"""
+
+
+def _started(at: Bench, run_id: str, boot_id: str = "") -> Report:
+    """Return the report of a run that starts now and succeeds at once."""
+    now = at.clock.read()
+    return Report(
+        run_id=run_id,
+        boot_id=boot_id or current_boot_id(),
+        started=now,
+        ended=now,
+        outcome=Outcome.SUCCEEDED,
+        ref="heartbeat:backup",
+        job="backup",
+    )
+
+
+def _leave_record(at: Bench, run: Report, attempt: int = 1) -> None:
+    """Let a wrapper die that had put *run*'s start on record."""
+    fields = {key: value for key, value in run.to_fields().items() if not key.startswith("end") and key != "outcome"}
+    line = wire.encode("start", fields).decode()
+    subprocess.run([sys.executable, "-c", _LEAVE, str(at.directory), run.run_id, str(attempt), line], check=True)
+
+
+def _outcomes(at: Bench) -> dict[str, str]:
+    return {row.run_id: row.outcome for row in run_rows(at.outbox)}
+
+
+def test_a_lost_run_withdraws_what_waits_from_before_it(at: Bench) -> None:
+    """It counts as a failure, is said once, and leaves no record behind."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    _leave_record(at, _started(at, "lostrun1"))
+    at.clock.advance(5)
+
+    claims = [at.outbox.claim(10) for _ in range(2)]
+
+    assert [claim.attempts for claim in claims] == [(), ()]
+    assert [claim.lost for claim in claims] == [("backup",), ()]
+    assert at.states() == {earlier: "invalidated"}
+    row = next(row for row in run_rows(at.outbox) if row.run_id == "lostrun1")
+    assert (row.outcome, row.duration_s) == ("lost", 5.0)
+    assert not started.any_record(str(at.directory))
+
+
+def test_a_run_whose_outcome_is_in_the_spool_is_not_lost(at: Bench) -> None:
+    """Its wrapper was killed between the two files."""
+    run = _started(at, "spooled1")
+    _leave_record(at, run)
+    spool.write(str(at.directory), run.run_id, wire.encode("run", run.to_fields()))
+
+    assert at.outbox.take_spool() == 1
+    assert _outcomes(at) == {"spooled1": "succeeded"}
+    assert not started.any_record(str(at.directory))
+
+
+def test_a_run_whose_outcome_is_known_is_not_lost(at: Bench) -> None:
+    """Its wrapper was killed after somebody had taken in its report."""
+    run = _started(at, "known001")
+    at.outbox.accept([run])
+    _leave_record(at, run)
+
+    assert at.outbox.take_spool() == 0
+    assert (_outcomes(at), at.states()) == ({"known001": "succeeded"}, {"known001": "waiting"})
+
+
+def test_an_outcome_that_turns_up_later_replaces_lost(at: Bench) -> None:
+    """What was withdrawn stays withdrawn."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    run = _started(at, "foundrun")
+    _leave_record(at, run)
+    at.outbox.take_spool()
+
+    at.outbox.accept([run])
+
+    assert _outcomes(at)["foundrun"] == "succeeded"
+    assert at.states() == {earlier: "invalidated", "foundrun": "waiting"}
+    assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == ["foundrun"]
+
+
+def test_a_run_lost_in_its_second_attempt_counts_from_there(at: Bench) -> None:
+    """A success that started between the two attempts is earlier than it."""
+    first = _started(at, "retried1")
+    at.clock.advance(1)
+    between = at.run()
+    at.clock.advance(1)
+    second = replace(_started(at, "retried1"))
+    _leave_record(at, first, 1)
+    _leave_record(at, second, 2)
+
+    at.outbox.take_spool()
+
+    assert at.states() == {between: "invalidated"}
+
+
+def test_a_run_of_an_earlier_boot_is_lost_and_older_than_those_of_this_one(at: Bench) -> None:
+    """Its wrapper went with the power; a success since then stands."""
+    boots = at.directory / "boots"
+    boots.write_text("boot-before\n" + boots.read_text())
+    at.reopen()
+    _leave_record(at, replace(_started(at, "oldrun01"), boot_id="boot-before"))
+    since = at.run()
+
+    assert at.outbox.take_spool() == 1
+    assert _outcomes(at)["oldrun01"] == "lost"
+    assert at.states() == {since: "waiting"}
+
+
+@pytest.mark.parametrize("line", ["run v=1 x=y", "start v=1", "start v=1 run=short boot=b start_boot_ns=x start_ns=1"])
+def test_a_record_that_says_nothing_hinders_nobody(at: Bench, line: str) -> None:
+    """Whole, and yet of no run: it is removed, and the rest goes on."""
+    subprocess.run([sys.executable, "-c", _LEAVE, str(at.directory), "oddrun01", "1", line], check=True)
+    run_id = at.run()
+    at.know("backup")
+
+    assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == [run_id]
+    assert not started.any_record(str(at.directory))

@@ -1,0 +1,196 @@
+"""aura-run killed with SIGKILL: its run is lost, whoever was there to see it, and found by whoever delivers next."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.powercut import PowerCut
+from tests.e2e.sites import AURA_RUN, Site
+from tests.waiting import wait_until
+
+_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and namespaces take root")
+_GOES_ON = ("sh", "-c", "echo $$; read x")
+
+
+@pytest.fixture
+def outage(site: Site) -> Site:
+    """A site on which a success waits for Aura to come back."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.server.refuse()
+    assert site.run("--no-wait", "-H", "beat", "--", "true").returncode == 0
+    return site
+
+
+def _begin(site: Site, *options: str, under: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
+    """Start a run whose job waits for a line, and return once its wrapper does nothing but wait for it."""
+    wrapper = subprocess.Popen(
+        [*under, AURA_RUN, "--no-wait", "-H", "beat", *options, "--", *_GOES_ON],
+        env=site.environment,
+        cwd=site.home,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert wrapper.stdout is not None
+    wrapper.stdout.readline()
+    wait_until(lambda: _waits(wrapper.pid) or any(_waits(pid) for pid in _children(wrapper.pid)))
+    return wrapper
+
+
+def _waits(pid: int) -> bool:
+    """Whether the process is in sigwaitinfo(2), without a time-out."""
+    fields = Path(f"/proc/{pid}/syscall").read_text().split()
+    return fields[0] in ("128", "137") and fields[3] == "0x0"  # rt_sigtimedwait on x86-64 and arm64
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _kill(wrapper: "subprocess.Popen[bytes]") -> None:
+    """Kill the wrapper; its job goes on, and only ends as the test lets go of its pipe."""
+    wrapper.kill()
+    wrapper.wait()
+
+
+def _let_end(wrapper: "subprocess.Popen[bytes]") -> None:
+    assert wrapper.stdin is not None
+    assert wrapper.stdout is not None
+    try:
+        wrapper.stdin.write(b"\n")
+        wrapper.stdin.close()
+    except BrokenPipeError:
+        pass
+    wrapper.stdout.read()
+    wrapper.stdout.close()
+    wrapper.wait()
+
+
+def _outcomes(site: Site) -> list[str]:
+    """Return the runs' outcomes, newest first, as nobody but the store's own readers tell them."""
+    return [outcome for (outcome,) in site.rows("SELECT outcome FROM runs ORDER BY started_wall_ns DESC")]
+
+
+def test_without_a_daemon_a_killed_wrapper_leaves_a_lost_run(outage: Site) -> None:
+    """The success from before it is not sent, although its job goes on and will succeed."""
+    wrapper = _begin(outage)
+    _kill(wrapper)
+    outage.server.accept()
+
+    flushed = outage.agent("queue", "flush")
+
+    assert (flushed.returncode, outage.server.pings()) == (0, [])
+    assert _outcomes(outage) == ["lost", "succeeded"]
+    assert [row["state"] for row in outage.queue("--all")] == ["invalidated"]
+    _let_end(wrapper)
+
+
+def test_a_run_that_goes_on_is_not_judged_and_not_waited_for(outage: Site) -> None:
+    """Its wrapper lives: what is true until now is sent, and its own success after that."""
+    wrapper = _begin(outage)
+    outage.server.accept()
+
+    assert outage.agent("queue", "flush").returncode == 0
+    assert (len(outage.server.pings("beat")), _outcomes(outage)) == (1, ["succeeded"])
+    _let_end(wrapper)
+    assert wrapper.returncode == 0
+    assert outage.agent("queue", "flush").returncode == 0
+    assert (len(outage.server.pings("beat")), _outcomes(outage)) == (2, ["succeeded", "succeeded"])
+    assert list((outage.state / "runs").iterdir()) == []
+
+
+def test_another_aura_run_judges_before_it_delivers(outage: Site) -> None:
+    """One that delivers for another heartbeat would have taken the old success along."""
+    outage.server.create_heartbeat("other")
+    wrapper = _begin(outage)
+    _kill(wrapper)
+    outage.server.accept()
+
+    assert outage.run("-H", "other", "--", "true").returncode == 0
+
+    assert [ping.name for ping in outage.server.pings()] == ["other"]
+    _let_end(wrapper)
+
+
+def test_a_daemon_that_starts_later_finds_it(outage: Site) -> None:
+    """Without being asked, and says so."""
+    wrapper = _begin(outage)
+    _kill(wrapper)
+    outage.start()
+    wait_until(lambda: outage.events("run.lost"))
+
+    assert _outcomes(outage) == ["lost", "succeeded"]
+    _let_end(wrapper)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_daemon_that_went_away_meanwhile_takes_no_run_with_it(outage: Site, signum: int) -> None:
+    """The connection stood for the run; as it breaks, a record of the wrapper's own takes its place."""
+    outage.start()
+    wrapper = _begin(outage)
+    assert not (outage.state / "runs").exists() or not list((outage.state / "runs").iterdir())
+    outage.stop(signum)
+    wait_until(lambda: (outage.state / "runs").exists() and list((outage.state / "runs").iterdir()))
+    outage.start()
+    assert _outcomes(outage) == ["succeeded"]
+    _kill(wrapper)
+    outage.server.accept()
+
+    assert outage.agent("queue", "flush").returncode == 0
+
+    assert (outage.server.pings(), _outcomes(outage)) == ([], ["lost", "succeeded"])
+    _let_end(wrapper)
+
+
+def test_a_run_between_two_attempts_is_lost_too(outage: Site) -> None:
+    """With the second of them on record, and the first one's record gone."""
+    wrapper = _begin(outage, "--retries", "1", "--retry-delay", "0s", "--success-codes", "7")
+    assert wrapper.stdin is not None
+    assert wrapper.stdout is not None
+    wrapper.stdin.write(b"\n")
+    wrapper.stdin.flush()
+    wrapper.stdout.readline()
+    wait_until(lambda: _waits(wrapper.pid) and len(list((outage.state / "runs").iterdir())) == 1)
+    _kill(wrapper)
+
+    assert outage.agent("queue", "flush").returncode == 0
+
+    assert _outcomes(outage) == ["lost", "succeeded"]
+    _let_end(wrapper)
+
+
+@pytest.mark.root
+@_ROOT
+def test_across_containers_the_lock_decides_and_not_the_pid(outage: Site) -> None:
+    """They share store and boot id: a living wrapper of another pid namespace lives, a dead one is dead."""
+    container = _begin(outage, under=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    outage.agent("queue", "flush")
+    assert _outcomes(outage) == ["succeeded"]
+    _kill(container)
+    wait_until(lambda: outage.agent("queue", "flush").returncode == 0)
+    _let_end(container)
+
+    assert _outcomes(outage) == ["lost", "succeeded"]
+
+
+@pytest.mark.root
+@_ROOT
+def test_a_power_cut_takes_no_run_with_it(site: Site, tmp_path: Path) -> None:
+    """A run that has been going for a moment is on disk: afterwards it is lost, and not forgotten."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.server.refuse()
+    with PowerCut(tmp_path) as disk:
+        site.extra["AURA_STATE_DIR"] = str(disk.path / "state")
+        assert site.run("--no-wait", "-H", "beat", "--", "true").returncode == 0
+        wrapper = _begin(site)
+        disk.cut()
+        _kill(wrapper)
+        _let_end(wrapper)
+        disk.mount()
+        site.server.accept()
+
+        assert site.agent("queue", "flush").returncode == 0
+        assert site.server.pings() == []
+        assert [row["state"] for row in site.queue("--all")] == ["invalidated"]
