@@ -93,6 +93,7 @@ class AuraClient:
             yield read(Monitor, fields)
 
     async def get_monitor(self, monitor_id: str) -> Monitor:
+        """Return a monitor. Raises NotFound: the organization has none with this id."""
         return await self._object(Monitor, get_request(monitors.RESOURCE, monitor_id))
 
     async def create_monitor(
@@ -104,7 +105,10 @@ class AuraClient:
         team_id: str | UnsetType | None = UNSET,
         extra: Mapping[str, object] | None = None,
     ) -> Monitor:
-        """Create a monitor and return it as it is now. *extra*: fields that this client doesn't know."""
+        """Create a monitor and return it as it is now. *extra*: fields that this client doesn't know.
+
+        Raises BadRequest, Forbidden, or Conflict: the plan's limit, or no such team.
+        """
         fields = MonitorFields(name=name, url=url, check_interval_s=check_interval_s, team_id=team_id)
         return await self._object(Monitor, create_request(monitors.RESOURCE, written(fields, extra)))
 
@@ -123,6 +127,7 @@ class AuraClient:
         return await self._object(Monitor, update_request(monitors.RESOURCE, monitor_id, written(fields, extra)))
 
     async def delete_monitor(self, monitor_id: str) -> None:
+        """Delete a monitor. Raises NotFound, also the second time; Forbidden: that takes Owner or Admin."""
         await self._ask(delete_request(monitors.RESOURCE, monitor_id))
 
     async def list_monitor_checks(self, monitor_id: str, *, limit: int = 100) -> AsyncIterator[Check]:
@@ -143,6 +148,7 @@ class AuraClient:
             yield read(Heartbeat, fields)
 
     async def get_heartbeat(self, heartbeat_id: str) -> Heartbeat:
+        """Return a heartbeat. Raises NotFound: the organization has none with this id."""
         return await self._object(Heartbeat, get_request(heartbeats.RESOURCE, heartbeat_id))
 
     async def create_heartbeat(
@@ -154,7 +160,10 @@ class AuraClient:
         team_id: str | UnsetType | None = UNSET,
         extra: Mapping[str, object] | None = None,
     ) -> Heartbeat:
-        """Create a heartbeat and return it as it is now. *extra*: fields that this client doesn't know."""
+        """Create a heartbeat and return it as it is now. *extra*: fields that this client doesn't know.
+
+        Raises BadRequest, Forbidden, or Conflict: the plan's limit, or no such team.
+        """
         fields = HeartbeatFields(
             name=name, expected_interval_s=expected_interval_s, grace_period_s=grace_period_s, team_id=team_id
         )
@@ -178,6 +187,7 @@ class AuraClient:
         return await self._object(Heartbeat, request)
 
     async def delete_heartbeat(self, heartbeat_id: str) -> None:
+        """Delete a heartbeat. Raises NotFound, also the second time; Forbidden: that takes Owner or Admin."""
         await self._ask(delete_request(heartbeats.RESOURCE, heartbeat_id))
 
     async def ping_url(self, heartbeat_id: str) -> Secret:
@@ -190,10 +200,11 @@ class AuraClient:
             yield read(Incident, fields)
 
     async def get_incident(self, incident_id: str) -> Incident:
+        """Return an incident. Raises NotFound: the organization has none with this id."""
         return await self._object(Incident, get_request(incidents.RESOURCE, incident_id))
 
     async def resolve_incident(self, incident_id: str, *, resolution_notes: str | None = None) -> Incident:
-        """Resolve an incident and return it as it is now."""
+        """Resolve an incident and return it as it is now. Raises Conflict: it is resolved already."""
         return await self._object(Incident, resolve_request(incident_id, resolution_notes))
 
     async def list_integrations(self, *, limit: int = 100) -> AsyncIterator[Integration]:

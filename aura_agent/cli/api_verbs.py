@@ -186,7 +186,9 @@ def _fields_from(options: Sequence[Option]) -> Option:
     """Return a decorator that adds *options*, those for the team, and ``--file``."""
     team = click.option("--team", "team_id", metavar="ID", help="The team that it belongs to.")
     no_team = click.option("--no-team", is_flag=True, help="It belongs to no team.")
-    file = click.option("--file", "path", metavar="FILE", help="The API's fields, as JSON or TOML; - is stdin.")
+    file = click.option(
+        "--file", "path", type=click.Path(), metavar="FILE", help="The API's fields, as JSON or TOML; - is stdin."
+    )
     every: tuple[Option, ...] = (*options, team, no_team, file)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -25,7 +25,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def config_option(command: F) -> F:
-    return click.option("-c", "--config", "config_file", metavar="FILE", help="The config file.")(command)
+    return click.option("-c", "--config", "config_file", type=click.Path(), metavar="FILE", help="The config file.")(
+        command
+    )
 
 
 def json_option(command: F) -> F:

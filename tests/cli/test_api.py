@@ -277,6 +277,37 @@ def test_update_changes_what_is_given(host: Host) -> None:
     assert (changed["name"], changed["expected_interval"], changed["grace_period"]) == ("nightly", 86400, 3600)
 
 
+def test_a_heartbeat_joins_and_leaves_a_team(host: Host) -> None:
+    """--team moves it there, --no-team takes it out, and neither leaves it where it is."""
+    host.environment["AURA_TOKEN"] = host.server.create_token("write", teams=("ops",))
+    team = host.server.create_team("ops")
+    identity = host.json("heartbeats", "create", "--name", "nightly", "--team", team)["id"]
+
+    stayed = host.json("heartbeats", "update", identity, "--name", "weekly")
+    left = host.json("heartbeats", "update", identity, "--no-team")
+
+    assert (stayed["name"], stayed["team_id"]) == ("weekly", team)
+    assert (left["name"], left["team_id"]) == ("weekly", None)
+
+
+def test_every_resource_has_a_table(host: Host) -> None:
+    """What Aura probes, what came of it, whom it alerts: each in a row that can be read."""
+    monitor = host.server.create_monitor("site", host.server.base_url + "/monitors", 300)  # 401 without a token
+    host.server.create_integration("slack", "https://hooks.slack.example/T0/secret")
+    wait_until(lambda: host.server.incidents(monitor.id), what="an incident")
+    [incident] = host.json("incidents", "list")
+
+    assert re.search(rf"{monitor.id} +site +{monitor.url} +5m +down", host.api("monitors", "list").stdout)
+    for words in (["monitors", "checks", monitor.id], ["checks", "list", "--monitor", monitor.id]):
+        assert re.search(r"\d +down +401 +\d+ ms", host.api(*words).stdout)
+    assert re.search(rf"{incident['id']} +open .* {monitor.id}", host.api("incidents", "list").stdout)
+    resolved = host.api("incidents", "resolve", incident["id"], "--notes", "Restart fixed it").stdout
+    assert re.search(r"resolution_notes +Restart fixed it", resolved)
+    integrations = host.api("integrations", "list").stdout
+    assert re.search(r"slack +hooks\.slack\.example", integrations)
+    assert "secret" not in integrations
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
@@ -356,17 +387,21 @@ def test_delete_asks_on_a_terminal(host: Host, reply: str, status: int, left: li
     assert host.names() == left
 
 
-def test_ping_url_is_alone_on_stdout(host: Host) -> None:
-    """Fit for a file or a variable; no other command ever shows it."""
-    host.server.create_heartbeat("nightly")
-    beat = host.server.heartbeat("nightly")
+@pytest.mark.parametrize("listed", [False, True])
+def test_ping_url_is_alone_on_stdout(tmp_path: Path, listed: bool) -> None:
+    """Fit for a file or a variable; no other command ever shows it, also if the service's listings carry it."""
+    with ThreadedDevServer(list_ping_urls=listed) as server:
+        host = Host(tmp_path, server)
+        beat = server.create_heartbeat("nightly")
 
-    ran = host.api("heartbeats", "ping-url", beat.id)
+        ran = host.api("heartbeats", "ping-url", beat.id)
 
-    assert (ran.status, ran.stdout, ran.stderr) == (0, beat.ping_url + "\n", "")
-    assert host.json("heartbeats", "ping-url", beat.id) == {"url": beat.ping_url}
-    for verb in (["list"], ["get", beat.id], ["list", "--json"], ["get", beat.id, "--json"]):
-        assert beat.ping_url not in host.api("heartbeats", *verb).stdout
+        assert (ran.status, ran.stdout, ran.stderr) == (0, beat.ping_url + "\n", "")
+        assert host.json("heartbeats", "ping-url", beat.id) == {"url": beat.ping_url}
+        for verb in (["list"], ["get", beat.id], ["list", "--json"], ["get", beat.id, "--json"]):
+            assert "ping" not in host.api("heartbeats", *verb).stdout.replace("last_ping_at", "").replace(
+                "last ping", ""
+            )
 
 
 def test_without_a_token_the_line_says_where_to_put_one(host: Host) -> None:
@@ -421,6 +456,7 @@ def test_a_process_pipes_json_and_fails_with_a_line(host: Host) -> None:
         ("aura-agent api mon", ["monitors"]),
         ("aura-agent api heartbeats ", ["create", "delete", "get", "list", "ping-url", "update"]),
         ("aura-agent api heartbeats create --exp", ["--expected-interval"]),
+        ("aura-agent api heartbeats create --file he", ["he"]),  # of type file: the shell takes over
     ],
 )
 def test_the_shell_completes_commands_and_options(words: str, expected: list[str]) -> None:

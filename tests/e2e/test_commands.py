@@ -82,6 +82,7 @@ def test_wrong_usage_is_one_line_and_status_2(site: Site, arguments: list[str], 
         ["history"],
         ["queue", "list"],
         ["queue", "flush"],
+        ["api", "heartbeats", "list"],
     ],
     ids=" ".join,
 )
