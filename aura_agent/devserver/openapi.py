@@ -43,7 +43,7 @@ def document(resources: Iterable[Resource], base_path: str) -> dict[str, Any]:
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": components,
-            "responses": {name: _refusal(status, schema_of[Envelope]) for status, name in CODES.items()},
+            "responses": {CODES[status]: _refusal(status, schema_of[Envelope]) for status in _statuses(served)},
         },
     }
 
@@ -57,6 +57,18 @@ def _bodies(resources: Iterable[Resource]) -> Iterator[Any]:
     for resource in resources:
         for operation in resource.operations.values():
             yield from (shape for shape in (operation.reply, operation.body) if shape is not None)
+
+
+def _statuses(resources: Iterable[Resource]) -> list[int]:
+    """Return every status that refuses somewhere. 405 isn't one: no method that is described is refused."""
+    return sorted(
+        {
+            status
+            for resource in resources
+            for operation in resource.operations.values()
+            for status in _refusals(resource.path, operation)
+        }
+    )
 
 
 def _path_item(resource: Resource, schema_of: dict[Any, Any]) -> dict[str, Any]:

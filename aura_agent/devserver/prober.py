@@ -6,7 +6,6 @@ time-out. httpx is loaded by the first check: who has no monitor doesn't pay for
 
 import asyncio
 import sqlite3
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aura_agent.clock import Clock
@@ -31,11 +30,13 @@ class Prober:
         self._db = db
         self._clock = clock
         self._alarm = Alarm(clock, self._probe_due)
+        self._started = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._http: httpx.AsyncClient | None = None
 
     def start(self) -> None:
-        """Probe what fell due while nobody did, and go on."""
+        """Probe what fell due while nobody did, and go on. Never called: monitors stay as they are."""
+        self._started = True
         monitors.resume_checks(self._db, self._alarm.now_us())
         self._probe_due()
 
@@ -56,7 +57,7 @@ class Prober:
 
     def expect(self, due_us: int | None) -> None:
         """A check is due at *due_us* from now on."""
-        if due_us is not None and (self._alarm.due_us is None or due_us < self._alarm.due_us):
+        if self._started and due_us is not None and (self._alarm.due_us is None or due_us < self._alarm.due_us):
             self._alarm.set(due_us)
 
     def _probe_due(self) -> None:
@@ -98,7 +99,8 @@ class Prober:
 
         if self._http is None:
             self._http = httpx.AsyncClient(trust_env=False, timeout=None)  # noqa: S113  # bounded as a whole below
-        with suppress(httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, UnicodeError):
+        try:
             async with asyncio.timeout(TIMEOUT_S), self._http.stream("GET", url) as response:
                 return response.status_code
-        return None
+        except Exception:  # noqa: BLE001  # whatever is wrong with a URL of the client's choice: it can't be asked
+            return None

@@ -20,7 +20,7 @@ CODES = {
 }
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class ErrorDetail(msgspec.Struct, frozen=True):
     """What went wrong: one of the reference's codes, a sentence, and what to quote to support."""
 
     code: str
@@ -31,7 +31,7 @@ class Trouble(msgspec.Struct, frozen=True):
 class Envelope(msgspec.Struct, frozen=True):
     """The body of every answer that isn't 2xx."""
 
-    error: Trouble
+    error: ErrorDetail
 
 
 class Refusal(Exception):  # an answer, not a failure of ours
@@ -49,7 +49,7 @@ def envelope(status: int, message: str) -> bytes:
     """Return the body for *status*."""
     code = CODES.get(status, "internal_error" if status >= 500 else "bad_request")
     request_id = f"req_{secrets.token_hex(13).upper()}"
-    return msgspec.json.encode(Envelope(Trouble(code, message, request_id)))
+    return msgspec.json.encode(Envelope(ErrorDetail(code, message, request_id)))
 
 
 def not_found(what: str) -> Refusal:

@@ -33,7 +33,8 @@ class DevServer(Admin):
     """An embedded Aura. In memory unless *db* names a file.
 
     *rate_limit*: True for the reference's limits, RateLimits for others; nobody is limited by default.
-    *list_ping_urls*: heartbeats are shown with their ping URLs, listings too.
+    *list_ping_urls*: heartbeats are shown with their ping URLs, listings too. Without *probe_monitors* no request
+    leaves, and monitors stay as they are.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class DevServer(Admin):
         seed: Seed | None = None,
         rate_limit: RateLimits | bool = False,
         list_ping_urls: bool = False,
+        probe_monitors: bool = True,
         max_ping_body_bytes: int = 100_000,
         clock: Clock | None = None,
     ) -> None:
         self._wanted_port, self._path, self._seed = port, db, seed
         self._rates = rate_limit if isinstance(rate_limit, RateLimits) else RateLimits() if rate_limit else None
         self._list_ping_urls, self._max_ping_body_bytes = list_ping_urls, max_ping_body_bytes
+        self._probe_monitors = probe_monitors
         self._clock = clock or SystemClock()
         self._token = ""
         self._running: tuple[Service, Listener] | None = None
@@ -72,7 +75,8 @@ class DevServer(Admin):
             raise
         service.origin = f"http://{HOST}:{listener.port}"
         service.judge.start()
-        service.prober.start()
+        if self._probe_monitors:
+            service.prober.start()
         self._running = (service, listener)
 
     async def stop(self) -> None:

@@ -30,6 +30,7 @@ class ThreadedDevServer(Admin):
         seed: Seed | None = None,
         rate_limit: RateLimits | bool = False,
         list_ping_urls: bool = False,
+        probe_monitors: bool = True,
         max_ping_body_bytes: int = 100_000,
         clock: Clock | None = None,
     ) -> None:
@@ -39,6 +40,7 @@ class ThreadedDevServer(Admin):
             seed=seed,
             rate_limit=rate_limit,
             list_ping_urls=list_ping_urls,
+            probe_monitors=probe_monitors,
             max_ping_body_bytes=max_ping_body_bytes,
             clock=clock,
         )

@@ -54,6 +54,27 @@ def assert_envelope(answer: httpx.Response, status: int, code: str) -> None:
         ("GET", "/heartbeats?cursor=nonsense", b"", 400, "bad_request"),
         ("GET", "/incidents?cursor=bnVsbA", b"", 400, "bad_request"),
         ("GET", "/incidents?limit=1000", b"", 400, "bad_request"),
+        ("GET", "/heartbeats?limt=5", b"", 400, "bad_request"),
+        ("GET", "/incidents/unknown?limit=5", b"", 400, "bad_request"),
+        ("GET", "/monitors/unknown", b"", 404, "not_found"),
+        ("GET", "/monitors/unknown/checks", b"", 404, "not_found"),
+        ("GET", "/monitors/unknown/", b"", 404, "not_found"),
+        ("GET", "/checks", b"", 400, "bad_request"),
+        ("GET", "/checks?monitor_id=unknown", b"", 404, "not_found"),
+        ("GET", "/checks/unknown", b"", 404, "not_found"),
+        ("PATCH", "/monitors/unknown", b"{}", 404, "not_found"),
+        ("PATCH", "/monitors/unknown", b"{", 400, "bad_request"),
+        ("DELETE", "/monitors/unknown", b"", 404, "not_found"),
+        ("PUT", "/monitors/unknown", b"{}", 405, "method_not_allowed"),
+        ("POST", "/monitors", b"{}", 400, "bad_request"),
+        ("POST", "/checks", b"{}", 405, "method_not_allowed"),
+        ("POST", "/integrations", b"{}", 405, "method_not_allowed"),
+        ("DELETE", "/integrations", b"", 405, "method_not_allowed"),
+        ("GET", "/integrations/unknown", b"", 404, "not_found"),
+        ("GET", "/integrations?limit=x", b"", 400, "bad_request"),
+        ("POST", "/incidents/unknown/resolve", b"", 404, "not_found"),
+        ("GET", "/incidents/unknown/resolve", b"", 405, "method_not_allowed"),
+        ("POST", "/openapi.json", b"", 405, "method_not_allowed"),
     ],
 )
 async def test_what_the_api_refuses_comes_in_the_envelope(
@@ -126,7 +147,12 @@ def test_what_is_not_http_gets_the_envelope() -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     method=st.sampled_from(["GET", "POST", "PATCH", "DELETE", "PUT", "OPTIONS", "HEAD"]),
-    path=st.sampled_from(["/heartbeats", "/heartbeats/x", "/heartbeats/x/ping-url", "/incidents", "/incidents/x"]),
+    path=st.sampled_from(
+        [
+            *("/heartbeats", "/heartbeats/x", "/heartbeats/x/ping-url", "/incidents", "/incidents/x"),
+            *("/monitors", "/monitors/x", "/monitors/x/checks", "/checks", "/incidents/x/resolve", "/integrations"),
+        ]
+    ),
     query=st.dictionaries(st.sampled_from(["limit", "cursor", "x"]), st.text(max_size=20)),
     body=st.binary(max_size=60)
     | st.text(max_size=30).map(lambda text: f'{{"name": "{text}"}}'.encode("utf-8", "replace")),

@@ -307,12 +307,14 @@ async def test_requests_tell_whether_a_token_came(
 ) -> None:
     """So that a test can see that no ping carries one; the token itself is not kept."""
     heartbeat = aura.create_heartbeat("backup")
-    await api.get(f"/heartbeats/{heartbeat.id}/ping-url", params={"limit": "5"})
+    await api.get("/heartbeats", params={"limit": "5"})
+    await api.get(f"/heartbeats/{heartbeat.id}/ping-url")
     await anyone.post(heartbeat.ping_url, headers={"User-Agent": "tester"})
 
-    call, ping = aura.requests()
+    listing, call, ping = aura.requests()
 
-    assert (call.method, call.path, call.query) == ("GET", f"/api-v1/heartbeats/{heartbeat.id}/ping-url", "limit=5")
+    assert (listing.method, listing.path, listing.query) == ("GET", "/api-v1/heartbeats", "limit=5")
+    assert (call.path, call.query) == (f"/api-v1/heartbeats/{heartbeat.id}/ping-url", "")
     assert (call.authorized, call.status, call.heartbeat_id) == (True, 200, heartbeat.id)
     assert (ping.method, ping.path, ping.authorized) == ("POST", "/ping/{key}", False)
     assert ping.headers["user-agent"] == "tester"

@@ -126,11 +126,20 @@ async def read_body(receive: Receive, content_length: str | None, max_bytes: int
 def decode(body: bytes, shape: type[T]) -> T:
     """Return *body*, JSON, as *shape*; Refusal 400 says what is wrong with it."""
     try:
-        return msgspec.json.decode(body, type=shape)
+        return msgspec.convert(_JSON.decode(body), shape)
     except msgspec.ValidationError as exc:
         raise Refusal(400, str(exc)) from exc
     except (ValueError, RecursionError) as exc:
         raise Refusal(400, "the body is not valid JSON") from exc
+
+
+def _number(text: str) -> float | int:
+    """Return a number written with a point or an exponent: as JSON Schema has it, 60.0 is an integer."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+_JSON = msgspec.json.Decoder(float_hook=_number)
 
 
 async def refuse(_: Request, exc: Exception) -> Response:

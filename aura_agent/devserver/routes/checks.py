@@ -1,7 +1,5 @@
 """The checks of a monitor, at ``/monitors/{id}/checks`` and ``/checks?monitor_id=…``: newest first."""
 
-from datetime import datetime
-
 import msgspec
 
 from aura_agent.devserver.instants import from_us
@@ -11,6 +9,7 @@ from aura_agent.devserver.refusal import Refusal
 from aura_agent.devserver.routes.call import Call, Reply
 from aura_agent.devserver.routes.monitors import found
 from aura_agent.devserver.routes.operation import Listing, Resource, listing
+from aura_agent.devserver.routes.shapes import Instant
 from aura_agent.devserver.tables import checks
 from aura_agent.devserver.tables.checks import Check
 
@@ -25,7 +24,7 @@ class CheckOut(msgspec.Struct, frozen=True, kw_only=True):
     status: Verdict
     status_code: int | None
     response_time_ms: int | None
-    checked_at: datetime
+    checked_at: Instant
 
 
 def shown(check: Check) -> CheckOut:

@@ -1,7 +1,6 @@
 """``/heartbeats``: list, create, get, update, delete, ping URL."""
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -16,7 +15,7 @@ from aura_agent.devserver.refusal import not_found
 from aura_agent.devserver.routes.call import Call, Reply
 from aura_agent.devserver.routes.operation import Listing, Operation, Resource, listing, taking
 from aura_agent.devserver.routes.ownership import require_room, require_team
-from aura_agent.devserver.routes.shapes import Name, TeamId
+from aura_agent.devserver.routes.shapes import Instant, Name, TeamId
 from aura_agent.devserver.service import Service
 from aura_agent.devserver.tables import heartbeats
 from aura_agent.devserver.tables.heartbeats import HeartbeatRow
@@ -35,9 +34,9 @@ class HeartbeatOut(msgspec.Struct, frozen=True, kw_only=True):
     expected_interval: int
     grace_period: int
     team_id: str | None
-    last_ping_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
+    last_ping_at: Instant | None
+    created_at: Instant
+    updated_at: Instant
     ping_url: str | UnsetType = UNSET
 
 

@@ -1,6 +1,5 @@
 """``/incidents``: list, get, resolve."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,6 +10,7 @@ from aura_agent.devserver.permissions import Action
 from aura_agent.devserver.refusal import Refusal, not_found
 from aura_agent.devserver.routes.call import Call, Reply
 from aura_agent.devserver.routes.operation import Listing, Operation, Resource, listing, taking
+from aura_agent.devserver.routes.shapes import Instant
 from aura_agent.devserver.tables import incidents
 from aura_agent.devserver.tables.incidents import Incident
 
@@ -22,8 +22,8 @@ class IncidentOut(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_id: str | None
     monitor_id: str | None
     status: Literal["open", "resolved"]
-    started_at: datetime
-    resolved_at: datetime | None
+    started_at: Instant
+    resolved_at: Instant | None
     resolution_notes: str | None
 
 

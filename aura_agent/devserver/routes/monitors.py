@@ -1,7 +1,6 @@
 """``/monitors``: list, create, get, update, delete."""
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -16,19 +15,15 @@ from aura_agent.devserver.refusal import not_found
 from aura_agent.devserver.routes.call import Call, Reply
 from aura_agent.devserver.routes.operation import Listing, Operation, Resource, listing, taking
 from aura_agent.devserver.routes.ownership import require_room, require_team
-from aura_agent.devserver.routes.shapes import Name, TeamId
+from aura_agent.devserver.routes.shapes import Instant, Name, TeamId
 from aura_agent.devserver.tables import monitors
 from aura_agent.devserver.tables.monitors import MonitorRow
 
 CheckIntervalS = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
-# No user and password: everybody in the organization reads the URL.
-Url = Annotated[
-    str,
-    msgspec.Meta(
-        max_length=2048,
-        pattern=r"^https?://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?([/?#][!-~]*)?(?!\n)$",
-    ),
-]
+_HOST = r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])"
+_PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+# No user and password: everybody in the organization reads the URL. The end is one for Python and ECMAScript alike.
+Url = Annotated[str, msgspec.Meta(max_length=2048, pattern=rf"^https?://{_HOST}(:{_PORT})?([/?#][!-~]*)?(?!\n)$")]
 
 
 class MonitorOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +35,8 @@ class MonitorOut(msgspec.Struct, frozen=True, kw_only=True):
     check_interval: int
     status: MonitorStatus
     team_id: str | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
 
 
 class MonitorCreate(msgspec.Struct, forbid_unknown_fields=True):

@@ -44,10 +44,16 @@ class Operation:
     conflicts: bool = False
 
     def __call__(self, call: Call) -> Reply:
-        """Answer *call*, if the role of the token's owner allows it; Refusal 403."""
+        """Answer *call*, if the role of the token's owner allows it.
+
+        Refusal 403; 400: a parameter that isn't one, since ignoring a misspelt one would look like obeying it.
+        """
         objection = role_objection(call.caller.role, self.action)
         if objection is not None:
             raise Refusal(403, objection)
+        known = [parameter["name"] for parameter in self.query]
+        if any(name not in known for name in call.query):
+            raise Refusal(400, f"unknown query parameter; known here: {', '.join(known) or 'none'}")
         return self.handler(call)
 
 
