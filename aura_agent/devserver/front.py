@@ -29,6 +29,7 @@ from aura_agent.devserver.tables import heartbeats
 from aura_agent.devserver.tables.heartbeats import HeartbeatRow
 
 _log = logging.getLogger(__name__)
+_DOCUMENT_PATH = "/openapi.json"
 _ACCEPTED = msgspec.json.encode({"status": "ok"})
 
 
@@ -149,11 +150,13 @@ def _pinged(row: HeartbeatRow | None, scope: Scope) -> HeartbeatRow:
 
 
 def _router(service: Service) -> Starlette:
-    api = Gate(Router(api_routes(service), redirect_slashes=False), service, limited=True)
+    # Inside the gate too, for the methods that it hasn't.
+    routes = [*api_routes(service), Route(_DOCUMENT_PATH, _publish)]
+    api = Gate(Router(routes, redirect_slashes=False), service, limited=True)
     control = Gate(Router(control_routes(service), redirect_slashes=False), service, limited=False, reading=())
     app = Starlette(
         routes=[
-            Route(API_PATH + "/openapi.json", _publish),
+            Route(API_PATH + _DOCUMENT_PATH, _publish),
             Mount(API_PATH, app=api),
             Mount(CONTROL_PATH, app=control),
         ],

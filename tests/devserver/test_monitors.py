@@ -277,10 +277,11 @@ async def test_a_pause_ends_probing_and_its_end_begins_it_anew(
     assert len(target.raw.requests) == 2
 
 
-async def test_another_url_is_checked_at_once(timed: DevServer, target: Target) -> None:
+async def test_another_url_is_checked_at_once(timed: DevServer, clock: StillClock, target: Target) -> None:
     """Without waiting for the interval to pass."""
     one = f"/monitors/{timed.create_monitor('web', f'http://127.0.0.1:{closed_port()}/').id}"
     await checked(timed, "web", 1)
+    clock.advance(1)
     async with client(timed, timed.token) as api:
         await api.patch(one, json={"url": target.url})
     await checked(timed, "web", 2)
