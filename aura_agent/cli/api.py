@@ -6,19 +6,19 @@ from aura_agent.api import AuraClient
 from aura_agent.api.heartbeats import HeartbeatFields
 from aura_agent.api.monitors import MonitorFields
 from aura_agent.cli.api_objects import print_object
-from aura_agent.cli.api_verbs import EXAMPLE_ID, Duration, Resource, ask
+from aura_agent.cli.api_verbs import EXAMPLE_ID, Resource, ask, duration_s
 from aura_agent.cli.settings import config_option, json_option, print_json
 
 _NAME = click.option("--name", help="Its name.")
 _URL = click.option("--url", help="What Aura probes.")
 _CHECK_INTERVAL = click.option(
-    "--check-interval", "check_interval_s", type=Duration(), metavar="D", help="How often Aura probes it, such as 60s."
+    "--check-interval", "check_interval_s", type=duration_s, metavar="D", help="How often Aura probes it, such as 60s."
 )
 _EXPECTED_INTERVAL = click.option(
-    "--expected-interval", "expected_interval_s", type=Duration(), metavar="D", help="How often a ping comes: 1d."
+    "--expected-interval", "expected_interval_s", type=duration_s, metavar="D", help="How often a ping comes: 1d."
 )
 _GRACE_PERIOD = click.option(
-    "--grace-period", "grace_period_s", type=Duration(), metavar="D", help="How late a ping may be: 30m."
+    "--grace-period", "grace_period_s", type=duration_s, metavar="D", help="How late a ping may be: 30m."
 )
 _MONITOR_OPTIONS = (_NAME, _URL, _CHECK_INTERVAL)
 _HEARTBEAT_OPTIONS = (_NAME, _EXPECTED_INTERVAL, _GRACE_PERIOD)

@@ -6,7 +6,7 @@ What a resource is asked stands in the client; nothing is printed before the API
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 import msgspec
@@ -25,16 +25,12 @@ T = TypeVar("T")
 Option = Callable[[Callable[..., None]], Callable[..., None]]
 
 
-class Duration(click.ParamType[float]):
-    """A length such as ``90s`` or ``1d``, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return parse_duration_s(str(value))
-        except ValueError as problem:
-            self.fail(str(problem), param, ctx)
+def duration_s(text: str) -> float:
+    """Return the seconds of an option such as ``90s`` or ``1d``."""
+    try:
+        return parse_duration_s(text)
+    except ValueError as problem:
+        raise click.BadParameter(str(problem)) from None
 
 
 def ask(config_file: str | None, operation: Callable[[AuraClient], Awaitable[T]]) -> T:

@@ -123,7 +123,7 @@ def _foreign(endpoint: Endpoint, world: World) -> Given:
 
 
 def _limited(endpoint: Endpoint, world: World) -> Given:
-    """The token's one request of this minute is used up."""
+    """The token's one request of this hour is used up."""
     token = world.token(world.organization())
     world.ask(token, "GET", "/integrations")
     return Given(token, "some-id", endpoint.fields)

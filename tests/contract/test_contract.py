@@ -1,6 +1,7 @@
 """Server, client and command line hold to one contract: each row of the table is asked three times."""
 
 import asyncio
+import itertools
 import json
 import re
 import subprocess
@@ -84,8 +85,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def busy_world() -> Iterator[World]:
-    """One in which a token has one request a minute."""
-    with ThreadedDevServer(rate_limit=RateLimits(per_minute=1)) as server:
+    """One in which a token has one request an hour."""
+    with ThreadedDevServer(rate_limit=RateLimits(per_hour=1)) as server:
         yield World(server)
 
 
@@ -94,6 +95,7 @@ class Askers:
 
     def __init__(self, base_url: str, home: Path) -> None:
         self._base_url, self._home = base_url, home
+        self._stores = itertools.count()
 
     def plain(self, endpoint: Endpoint, given: Given, query: Mapping[str, str] | None = None) -> httpx.Response:
         return httpx.request(
@@ -136,12 +138,13 @@ class Askers:
         return ["api", *endpoint.command(given), "--json"]
 
     def environment(self, given: Given) -> dict[str, str]:
+        """Return where a host has things that has never asked before."""
         config = self._home / "config.toml"
         config.write_text("")
         return {
             "AURA_API_URL": self._base_url,
             "AURA_CONFIG": str(config),
-            "AURA_STATE_DIR": str(self._home / "state"),
+            "AURA_STATE_DIR": str(self._home / f"state-{next(self._stores)}"),
             "AURA_TOKEN": given.token,
         }
 
