@@ -180,7 +180,6 @@ async def _built(
         _take_lock(directory, stack)
         worker = OutboxWorker(outbox)
         stack.push_async_callback(worker.close)
-        await worker.call(Outbox.release_dead_daemon)
         await worker.call(Outbox.unpark)
         for job in await worker.call(Outbox.lose_open_runs):
             observer.note("run.lost", job=job)

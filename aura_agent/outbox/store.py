@@ -26,12 +26,13 @@ from aura_agent.outbox.database import open_database, reading, transaction
 from aura_agent.outbox.intake import as_lost, read_spooled, set_aside, storable
 from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.rules import Key, Moment, State
+from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
 from aura_agent.report import boots, spool, started
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 
-LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer has died
+LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer hangs
 _KEEP_RUNS_PER_JOB = 200
 _KEEP_ENDED_ENTRIES = 5000
 _PRUNE_EVERY = 200  # rows of history, whoever wrote them
@@ -61,6 +62,7 @@ class Outbox:
                     f"{directory}: {problem.strerror}: check the directory's owner and the disk"
                 ) from problem
             self._connection = open_database(os.path.join(directory, "outbox.db"), check=check)
+        self._senders = Senders(directory, owner)
         self.streams = Streams(self._connection, hostname)
         self.jobs = JobMarks(self._connection)
         self._prune_due = False
@@ -73,6 +75,7 @@ class Outbox:
         return self._connection
 
     def close(self) -> None:
+        self._senders.leave()
         self._connection.close()
 
     def now(self) -> Moment:
@@ -279,6 +282,7 @@ class Outbox:
         if self._anything_to_do():
             with self._intake():
                 now = self.now()
+                self._release_gone()
                 # Whatever becomes of a stream that is due, it is due no more: leased, postponed, merged or at rest.
                 while rows := self._due_streams(now, only_runs, limit - len(attempts)):
                     for row in rows:
@@ -396,12 +400,7 @@ class Outbox:
     def release_leases(self) -> None:
         """Give back what this process holds: its attempts were given up, or it never learnt of them."""
         with transaction(self._connection):
-            self.streams.release("lease_owner = ?", self._owner)
-
-    def release_dead_daemon(self) -> None:
-        """End the leases of a daemon that died; only for the daemon that now holds the store's lock."""
-        with transaction(self._connection):
-            self.streams.release("lease_owner LIKE ?", "daemon-%")
+            self.streams.release(self._owner)
 
     def unpark(self) -> None:
         """Try at once what is parked or was not tried yet: before a start or reload, people mend things."""
@@ -470,6 +469,12 @@ class Outbox:
             (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values, limit),
         ).fetchall()
 
+    def _release_gone(self) -> None:
+        """Take the leases from processes that have died: what they were sending may have arrived, and is due."""
+        for name in self._senders.gone():
+            self.streams.release(name)
+            self._senders.forget(name)
+
     def _claim_stream(self, row: sqlite3.Row, now: Moment) -> Attempt | Unresolved | None:
         stream_id = row["id"]
         if self._merged(stream_id, now) != stream_id:
@@ -488,6 +493,7 @@ class Outbox:
             self.streams.set_due(stream_id, now.epoch, held_until_ns)
             return None
         lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
+        self._senders.join()
         self.streams.lease(stream_id, self._owner, entry.id, now.epoch, lease_until_ns)
         sent = self._connection.execute("SELECT run_id, job, body FROM entries WHERE id = ?", (entry.id,)).fetchone()
         return Attempt(

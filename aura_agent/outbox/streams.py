@@ -176,10 +176,10 @@ class Streams:
             (owner, entry_id, epoch, until_ns, epoch, until_ns, stream_id),
         )
 
-    def release(self, condition: str, owner: str) -> None:
-        """End leases whose attempts have no known end: their entries may have arrived, and are due."""
+    def release(self, owner: str) -> None:
+        """End the leases of *owner*, whose attempts have no known end: their entries may have arrived, and are due."""
         self._connection.execute(
-            f"UPDATE streams SET lease_owner = NULL, due_epoch = 0, due_boot_ns = 0 WHERE {condition}", (owner,)
+            "UPDATE streams SET lease_owner = NULL, due_epoch = 0, due_boot_ns = 0 WHERE lease_owner = ?", (owner,)
         )
 
     def last_leased(self, stream_id: int) -> int | None:

@@ -82,7 +82,7 @@ class Bench:
         self.outbox = open_outbox(self.directory, self.clock, owner)
 
 
-def open_outbox(directory: Path, clock: MovedClock, owner: str = "test") -> Outbox:
+def open_outbox(directory: Path | str, clock: MovedClock, owner: str = "test") -> Outbox:
     return Outbox(str(directory), clock, owner=owner, hostname="host")
 
 

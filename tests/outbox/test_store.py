@@ -54,29 +54,49 @@ def test_a_leased_stream_is_nobody_elses(at: Bench) -> None:
     other.close()
 
 
-def test_a_lease_whose_holder_died_runs_out(at: Bench) -> None:
-    """What a killed process was sending is sent again by somebody else."""
+def test_a_lease_whose_holder_hangs_runs_out(at: Bench) -> None:
+    """What it was sending is sent again by somebody else."""
     at.know("backup")
     run_id = at.run()
     _only(at.outbox.claim(10))
-    at.reopen("other")
+    other = open_outbox(at.directory, at.clock, owner="other")
 
-    at.clock.advance(LEASE_S + 1)
+    at.clock.advance(LEASE_S - 1)
+    assert other.claim(10).attempts == ()
+    at.clock.advance(2)
+    assert _only(other.claim(10)).run_id == run_id
+    other.close()
 
-    assert _only(at.outbox.claim(10)).run_id == run_id
+
+_TAKE_LEASE = """
+import sys
+from aura_agent.clock import Reading
+from tests.outbox.stores import MovedClock, open_outbox
+outbox = open_outbox(sys.argv[1], MovedClock(Reading(int(sys.argv[2]), int(sys.argv[3]))), "theirs")
+print(len(outbox.claim(10).attempts), flush=True)
+sys.stdin.read()
+"""
 
 
-def test_a_new_daemon_takes_over_a_dead_daemons_leases_at_once(at: Bench) -> None:
-    """Only the daemon's own: a wrapper's lease may belong to a living process."""
+def test_what_a_killed_process_was_sending_is_taken_over_at_once(at: Bench) -> None:
+    """As long as it lives the lease is its own; once it is gone, nobody waits for that to run out."""
     at.know("backup")
     run_id = at.run()
-    at.reopen("daemon-1")
-    _only(at.outbox.claim(10))
-    at.reopen("daemon-2")
+    clock = at.clock.read()
+    with subprocess.Popen(
+        [sys.executable, "-c", _TAKE_LEASE, at.directory, str(clock.boot_ns), str(clock.wall_ns)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        alive = at.outbox.claim(10)
+        process.kill()
+        process.wait()
 
-    at.outbox.release_dead_daemon()
-
+    assert alive.attempts == ()
     assert _only(at.outbox.claim(10)).run_id == run_id
+    assert os.listdir(at.directory / "senders") == ["test"]
 
 
 def test_a_failed_attempt_waits_for_its_delay(at: Bench) -> None:

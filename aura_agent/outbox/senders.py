@@ -1,0 +1,67 @@
+"""Who of the processes that may hold leases still lives: each has a file in ``senders``, locked as long as it does.
+
+So what a killed one was sending is taken over by the next who looks, and not only when the lease has run out: that is
+left for one that hangs. Called inside the store's write transactions, which keep a file from being judged unlocked
+before its owner has locked it.
+"""
+
+import os
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+
+from aura_agent.report import spool
+
+_DIRECTORY = "senders"
+
+
+class Senders:
+    """The senders of the store in *directory*; *owner* is our own name among them. Methods raise OSError."""
+
+    def __init__(self, directory: str | None, owner: str) -> None:
+        self._directory = directory
+        self._owner = owner
+        self._ours: int | None = None
+
+    def join(self) -> None:
+        """Be seen to live, from here to ``leave`` or our end."""
+        if self._directory is None or self._ours is not None:
+            return
+        spool.make_room(self._directory, _DIRECTORY)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._ours = os.open(self._path(self._owner), flags, 0o600)
+        flock(self._ours, LOCK_EX)
+
+    def gone(self) -> list[str]:
+        """Return those who left no other sign than their file: their process has ended."""
+        if self._directory is None:
+            return []
+        try:
+            names = os.listdir(os.path.join(self._directory, _DIRECTORY))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [name for name in names if name != self._owner and not self._lives(name)]
+
+    def forget(self, name: str) -> None:
+        """Its leases have been taken from it."""
+        spool.remove(self._path(name))
+
+    def leave(self) -> None:
+        if self._ours is not None:
+            self.forget(self._owner)
+            os.close(self._ours)
+            self._ours = None
+
+    def _lives(self, name: str) -> bool:
+        try:
+            file = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True  # it has left in order
+        try:
+            flock(file, LOCK_SH | LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory or "", _DIRECTORY, name)
