@@ -146,7 +146,9 @@ class _Conversation:
         if "heartbeat" in lent:
             fields |= {"job": lent["job"], "ref": f"{Ref.HEARTBEAT}{lent['heartbeat']}"}
         self.open = Report.lost(fields, "aura-run went away without an outcome")
-        return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact)})
+        # Who shares our user has our store, and would have to read the config to find it.
+        store = self._desk.directory if self._peer.uid == os.geteuid() else ""
+        return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact), "store": store})
 
     async def _run(self, fields: dict[str, str]) -> bytes:
         report = self._redacted(Report.from_fields(fields))

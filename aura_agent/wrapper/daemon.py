@@ -57,21 +57,6 @@ class Daemon:
             if verb != "job":
                 raise Busy(fields.get("reason", ""))
 
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def is_gone(self) -> bool:
-        """Whether there is nobody at the other end any more; what it has said until now is kept."""
-        self._socket.settimeout(0)
-        try:
-            while received := self._socket.recv(65536):
-                self._received += received
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
-
     def close(self) -> None:
         self._socket.close()
 

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP, SIGURG = (
+SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP = (
     _signal.SIGCHLD,
     _signal.SIGCONT,
     _signal.SIGKILL,
     _signal.SIGSTOP,
     _signal.SIGTERM,
     _signal.SIGTSTP,
-    _signal.SIGURG,
 )
 TERMINATING = frozenset((SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT))
 FORWARDED = TERMINATING | {_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, SIGTSTP, SIGCONT}
@@ -148,8 +147,6 @@ class Signals:
         _signal.signal(SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, it would reap the job behind our back
         self.terminated_by: int | None = None
         self._suspended = False
-        self._waited: tuple[int, ...] = (SIGCHLD, *FORWARDED)
-        self._notice: Callable[[], None] = lambda: None
 
     def wait(self, job: Job, deadline_boot_ns: int | None = None) -> bool:
         """Wait until *job* has ended; False if it still runs at the deadline. Forwards what is meant for it."""
@@ -164,19 +161,6 @@ class Signals:
                 self._handle(info, job)
         return True
 
-    def watch(self, descriptor: int, notice: "Callable[[], None]") -> None:
-        """Have *notice* called from ``wait`` and ``pause`` when something comes on *descriptor*, or its other end goes.
-
-        SIGURG carries that (O_ASYNC and F_SETSIG in fcntl(2)), since it ends nobody who isn't waiting for it.
-        """
-        import fcntl
-
-        self._notice, self._waited = notice, (SIGCHLD, SIGURG, *FORWARDED)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGURG,))
-        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
-
     def pause(self, seconds: float) -> bool:
         """Wait *seconds*; False as soon as a terminating signal has come."""
         deadline_boot_ns = now()[0] + int(seconds * 1e9)
@@ -184,7 +168,7 @@ class Signals:
             info = self._next(deadline_boot_ns)
             if info is None:
                 return True
-            self._hear(info.si_signo)
+            self._note(info.si_signo)
         return False
 
     def end_with(self, leave: "Callable[[], None]") -> None:
@@ -197,19 +181,18 @@ class Signals:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original - {_signal.SIGALRM})
 
     def _next(self, deadline_boot_ns: int | None) -> "_signal.struct_siginfo | None":
+        waited = (SIGCHLD, *FORWARDED)
         if deadline_boot_ns is None:
-            return _signal.sigwaitinfo(self._waited)
+            return _signal.sigwaitinfo(waited)
         while True:
             left_s = max(0.0, (deadline_boot_ns - now()[0]) / 1e9)
-            info = _signal.sigtimedwait(self._waited, min(left_s, _LONGEST_SLEEP_S))
+            info = _signal.sigtimedwait(waited, min(left_s, _LONGEST_SLEEP_S))
             if info is not None or left_s <= _LONGEST_SLEEP_S:
                 return info
 
     def _handle(self, info: "_signal.struct_siginfo", job: Job) -> None:
         signum = info.si_signo
-        self._hear(signum)
-        if signum == SIGURG:
-            return
+        self._note(signum)
         if signum == SIGTSTP:
             self._suspended = True
         if signum == SIGCONT:
@@ -217,10 +200,8 @@ class Signals:
         if info.si_code in _SENT_BY_A_PROCESS or job.own_group:
             job.send(signum)
 
-    def _hear(self, signum: int) -> None:
-        if signum == SIGURG:
-            self._notice()
-        elif signum in TERMINATING and signum not in self._ignored:
+    def _note(self, signum: int) -> None:
+        if signum in TERMINATING and signum not in self._ignored:
             self.terminated_by = signum
 
 

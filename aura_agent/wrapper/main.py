@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SKIPPED = 75
 DEFAULT_TAIL_BYTES = 10_000
-_BRIEF_S = 0.05  # a run that is over by then isn't worth a sync of the record that it has begun
+_BRIEF_S = 0.05  # a run that is over by then isn't worth a sync of its start
 
 
 def main() -> int:
@@ -150,8 +150,7 @@ class _Run:
         if timeout_s is None or timeout_s > _BRIEF_S:
             if self._signals.wait(job, job.ended.started_boot_ns + int(_BRIEF_S * 1e9)):
                 return
-            if self._reporter is not None:
-                self._reporter.settle()
+            self._settle()
         if not self._signals.wait(job, deadline_boot_ns) and timeout_s is not None:
             kill_after_s = self._options.kill_after_s
             self._time_out(job, timeout_s, 10.0 if kill_after_s is None else kill_after_s)
@@ -205,18 +204,14 @@ class _Run:
 
                 self._reporter = Reporter(self._options)
             self._reporter.introduce(ended)
-            connection = self._reporter.connection
-            if connection is not None and self._attempts == 1:
-                self._signals.watch(connection, self._look_at_daemon)
-                self._look_at_daemon()  # it may have gone before we watched
         except Exception as problem:  # noqa: BLE001  # the job runs, and somebody must wait for it
             self._unforeseen(problem)
 
-    def _look_at_daemon(self) -> None:
+    def _settle(self) -> None:
         try:
             if self._reporter is not None:
-                self._reporter.look_at_daemon()
-        except Exception as problem:  # noqa: BLE001  # called while the job is waited for
+                self._reporter.settle()
+        except Exception as problem:  # noqa: BLE001  # the same
             self._unforeseen(problem)
 
     def _tell(self, ended: Ended) -> None:

@@ -1,8 +1,8 @@
 """How a run gets on record: to the daemon, else to our store's files, its ping then by our own hands.
 
-As long as the run goes on, one of two things stands for it, and ends when we do: the open connection to the daemon,
-or, where there is none or it breaks, a start record under a lock. Whoever finds either gone, and no outcome, knows that
-the run is lost.
+As long as the run goes on, something stands for it that ends when we do: the open connection to the daemon, and a start
+record under a lock, from the beginning where there is no daemon, else once the run turns out to take a while. Whoever
+finds either gone, and no outcome, knows that the run is lost.
 
 The report is durable before anything is tried over the network, so whatever ends the wait loses nothing. All trouble
 here is one line on stderr and leaves the exit status alone.
@@ -49,7 +49,9 @@ class Reporter:
         self._attempt = 0
         self._start: dict[str, str] = {}  # fields of the attempt's start
         self._record: StartRecord | None = None
+        self._recorded = 0  # the attempt that it is of
         self._daemon: Daemon | None = None
+        self._lent: dict[str, str] = {}  # what the daemon has said of the run
         self._socket_path = socket_path(os.environ, None)
         self._left_alone: Daemon | None = None  # one that takes nothing from us, or doesn't answer
         self._unsure = False
@@ -82,22 +84,14 @@ class Reporter:
         if self._daemon is None:
             self._record_start()
 
-    @property
-    def connection(self) -> int | None:
-        """The descriptor of the connection that stands for the run, if one does."""
-        return None if self._daemon is None else self._daemon.fileno()
-
-    def look_at_daemon(self) -> None:
-        """If the connection that stood for the run is broken, let a record of our own stand for it."""
-        if self._daemon is not None and self._daemon.is_gone():
-            self._daemon.close()
-            self._daemon = None
-            self._look_for_store()
-            self._record_start()
-            self.settle()
-
     def settle(self) -> None:
-        """The run takes a while: let its record outlive a power cut."""
+        """The run takes a while: let a record stand for it that outlives the daemon and a power cut."""
+        if self._recorded != self._attempt:
+            if not self._lent:
+                self._hear_daemon()
+            if self._daemon is None:
+                self._look_for_store()
+            self._record_start()
         if self._record is not None:
             try:
                 self._record.sync()
@@ -164,12 +158,26 @@ class Reporter:
             return
         try:
             self._daemon.introduce(fields)
-            # From the second attempt on, a line is read for each that is written, lest they fill the socket.
-            if wants or self._options.attach == "output" or self._attempt > 1:
-                lent = self._daemon.settings()
-                self._options.redact = tuple(lent["redact"].split("\0")) if "redact" in lent else ()
-                if wants:
-                    self._options.borrow(lent)
+        except TimeoutError:
+            self._leave_alone()
+        except OSError:
+            self._daemon = None
+        # From the second attempt on, a line is read for each that is written, lest they fill the socket.
+        if wants or self._options.attach == "output" or self._attempt > 1:
+            self._hear_daemon()
+        if wants and self._lent:
+            self._options.borrow(self._lent)
+
+    def _hear_daemon(self) -> None:
+        """Learn what the daemon knows of the run, and which store it serves."""
+        if self._daemon is None:
+            return
+        try:
+            lent = self._lent = self._daemon.settings()
+            self._options.redact = tuple(lent["redact"].split("\0")) if "redact" in lent else ()
+            store = "" if os.environ.get("AURA_STATE_DIR") else lent.get("store", "")
+            if store and os.path.exists(os.path.join(store, DAEMON_LOCK)):  # else it isn't where we see the disk from
+                self._store = store
         except Refused as refusal:
             self._refused(refusal)
         except TimeoutError:
@@ -275,6 +283,7 @@ class Reporter:
             self._record = StartRecord(self._store, self._run_id, self._attempt, encode("start", self._start))
         except OSError:
             return  # keeping the outcome will tell
+        self._recorded = self._attempt
         if before is not None:
             before.remove()
 
