@@ -5,6 +5,7 @@ job is in one file as a whole. What ``[defaults]`` says goes into each job that 
 replaces the default, only the variables of ``env`` are joined one by one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,12 +38,16 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What came of reading a config. ``config`` is None if there are problems; ``files`` are those that were read."""
+    """What came of reading a config. ``config`` is None if there are problems; ``files`` are those that were read.
+
+    ``problem`` makes one of a message about the key at a path, for what is found out later.
+    """
 
     config: Config | None
     problems: list[Problem]
     warnings: list[Problem]
     files: tuple[str, ...]
+    problem: Callable[[Path, str], Problem]
 
 
 def load_config(path: str | None, *, conf_d: bool = True, check_rules: bool = True) -> Config:
@@ -76,7 +81,7 @@ def examine_config(
         check(config, lambda path, model: _said(joined, path, model), this_host(), findings, now=now)
     errors = findings.errors()
     files = tuple(document.file for document in documents)
-    return Examined(None if errors else config, errors, findings.warnings(), files)
+    return Examined(None if errors else config, errors, findings.warnings(), files, findings.problem)
 
 
 def _read(joined: dict[str, object], complain: Complain) -> Config:

@@ -174,6 +174,13 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Duration | None,
         Meta(description="How long a success may wait for its delivery; default: the heartbeat's interval + grace."),
     ] = None
+    grace: Annotated[
+        Duration | None,
+        Meta(
+            description="How late a ping may be before Aura alarms, as sync sets it; default: worked out from schedule,"
+            " timeout and retries."
+        ),
+    ] = None
     replay: Annotated[
         Literal["latest", "all"], Meta(description="Which of several waiting successes are delivered.")
     ] = "latest"
@@ -204,6 +211,9 @@ class Job(JobDefaults, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description='When to run, as cron writes it: "0 3 * * *"; or a list of such expressions.'),
     ] = None
     every: Annotated[Duration | None, Meta(description="How often to run or look, counted from 1970-01-01.")] = None
+    expected_interval: Annotated[
+        Duration | None, Meta(description="How often something else runs it at the least, for sync and check --online.")
+    ] = None
     command: Annotated[
         Annotated[tuple[str, ...], Meta(min_length=1)] | None, Meta(description="The program and its arguments.")
     ] = None

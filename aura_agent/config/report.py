@@ -33,9 +33,13 @@ class Findings:
         """Return the warnings in the order of files and lines, each once."""
         return self._sorted(self._warnings)
 
-    def _add(self, problems: list[Problem], path: Path, message: str) -> None:
+    def problem(self, path: Path, message: str) -> Problem:
+        """Return what is to be told of the key at *path*, collected or not."""
         file, line = place(self._documents, path)
-        problems.append(Problem(hide_secrets(message), file=file, line=line, key=hide_secrets(key_text(path))))
+        return Problem(hide_secrets(message), file=file, line=line, key=hide_secrets(key_text(path)))
+
+    def _add(self, problems: list[Problem], path: Path, message: str) -> None:
+        problems.append(self.problem(path, message))
 
     def _sorted(self, problems: list[Problem]) -> list[Problem]:
         order = {document.file: index for index, document in enumerate(self._documents)}

@@ -40,7 +40,7 @@ _MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Keys that mean something to a job with fire times only, and to one that is run at all.
 _FIRE_TIME_ONLY = frozenset({"catch_up", "catch_up_limit", "jitter", "misfire_grace", "overlap", "timezone"})
-_NEVER_USELESS = frozenset({"enabled", "reporters"})
+_NEVER_USELESS = frozenset({"enabled", "grace", "reporters"})
 _RUN_ONLY = frozenset(JobDefaults.__struct_fields__) - _NEVER_USELESS
 
 
@@ -133,6 +133,9 @@ class _JobCheck:
 
     def _check_source(self) -> None:
         said = self._said
+        for key in ("schedule", "every"):
+            if "expected_interval" in said and key in said:
+                self._error(("expected_interval",), f"{key} says how often it runs; take out expected_interval")
         if "watch" in said:
             for key in ("command", "shell", "expect"):
                 if key in said:
@@ -214,6 +217,10 @@ class _JobCheck:
         job = self._job
         if job.every is not None and job.every < 1:
             self._error(("every",), f"{format_duration(job.every)} is too short; write 1s or more")
+        if job.expected_interval is not None and job.expected_interval < 1:
+            self._error(
+                ("expected_interval",), f"{format_duration(job.expected_interval)} is too short; write 1s or more"
+            )
         if job.timeout is not None and job.timeout <= 0:
             self._findings.error(self._path("timeout"), "would end each run at once; leave it out for no limit")
         if job.max_age is not None and job.max_age <= 0:

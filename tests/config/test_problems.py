@@ -150,6 +150,13 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         f'[jobs.a]\n{RUNNING}schedule = "@daily"',
         ["config.toml:2: jobs.a.every: schedule is given too; keep one of them"],
     ),
+    "an interval beside a schedule": (
+        f'[jobs.a]\n{RUNNING}expected_interval = "1h"\n[jobs.b]\nexpected_interval = "0.5s"',
+        [
+            "config.toml:4: jobs.a.expected_interval: every says how often it runs; take out expected_interval",
+            "config.toml:6: jobs.b.expected_interval: 0.5s is too short; write 1s or more",
+        ],
+    ),
     "nothing to run": (
         '[jobs.a]\nschedule = "@daily"',
         ['config.toml:1: jobs.a: there is nothing to run; add command = ["…"] or shell = "…"'],
