@@ -38,6 +38,8 @@ def status(config_file: str | None, as_json: bool) -> None:
         click.echo(f"only a restart makes the config's new values hold for {', '.join(state['needs_restart'])}")
     for problem in state["problems"]:
         click.echo(f"problem: {problem}")
+    for warning in state.get("warnings", ()):  # an older daemon has none
+        click.echo(f"warning: {warning}")
     print_table(
         ["job", "heartbeat", "state", "last", "ping", "next"],
         [_job_row(job) for job in state["jobs"]],

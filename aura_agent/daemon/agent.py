@@ -20,7 +20,14 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError
-from aura_agent.outbox.queries import last_successes, oldest_waiting_s, run_rows, state_counts
+from aura_agent.outbox.queries import (
+    last_successes,
+    oldest_waiting_s,
+    other_feeder_text,
+    other_feeders,
+    run_rows,
+    state_counts,
+)
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.schedule.jitter import stable_jitter_s
@@ -163,9 +170,12 @@ class Agent:
         counts = await self._parts.worker.call(state_counts)
         oldest_s = await self._parts.worker.call(oldest_waiting_s)
         successes = await self._parts.worker.call(last_successes)
+        foreign = await self._parts.worker.call(other_feeders)
         last_runs = await self._parts.worker.call(
             lambda outbox: {name: run_rows(outbox, job=name, limit=1) for name in self.config.jobs}
         )
+        # What a watch sends is not on record, so nothing can be told from what is.
+        watched_here = {job.heartbeat or name for name, job in self.config.jobs.items() if job.watch is not None}
         jobs = []
         for name, job in self.config.jobs.items():
             last = last_runs[name][0] if last_runs[name] else None
@@ -201,6 +211,7 @@ class Agent:
             "stopping": self.stopping,
             "healthy": not self.unhealthy(),
             "problems": [text for text in (self.unhealthy(), self._parts.resolver.problem) if text],
+            "warnings": [other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}],
             "config_problem": self.config_problem,
             "needs_restart": self.needs_restart(),
             "queue": counts,

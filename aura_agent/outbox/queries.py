@@ -1,12 +1,16 @@
 """What people are shown of the outbox: plain rows for ``queue``, ``history`` and ``status``. Reads, never writes."""
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
+
+# Our clock and Aura's may differ by so much, and a ping be so long under way, without anybody else being there.
+_ALIKE_NS = 300 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,53 @@ def leased_count(outbox: Outbox) -> int:
         (now.epoch, now.boot_ns),
     ).fetchone()
     return int(count)
+
+
+def other_feeders(outbox: Outbox, last_pings_ns: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Return the heartbeats, names by ids, that something besides this store feeds.
+
+    *last_pings_ns* is when Aura last saw a ping of each id, in nanoseconds since the epoch; default: what the newest
+    listing said. It wasn't ours if we had pinged before, but were not trying to around that time. Watches are never
+    among them: their pings are not on record.
+    """
+    if last_pings_ns is None:
+        cached = {heartbeat.id: heartbeat.last_ping_wall_ns for heartbeat in outbox.streams.cached()}
+        last_pings_ns = {heartbeat_id: ping_ns for heartbeat_id, ping_ns in cached.items() if ping_ns is not None}
+    streams = outbox.connection.execute(
+        "SELECT id, heartbeat_id, delivered_wall_ns FROM streams WHERE delivered_wall_ns IS NOT NULL"
+    ).fetchall()
+    return {
+        row["heartbeat_id"]: outbox.streams.name(row["id"])
+        for row in streams
+        if (ping_ns := last_pings_ns.get(row["heartbeat_id"])) is not None
+        and abs(ping_ns - row["delivered_wall_ns"]) > _ALIKE_NS
+        and _is_foreign(outbox.connection, row["id"], ping_ns)
+    }
+
+
+def other_feeder_text(heartbeat: str) -> str:
+    """Return what to say of a heartbeat among ``other_feeders``."""
+    return f'something else pings "{heartbeat}" too, and hides it if the job here fails: another host, user or program'
+
+
+def _is_foreign(connection: sqlite3.Connection, stream_id: int, ping_ns: int) -> bool:
+    """Whether a ping that arrived at *ping_ns* came from elsewhere. What has been tried may have arrived."""
+    here = {"stream": stream_id, "begin": ping_ns - _ALIKE_NS, "end": ping_ns + _ALIKE_NS}
+    for tried in (
+        # Each is a look into an index: there are thousands of entries, and their bodies may be large.
+        "state = 'delivered' AND changed_wall_ns BETWEEN :begin AND :end",
+        "state = 'waiting' AND (tries > 0 OR id = (SELECT lease_entry FROM streams WHERE streams.id = :stream))",
+        "state IN ('invalidated', 'superseded', 'expired') AND changed_wall_ns >= :begin AND tries > 0",
+    ):
+        query = f"SELECT 1 FROM entries WHERE stream_id = :stream AND {tried} LIMIT 1"
+        if connection.execute(query, here).fetchone() is not None:
+            return False
+    fed_before = connection.execute(
+        "SELECT 1 FROM streams WHERE id = :stream AND delivered_wall_ns < :begin UNION ALL SELECT 1 FROM entries"
+        " WHERE stream_id = :stream AND state = 'delivered' AND changed_wall_ns < :begin LIMIT 1",
+        here,
+    )
+    return fed_before.fetchone() is not None
 
 
 def instant(wall_ns: int) -> datetime:

@@ -63,7 +63,11 @@ def _refresh(counts: Counts, snapshot: dict[str, Any]) -> None:
 
 def _page(snapshot: dict[str, Any]) -> str:
     rows = "".join(_page_row(job) for job in snapshot["jobs"])
-    problems = [*snapshot["problems"], *([snapshot["config_problem"]] if snapshot["config_problem"] else [])]
+    problems = [
+        *snapshot["problems"],
+        *snapshot["warnings"],
+        *([snapshot["config_problem"]] if snapshot["config_problem"] else []),
+    ]
     trouble = "".join(f"<p class=trouble>{escape(text)}</p>" for text in problems)
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>aura-agent</title><style>"
