@@ -12,7 +12,7 @@ RANKS = {
     **dict.fromkeys(("errors", "units", "secret", "clock"), 1),
     **dict.fromkeys(("schedule", "report", "systemd"), 2),
     **dict.fromkeys(("config", "api", "outbox", "process", "telemetry"), 3),
-    **dict.fromkeys(("delivery", "watch"), 4),
+    **dict.fromkeys(("delivery", "sync", "watch"), 4),
     **dict.fromkeys(("wrapper", "daemon"), 5),
     **dict.fromkeys(("web", "devserver"), 6),
     "app": 7,

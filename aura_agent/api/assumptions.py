@@ -8,6 +8,7 @@ heartbeat may carry its ping URL as ``ping_url``.
 
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -20,12 +21,22 @@ HEARTBEAT_WIRE_NAMES = {"expected_interval_s": "expected_interval", "grace_perio
 MONITOR_WIRE_NAMES = {"check_interval_s": "check_interval"}
 PING_URL_FIELD = "url"  # documented: "Use the returned `url` value"
 OBJECT_WRAPPER = "data"
+# No object has this id: a change of it is refused for the token's scope (403) before it isn't found (404).
+NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 def unwrap(decoded: dict[str, Any]) -> dict[str, Any]:
     """Return the object of *decoded*, bare or under ``data``."""
     inner = decoded.get(OBJECT_WRAPPER)
     return inner if isinstance(inner, dict) else decoded
+
+
+def looks_like_id(text: str) -> bool:
+    """Whether *text* has the form of an id, so that what isn't found under it is no name: ids are UUIDs."""
+    try:
+        return str(UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 def text_of(value: object) -> str | None:

@@ -15,8 +15,8 @@ from typing import Any, Self
 import httpx
 from msgspec import UNSET, UnsetType
 
-from aura_agent.api import heartbeats, incidents, integrations, monitors
-from aura_agent.api.errors import ApiGarbled, ApiMisconfigured, ApiUnreachable
+from aura_agent.api import assumptions, heartbeats, incidents, integrations, monitors
+from aura_agent.api.errors import ApiError, ApiGarbled, ApiMisconfigured, ApiUnreachable, Forbidden, NotFound
 from aura_agent.api.heartbeats import Heartbeat, HeartbeatFields, ping_url_request, read_ping_url
 from aura_agent.api.incidents import Incident, resolve_request
 from aura_agent.api.integrations import Integration
@@ -193,6 +193,18 @@ class AuraClient:
     async def ping_url(self, heartbeat_id: str) -> Secret:
         """Return the URL that pings this heartbeat: whoever has it can fake a success."""
         return read_ping_url(parse_object(await self._ask(ping_url_request(heartbeat_id))))
+
+    async def may_write(self) -> bool | None:
+        """Whether the token may change heartbeats, asked without changing one; None if that can't be told."""
+        try:
+            await self.update_heartbeat(assumptions.NOBODY)
+        except Forbidden:
+            return False
+        except NotFound:
+            return True
+        except ApiError:
+            pass
+        return None
 
     async def list_incidents(self, *, limit: int = 100) -> AsyncIterator[Incident]:
         """Yield every incident of the organization, open or resolved, *limit* a page."""

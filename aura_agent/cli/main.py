@@ -24,6 +24,7 @@ _COMMANDS = {
     "resume": ("aura_agent.cli.daemon", "resume", "End a job's pause."),
     "reload": ("aura_agent.cli.daemon", "reload", "Make the running daemon read its config anew."),
     "queue": ("aura_agent.cli.queue", "queue", "The outbox: what waits, and delivering it now."),
+    "sync": ("aura_agent.cli.sync", "sync", "Create or update the heartbeats that the config declares."),
     "api": ("aura_agent.cli.api", "api", "The REST API: monitors, checks, heartbeats, incidents, integrations."),
     "dev-server": ("aura_agent.cli.dev", "dev_server", "An embedded Aura on loopback."),
     "demo": ("aura_agent.cli.demo", "demo", "Everything at once on an embedded Aura, in one terminal."),

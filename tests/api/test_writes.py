@@ -54,6 +54,17 @@ async def test_update_tells_no_team_from_no_change(team_id: object, expected: ob
     assert sent(server) == ("PATCH", "/heartbeats/a%2Fb", expected)
 
 
+@pytest.mark.parametrize(
+    ("status", "may_write"), [(403, False), (404, True), (200, None), (400, None), (401, None), (500, None)]
+)
+async def test_whether_the_token_may_write_is_asked_of_nobody(status: int, may_write: bool | None) -> None:
+    """An empty change of a heartbeat that can't exist; an answer that says neither is no answer."""
+    async with serving(json_answer(status, {})) as server, client(server.url) as aura:
+        assert await aura.may_write() is may_write
+
+    assert sent(server) == ("PATCH", "/heartbeats/00000000-0000-0000-0000-000000000000", {})
+
+
 @pytest.mark.parametrize("reply", [answer(204), answer(200), json_answer(200, {"deleted": True})])
 async def test_delete_needs_no_body_in_the_answer(reply: bytes) -> None:
     """Any 2xx means that it is gone, whatever comes with it."""

@@ -24,6 +24,7 @@ COMMANDS = (
     ["queue", "list"],
     ["queue", "flush"],
     ["api"],
+    ["sync"],
     ["dev-server"],
     ["demo"],
 )
@@ -83,6 +84,7 @@ def test_wrong_usage_is_one_line_and_status_2(site: Site, arguments: list[str], 
         ["queue", "list"],
         ["queue", "flush"],
         ["api", "heartbeats", "list"],
+        ["sync"],
     ],
     ids=" ".join,
 )
@@ -116,7 +118,9 @@ def test_without_a_daemon_the_line_says_where_it_was_sought(site: Site, argument
     assert f"no daemon answers at {site.home}/run/control.sock" in asked.stderr
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["next", "x"], ["history"], ["queue", "list"], ["check"], ["run"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["next", "x"], ["history"], ["queue", "list"], ["check"], ["sync"], ["run"]]
+)
 def test_a_config_that_is_not_there_is_named(site: Site, arguments: list[str]) -> None:
     """A named file that doesn't exist is never taken for an empty config."""
     asked = site.agent(*arguments, "-c", f"{site.home}/nowhere.toml")

@@ -1,0 +1,158 @@
+"""``aura-agent sync``: bring the heartbeats that the config declares to Aura. What to do is planned in
+``aura_agent.sync``; here it is shown, asked about, and done one by one.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Collection
+
+import click
+from msgspec import UNSET
+
+from aura_agent.api import ApiError, Heartbeat
+from aura_agent.cli.declared import Declared, OpenClient, client_opener, examine, look_up
+from aura_agent.cli.problems import problem_row
+from aura_agent.cli.settings import config_option, json_option, print_json
+from aura_agent.config.models import Config
+from aura_agent.config.schema import write_duration
+from aura_agent.config.shape import quoted
+from aura_agent.errors import AuraError, ConfigError, Problem
+from aura_agent.sync.plan import Step
+
+_SIGNS = {"create": "+", "update": "~", "keep": "="}
+
+
+@click.command("sync")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask, also on a terminal.")
+@config_option
+@json_option
+def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Create and update the heartbeats that the config declares: name, interval and grace.
+
+    Shows first what it is about to do: + create, ~ change, = leave. On a terminal it then asks; without one, as in CI,
+    it goes on. It changes interval and grace of what the config names and nothing else; it deletes and renames nothing.
+
+    Example: aura-agent sync --dry-run
+    """
+    examined, config = examine(config_file)
+    open_client = client_opener(config)
+    declared = asyncio.run(_look_up(config, open_client))
+    changes = [step for step in declared.steps if step.action != "keep"]
+    if not as_json:
+        _show(declared.steps)
+    problems = [examined.problem(found.path, found.message) for found in (*declared.unclear, *declared.impossible)]
+    done: list[Step] = []
+    if not problems and changes and not dry_run:
+        if not yes and sys.stdin.isatty() and not click.confirm("Do it?", err=True):
+            raise AuraError("nothing was changed")
+        problems = _do(changes, done, open_client, quiet=as_json)
+    if as_json:
+        rows = [_row(step, done) for step in declared.steps]
+        print_json({"ok": not problems, "problems": [problem_row(item) for item in problems], "heartbeats": rows})
+        sys.exit(1 if problems else 0)
+    if problems:
+        raise ConfigError(problems)
+
+
+async def _look_up(config: Config, open_client: OpenClient) -> Declared:
+    async with open_client() as client:
+        return await look_up(config, client)
+
+
+def _do(changes: list[Step], done: list[Step], open_client: OpenClient, *, quiet: bool) -> list[Problem]:
+    """Write *changes* until one fails; return why, and what that leaves undone. What is written goes into *done*."""
+
+    def tell(step: Step, now: Heartbeat) -> None:
+        done.append(step)
+        if not quiet:
+            click.echo(f"{'created' if step.action == 'create' else 'changed'} {quoted(step.target.name)}")
+        if (odd := _odd(step, now)) != "":
+            click.echo(f"warning: {odd}", err=True)
+
+    try:
+        asyncio.run(_write(changes, open_client, tell))
+    except ApiError as problem:
+        refused = problem.status is not None and problem.status < 500  # anything else may have been done all the same
+        if refused and not done:
+            return [Problem(f"nothing was changed: {problem}")]
+        left = ", ".join(quoted(step.target.name) for step in changes[len(done) :])
+        return [Problem(f"{len(done)} of {len(changes)} done; then: {problem}; not done: {left}")]
+    return []
+
+
+async def _write(changes: list[Step], open_client: OpenClient, tell: Callable[[Step, Heartbeat], None]) -> None:
+    async with open_client() as client:
+        for step in changes:
+            interval_s = UNSET if step.new_interval_s is None else step.new_interval_s
+            grace_s = UNSET if step.new_grace_s is None else step.new_grace_s
+            heartbeat = step.target.heartbeat
+            if heartbeat is None:
+                now = await client.create_heartbeat(
+                    name=step.target.name, expected_interval_s=interval_s, grace_period_s=grace_s
+                )
+            else:
+                now = await client.update_heartbeat(
+                    heartbeat.id, expected_interval_s=interval_s, grace_period_s=grace_s
+                )
+            tell(step, now)
+
+
+def _odd(step: Step, now: Heartbeat) -> str:
+    """Return how Aura's answer differs from what was asked for: without a word, the next sync would change it again."""
+    for what, wanted_s, got_s in (
+        ("interval", step.interval_s, now.expected_interval_s),
+        ("grace", step.grace_s, now.grace_period_s),
+    ):
+        if wanted_s is not None and got_s is not None and wanted_s != got_s:
+            return (
+                f"Aura made {what} {write_duration(got_s)} of {write_duration(wanted_s)} for {quoted(step.target.name)}"
+            )
+    return ""
+
+
+def _show(steps: list[Step]) -> None:
+    for step in steps:
+        click.echo(f"{_SIGNS[step.action]} {quoted(step.target.name)}{_details(step)}")
+    counts = [sum(step.action == action for step in steps) for action in ("create", "update", "keep")]
+    click.echo(f"{counts[0]} to create, {counts[1]} to change, {counts[2]} as it should be")
+
+
+def _details(step: Step) -> str:
+    if step.action == "keep":
+        return ""
+    old_interval_s, old_grace_s = _old(step)
+    parts = [
+        _change("interval", old_interval_s, step.new_interval_s),
+        _change("grace", old_grace_s, step.new_grace_s),
+    ]
+    feeder = step.target.feeder
+    why = feeder.label if feeder.timing is None else f"{feeder.label}: {feeder.timing.text()}"
+    return f": {', '.join(part for part in parts if part)} ({why})"
+
+
+def _old(step: Step) -> tuple[float | None, float | None]:
+    """Return the interval and the grace that Aura has."""
+    heartbeat = step.target.heartbeat
+    return (None, None) if heartbeat is None else (heartbeat.expected_interval_s, heartbeat.grace_period_s)
+
+
+def _change(what: str, old_s: float | None, new_s: int | None) -> str:
+    if new_s is None:
+        return ""
+    return f"{what} " + ("" if old_s is None else f"{write_duration(old_s)} → ") + write_duration(new_s)
+
+
+def _row(step: Step, done: Collection[Step]) -> dict[str, object]:
+    target, feeder = step.target, step.target.feeder
+    old_interval_s, old_grace_s = _old(step)
+    return {
+        "heartbeat": target.name,
+        "id": None if target.heartbeat is None else target.heartbeat.id,
+        "action": step.action,
+        "done": step in done,
+        "interval_s": {"old": old_interval_s, "new": step.interval_s},
+        "grace_s": {"old": old_grace_s, "new": step.grace_s},
+        "feeders": [one.label for one in target.feeders],
+        "why": None if feeder.timing is None else feeder.timing.text(),
+    }
