@@ -1,5 +1,6 @@
 """What a database file keeps, and when it is refused."""
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -14,6 +15,47 @@ from tests.devserver.clocks import StillClock
 from tests.devserver.conftest import client
 
 pytestmark = pytest.mark.anyio
+
+# What the first version made, with something in every table.
+_FIRST_VERSION = """
+    CREATE TABLE organizations (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_us INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE tokens (
+        hash BLOB PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+        organization_id TEXT NOT NULL REFERENCES organizations ON DELETE CASCADE,
+        label TEXT NOT NULL, scope TEXT NOT NULL CHECK (scope IN ('read', 'write')),
+        generated INTEGER NOT NULL, created_us INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE heartbeats (
+        id TEXT PRIMARY KEY, organization_id TEXT NOT NULL REFERENCES organizations ON DELETE CASCADE,
+        team_id TEXT, name TEXT NOT NULL, expected_interval INTEGER NOT NULL, grace_period INTEGER NOT NULL,
+        paused INTEGER NOT NULL DEFAULT 0, ping_key TEXT NOT NULL UNIQUE,
+        last_ping_us INTEGER, resumed_us INTEGER, deadline_us INTEGER,
+        created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX heartbeats_listed ON heartbeats (organization_id, created_us, id);
+    CREATE INDEX heartbeats_due ON heartbeats (deadline_us) WHERE deadline_us IS NOT NULL;
+    CREATE TABLE incidents (
+        id TEXT PRIMARY KEY, organization_id TEXT NOT NULL REFERENCES organizations ON DELETE CASCADE,
+        heartbeat_id TEXT REFERENCES heartbeats ON DELETE CASCADE, monitor_id TEXT,
+        started_us INTEGER NOT NULL, resolved_us INTEGER, resolution_notes TEXT,
+        created_us INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX incidents_listed ON incidents (organization_id, created_us, id);
+    CREATE UNIQUE INDEX incidents_of_heartbeat ON incidents (heartbeat_id, started_us);
+    INSERT INTO organizations VALUES ('o1', 'dev', 1), ('o2', 'another', 2);
+    INSERT INTO heartbeats VALUES
+        ('h1', 'o1', 'ops', 'backup', 60, 0, 0, 'key1', 1000000, NULL, NULL, 3, 3),
+        ('h2', 'o1', NULL, 'plain', 60, 0, 0, 'key2', NULL, NULL, NULL, 4, 4),
+        ('h3', 'o2', 'ops', 'theirs', 60, 0, 0, 'key3', NULL, NULL, NULL, 4, 4);
+    INSERT INTO incidents VALUES ('i1', 'o1', 'h1', NULL, 61000000, NULL, NULL, 61000001);
+    PRAGMA user_version = 1;
+"""
+
+
+def _sha256(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 async def test_a_second_start_finds_everything_but_the_old_token(tmp_path: Path, anyone: httpx.AsyncClient) -> None:
@@ -59,6 +101,40 @@ async def test_the_file_is_private_and_holds_no_token(tmp_path: Path) -> None:
 
     assert modes == {0o600}
     assert token.encode() not in path.read_bytes()
+
+
+async def test_a_file_of_the_first_version_goes_on_with_all_that_is_in_it(
+    tmp_path: Path, anyone: httpx.AsyncClient
+) -> None:
+    """Tokens, heartbeats, ping URLs and incidents stay; a team that was mere text is one, and its makers are in it."""
+    path = tmp_path / "aura.db"
+    old = sqlite3.connect(path)
+    old.executescript(_FIRST_VERSION)
+    old.execute("INSERT INTO tokens VALUES (?, 't1', 'o1', 'CI', 'write', 0, 5)", (_sha256("a-token-from-before"),))
+    old.execute("INSERT INTO tokens VALUES (?, 't2', 'o2', 'CI', 'read', 0, 5)", (_sha256("another-from-before"),))
+    old.commit()
+    old.close()
+
+    async with (
+        DevServer(db=str(path)) as aura,
+        client(aura, "a-token-from-before") as api,
+        client(aura, "another-from-before") as other,
+    ):
+        [backup, plain] = sorted((await api.get("/heartbeats")).json()["data"], key=lambda row: row["name"])
+        [incident] = (await api.get("/incidents")).json()["data"]
+        assert (backup["id"], backup["status"], backup["expected_interval"]) == ("h1", "down", 60)
+        assert backup["team_id"] == aura.create_team("ops")
+        assert plain["team_id"] is None
+        assert (incident["id"], incident["heartbeat_id"], incident["status"]) == ("i1", "h1", "open")
+        assert (await anyone.post(aura.heartbeat("h1").ping_url)).is_success
+        assert aura.heartbeat("h1").ping_url.endswith("/key1")
+        assert (await api.patch("/heartbeats/h1", json={"name": "nightly"})).status_code == 200
+        [theirs] = (await other.get("/heartbeats")).json()["data"]
+        assert theirs["team_id"] == aura.create_team("ops", "another") != backup["team_id"]
+        assert (await other.post("/heartbeats", json={"name": "x"})).status_code == 403
+        assert (await api.delete("/heartbeats/h1")).status_code == 204
+    async with DevServer(db=str(path)) as aura, client(aura, "a-token-from-before") as api:
+        assert [row["id"] for row in (await api.get("/heartbeats")).json()["data"]] == ["h2"]
 
 
 async def test_two_servers_do_not_share_a_file(tmp_path: Path) -> None:

@@ -132,3 +132,17 @@ async def test_a_read_token_reads_and_writes_nothing(aura: DevServer) -> None:
 
     assert [(answer.status_code, answer.json()["error"]["code"]) for answer in refused] == [(403, "forbidden")] * 3
     assert aura.heartbeat(ours.id) == ours
+
+
+async def test_listings_carry_the_ping_urls_if_told_so(anyone: httpx.AsyncClient) -> None:
+    """As a service might: one listing then stands for many single calls. Changes and single ones show it as well."""
+    async with DevServer(list_ping_urls=True) as aura, client(aura, aura.create_token("write")) as api:
+        created = (await api.post("/heartbeats", json={"name": "backup"})).json()
+        path = f"/heartbeats/{created['id']}"
+
+        [listed] = (await api.get("/heartbeats")).json()["data"]
+
+        assert listed == created == (await api.get(path)).json()
+        assert listed["ping_url"] == (await api.get(path + "/ping-url")).json()["url"]
+        assert (await anyone.post(listed["ping_url"])).is_success
+        assert (await api.patch(path, json={"name": "new"})).json()["ping_url"] == listed["ping_url"]

@@ -1,6 +1,8 @@
 """Monitors, and the probes that they are for: real requests to real servers."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -158,6 +160,28 @@ async def test_the_timer_probes_without_anyone_asking(aura: DevServer, target: T
     aura.create_monitor("web", target.url, check_interval=1)
 
     await until(lambda: len(target.raw.requests) >= 2, what="the second probe")
+
+
+def test_the_client_is_loaded_by_the_first_probe_alone() -> None:
+    """Who has no monitor doesn't pay for it."""
+    program = """
+import asyncio, sys
+from aura_agent.devserver.server import DevServer
+
+async def main() -> None:
+    async with DevServer() as aura:
+        aura.create_heartbeat("backup")
+        before = "httpx" in sys.modules
+        aura.create_monitor("web", "http://127.0.0.1:1/")
+        while not aura.checks("web"):
+            await asyncio.sleep(0.01)
+        print(before, "httpx" in sys.modules)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout == "False True\n"
 
 
 async def test_down_opens_an_incident_and_recovery_resolves_it(

@@ -45,3 +45,40 @@ def test_the_hour_allows_a_thousand() -> None:
     assert allowed == 1000
     assert (verdict.allowed, verdict.retry_after_s, verdict.left_hour) == (False, 60, 0)
     assert limits.take("token", 3600.0).allowed
+
+
+async def test_the_limits_can_be_others_than_the_references(clock: StillClock) -> None:
+    """The window that is used up says how long to wait: here the hour's."""
+    async with (
+        DevServer(rate_limit=RateLimits(per_minute=2, per_hour=3), clock=clock) as aura,
+        client(aura, aura.token) as api,
+    ):
+        first = await api.get("/heartbeats")
+        left = [first.headers[f"x-ratelimit-remaining-{window}"] for window in ("minute", "hour")]
+        assert left == ["1", "2"]
+        await api.get("/heartbeats")
+        assert (await api.get("/heartbeats")).headers["retry-after"] == "60"
+        clock.advance(60)
+        assert (await api.get("/heartbeats")).status_code == 200
+        refused = await api.get("/heartbeats")
+
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3540")
+
+
+async def test_what_the_token_may_not_do_counts_as_well(clock: StillClock) -> None:
+    """Refusals are requests too, but for those without a token of ours."""
+    async with (
+        DevServer(rate_limit=RateLimits(per_minute=3), clock=clock) as aura,
+        client(aura, aura.create_token("read")) as reader,
+        client(aura, "unknown") as stranger,
+    ):
+        for _ in range(5):
+            assert (await stranger.get("/heartbeats")).status_code == 401
+        statuses = [
+            (await reader.post("/monitors", json={})).status_code,
+            (await reader.get("/nothing")).status_code,
+            (await reader.get("/heartbeats?limit=0")).status_code,
+            (await reader.get("/heartbeats")).status_code,
+        ]
+
+    assert statuses == [403, 404, 400, 429]

@@ -30,6 +30,25 @@ def test_a_synchronous_caller_has_the_same_methods() -> None:
             aura.heartbeat("unknown")
 
 
+def test_a_synchronous_caller_can_do_what_the_api_cannot() -> None:
+    """Users, teams, plans, monitors: as on the server itself."""
+    with ThreadedDevServer(probe_monitors=False) as aura, httpx.Client(trust_env=False) as http:
+        token = aura.create_token("write", role="member", teams=["ops"])
+        http.headers["Authorization"] = f"Bearer {token}"
+        monitor = aura.create_monitor("web", "https://example.com/", team="ops")
+        one = f"{aura.base_url}/monitors/{monitor.id}"
+        assert http.patch(one, json={"name": "site"}).json()["team_id"] == aura.create_team("ops") == monitor.team_id
+        aura.set_teams(token, [])
+        assert http.patch(one, json={"name": "web"}).status_code == 403
+        aura.set_plan(max_monitors=1)
+        assert http.post(f"{aura.base_url}/monitors", json={"name": "x", "url": "http://x/"}).status_code == 409
+        aura.revoke_token(token)
+        assert http.get(one).status_code == 401
+        assert (aura.monitor("site").status, aura.checks("site")) == ("pending", [])
+        with pytest.raises(LookupError):
+            aura.set_role(token, "viewer")
+
+
 def test_many_threads_may_call_it() -> None:
     """Each call is done on the server's loop, one after the other."""
     with ThreadedDevServer() as aura, ThreadPoolExecutor(8) as pool:
