@@ -14,13 +14,19 @@ Examples:
 @click.command("dev-server", epilog=_EXAMPLE)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port on 127.0.0.1; default: a free one.")
 @click.option("--db", metavar="FILE", help="Keep everything in this SQLite file; default: in memory.")
-@click.option("--seed", "seed_file", metavar="FILE", help="Tokens and heartbeats to begin with (TOML).")
+@click.option(
+    "--seed", "seed_file", metavar="FILE", help="What exists from the start (TOML): users, tokens, heartbeats, …"
+)
 @click.option("--no-rate-limit", is_flag=True, help="Answer more than 60 requests a minute.")
+@click.option("--list-ping-urls", is_flag=True, help="Show each heartbeat with its ping URL, in listings too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON: `base_url`, `token`.")
-def dev_server(port: int, db: str | None, seed_file: str | None, *, no_rate_limit: bool, as_json: bool) -> None:
+def dev_server(
+    port: int, db: str | None, seed_file: str | None, *, no_rate_limit: bool, list_ping_urls: bool, as_json: bool
+) -> None:
     """Run an embedded Aura on loopback: the same API, no account needed.
 
-    Prints its base URL and a new read & write token. SIGTERM and Ctrl-C end it.
+    Prints its base URL and a new read & write token. SIGTERM and Ctrl-C end it. docs/dev-server.md has an example of
+    a seed.
     """
     import asyncio
 
@@ -28,7 +34,7 @@ def dev_server(port: int, db: str | None, seed_file: str | None, *, no_rate_limi
     from aura_agent.devserver.server import DevServer
 
     seed = None if seed_file is None else load_seed(seed_file)
-    server = DevServer(port=port, db=db, seed=seed, rate_limit=not no_rate_limit)
+    server = DevServer(port=port, db=db, seed=seed, rate_limit=not no_rate_limit, list_ping_urls=list_ping_urls)
 
     def announce() -> None:
         if as_json:
