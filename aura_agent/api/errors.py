@@ -123,7 +123,7 @@ def likely_cause(status: int, method: str, message: str) -> str:
     Source: the reference's "Token permissions". The server's *message* decides where it names one of them.
     """
     if status == 401:
-        return "the token is missing, invalid or revoked: create one under Account → API Tokens in Aura"
+        return "token: mistyped, revoked, or of another Aura; create one under Account → API Tokens there"
     if status == 429:
         return "the token's 60 requests a minute or 1,000 an hour are used up, by all hosts that share it"
     if status != 403:
