@@ -57,7 +57,7 @@ def check(config_file: str | None, *, online: bool, as_json: bool, schema: bool)
     problems, warnings = examined.problems, [*examined.warnings, *_about_access(examined)]
     if online and examined.config is not None:
         problems, more = _about_aura(examined)
-        warnings += more
+        warnings = [warning for warning in warnings if str(warning) not in set(map(str, problems))] + more
     if as_json:
         jobs = None if examined.config is None else len(examined.config.jobs)
         _print_json(problems, warnings, files=examined.files, jobs=jobs)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 import click
 from msgspec import UNSET
 
-from aura_agent.api import ApiError, Heartbeat
+from aura_agent.api import ApiError, AuraClient, BadRequest, Conflict, Heartbeat, NotFound
 from aura_agent.cli.declared import Declared, OpenClient, client_opener, examine, look_up
 from aura_agent.cli.problems import problem_row
 from aura_agent.cli.settings import config_option, json_option, print_json
@@ -19,6 +19,7 @@ from aura_agent.config.shape import quoted
 from aura_agent.errors import AuraError, ConfigError, Problem
 from aura_agent.sync.plan import Step
 
+_ITS_OWN = (BadRequest, NotFound, Conflict)  # these say nothing about other heartbeats
 _SIGNS = {"create": "+", "update": "~", "keep": "="}
 
 
@@ -39,12 +40,13 @@ def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) ->
     open_client = client_opener(config)
     declared = asyncio.run(_look_up(config, open_client))
     changes = [step for step in declared.steps if step.action != "keep"]
-    if not as_json:
-        _show(declared.steps)
+    asks = bool(changes) and not (dry_run or yes) and sys.stdin.isatty()
+    if asks or not as_json:
+        _show(declared.steps, err=as_json)
     problems = [examined.problem(found.path, found.message) for found in (*declared.unclear, *declared.impossible)]
     done: list[Step] = []
     if not problems and changes and not dry_run:
-        if not yes and sys.stdin.isatty() and not click.confirm("Do it?", err=True):
+        if asks and not click.confirm("Do it?", err=True):
             raise AuraError("nothing was changed")
         problems = _do(changes, done, open_client, quiet=as_json)
     if as_json:
@@ -61,7 +63,7 @@ async def _look_up(config: Config, open_client: OpenClient) -> Declared:
 
 
 def _do(changes: list[Step], done: list[Step], open_client: OpenClient, *, quiet: bool) -> list[Problem]:
-    """Write *changes* until one fails; return why, and what that leaves undone. What is written goes into *done*."""
+    """Write *changes*, and return what went wrong. What is written goes into *done*."""
 
     def tell(step: Step, now: Heartbeat) -> None:
         done.append(step)
@@ -70,32 +72,44 @@ def _do(changes: list[Step], done: list[Step], open_client: OpenClient, *, quiet
         if (odd := _odd(step, now)) != "":
             click.echo(f"warning: {odd}", err=True)
 
-    try:
-        asyncio.run(_write(changes, open_client, tell))
-    except ApiError as problem:
-        refused = problem.status is not None and problem.status < 500  # anything else may have been done all the same
-        if refused and not done:
-            return [Problem(f"nothing was changed: {problem}")]
-        left = ", ".join(quoted(step.target.name) for step in changes[len(done) :])
-        return [Problem(f"{len(done)} of {len(changes)} done; then: {problem}; not done: {left}")]
-    return []
+    failures = asyncio.run(_write(changes, open_client, tell))
+    if not failures:
+        return []
+    # What wasn't plainly refused may have been done all the same.
+    if not done and all(problem.status is not None and problem.status < 500 for _, problem in failures):
+        outcome = "nothing was changed"
+    else:
+        left = ", ".join(quoted(step.target.name) for step in changes if step not in done)
+        outcome = f"{len(done)} of {len(changes)} done; not done: {left}"
+    *others, (last, problem) = [(quoted(step.target.name), problem) for step, problem in failures]
+    return [Problem(f"{name}: {problem}") for name, problem in others] + [Problem(f"{outcome}; {last}: {problem}")]
 
 
-async def _write(changes: list[Step], open_client: OpenClient, tell: Callable[[Step, Heartbeat], None]) -> None:
+async def _write(
+    changes: list[Step], open_client: OpenClient, tell: Callable[[Step, Heartbeat], None]
+) -> list[tuple[Step, ApiError]]:
+    """Write one by one, and return what failed; the first failure that isn't the heartbeat's own ends it."""
+    failures: list[tuple[Step, ApiError]] = []
     async with open_client() as client:
         for step in changes:
-            interval_s = UNSET if step.new_interval_s is None else step.new_interval_s
-            grace_s = UNSET if step.new_grace_s is None else step.new_grace_s
-            heartbeat = step.target.heartbeat
-            if heartbeat is None:
-                now = await client.create_heartbeat(
-                    name=step.target.name, expected_interval_s=interval_s, grace_period_s=grace_s
-                )
-            else:
-                now = await client.update_heartbeat(
-                    heartbeat.id, expected_interval_s=interval_s, grace_period_s=grace_s
-                )
-            tell(step, now)
+            try:
+                tell(step, await _write_one(step, client))
+            except _ITS_OWN as problem:
+                failures.append((step, problem))
+            except ApiError as problem:
+                return [*failures, (step, problem)]
+    return failures
+
+
+async def _write_one(step: Step, client: AuraClient) -> Heartbeat:
+    interval_s = UNSET if step.new_interval_s is None else step.new_interval_s
+    grace_s = UNSET if step.new_grace_s is None else step.new_grace_s
+    heartbeat = step.target.heartbeat
+    if heartbeat is None:
+        return await client.create_heartbeat(
+            name=step.target.name, expected_interval_s=interval_s, grace_period_s=grace_s
+        )
+    return await client.update_heartbeat(heartbeat.id, expected_interval_s=interval_s, grace_period_s=grace_s)
 
 
 def _odd(step: Step, now: Heartbeat) -> str:
@@ -111,11 +125,11 @@ def _odd(step: Step, now: Heartbeat) -> str:
     return ""
 
 
-def _show(steps: list[Step]) -> None:
+def _show(steps: list[Step], *, err: bool) -> None:
     for step in steps:
-        click.echo(f"{_SIGNS[step.action]} {quoted(step.target.name)}{_details(step)}")
+        click.echo(f"{_SIGNS[step.action]} {quoted(step.target.name)}{_details(step)}", err=err)
     counts = [sum(step.action == action for step in steps) for action in ("create", "update", "keep")]
-    click.echo(f"{counts[0]} to create, {counts[1]} to change, {counts[2]} as it should be")
+    click.echo(f"{counts[0]} to create, {counts[1]} to change, {counts[2]} as it should be", err=err)
 
 
 def _details(step: Step) -> str:

@@ -154,6 +154,16 @@ def test_what_keeps_it_from_asking_is_one_line(site: Site, broken: str) -> None:
     assert {"token": "(401)", "aura": "can't be reached", "answer": "redirects aren't followed"}[broken] in line
 
 
+def test_without_a_token_it_is_said_once(site: Site) -> None:
+    """Offline it is a warning, here it is what keeps it from asking."""
+    site.config.write_text(DAILY)
+
+    asked = site.agent("check", "--online")
+
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert asked.stderr == "aura-agent: no API token; set token_file in [api], or AURA_TOKEN_FILE\n"
+
+
 def test_a_config_that_is_wrong_is_not_held_against_aura(site: Site) -> None:
     """First things first: what is wrong with it, and no request."""
     site.configure(DAILY.replace("timeout", "timeuot"))

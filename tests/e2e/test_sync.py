@@ -135,7 +135,7 @@ def test_who_may_not_write_is_told_why(site: Site, role: str, scope: str, cause:
 
     assert asked.returncode == 1
     (line,) = asked.stderr.splitlines()
-    assert line.startswith("aura-agent: nothing was changed: the Aura API refused POST /heartbeats (403): ")
+    assert line.startswith('aura-agent: nothing was changed; "a": the Aura API refused POST /heartbeats (403): ')
     assert f"; {cause}: " in line
     assert token not in asked.stdout + asked.stderr
 
@@ -153,8 +153,7 @@ def test_a_failure_in_between_says_what_was_done(site: Site) -> None:
 
     assert failed.returncode == 1
     (line,) = failed.stderr.splitlines()
-    assert line.startswith("aura-agent: 1 of 3 done; then: the Aura API failed (500)")
-    assert line.endswith('; not done: "b", "c"')
+    assert line.startswith('aura-agent: 1 of 3 done; not done: "b", "c"; "b": the Aura API failed (500)')
     assert (mended.returncode, mended.stdout.splitlines()[-2:]) == (0, ['changed "b"', 'changed "c"'])
 
 
@@ -167,19 +166,40 @@ def test_what_was_created_without_an_answer_is_not_created_twice(site: Site) -> 
     failed, mended = site.agent("sync"), site.agent("sync")
 
     assert failed.returncode == 1
-    assert "0 of 3 done; then: " in failed.stderr
+    assert '0 of 3 done; not done: "a", "b", "c"; "a": ' in failed.stderr
+    assert "POST /heartbeats may have been done all the same" in failed.stderr
     assert (mended.returncode, mended.stdout.splitlines()[-2:]) == (0, ['created "b"', 'created "c"'])
 
 
-def test_a_plan_that_is_full_is_told(site: Site) -> None:
-    """409: what fits was created."""
-    site.configure(JOBS)
-    site.server.set_plan(max_heartbeats=2)
+def test_what_is_wrong_with_one_heartbeat_does_not_keep_the_others_back(site: Site) -> None:
+    """A full plan, or an interval that Aura doesn't take: what can be done is done, the rest is told line by line."""
+    site.configure(JOBS + '[jobs.d]\nschedule = "0 0 29 2 *"\ncommand = ["x"]\n')
+    site.server.create_heartbeat("c", 60, 60)
+    site.server.create_heartbeat("d", 60, 60)
+    site.server.set_plan(max_heartbeats=3)
 
     failed = site.agent("sync")
 
     assert failed.returncode == 1
-    assert "2 of 3 done; then: the Aura API refused POST /heartbeats (409)" in failed.stderr
+    assert failed.stdout.splitlines()[-2:] == ['created "a"', 'changed "c"']
+    full, refused = failed.stderr.splitlines()
+    assert full.startswith('aura-agent: "b": the Aura API refused POST /heartbeats (409): ')
+    assert refused.startswith('aura-agent: 2 of 4 done; not done: "b", "d"; "d": the Aura API refused PATCH ')
+    assert "(400)" in refused
+
+
+def test_a_heartbeat_of_another_team_is_told(site: Site) -> None:
+    """Which may come in the middle: before it stays done, after it nothing is tried."""
+    site.configure(JOBS)
+    site.server.create_heartbeat("b", 60, 60, team="database")
+    use_token(site, site.server.create_token("write", role="member"))
+
+    failed = site.agent("sync")
+
+    assert failed.returncode == 1
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith('aura-agent: 1 of 3 done; not done: "b", "c"; "b": the Aura API refused PATCH ')
+    assert "; team: " in line
 
 
 def test_json_is_one_object_whatever_happens(site: Site) -> None:
