@@ -4,7 +4,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import click
 from msgspec import UNSET
@@ -20,6 +20,7 @@ from aura_agent.errors import AuraError, ConfigError, Problem
 from aura_agent.sync.plan import Step
 
 _ITS_OWN = (BadRequest, NotFound, Conflict)  # these say nothing about other heartbeats
+_Failure = tuple[Step, ApiError]
 _SIGNS = {"create": "+", "update": "~", "keep": "="}
 
 
@@ -48,7 +49,8 @@ def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) ->
     if not problems and changes and not dry_run:
         if asks and not click.confirm("Do it?", err=True):
             raise AuraError("nothing was changed")
-        problems = _do(changes, done, open_client, quiet=as_json)
+        done, failures = asyncio.run(_write(changes, open_client, quiet=as_json))
+        problems = _tell_failures(changes, done, failures)
     if as_json:
         rows = [_row(step, done) for step in declared.steps]
         print_json({"ok": not problems, "problems": [problem_row(item) for item in problems], "heartbeats": rows})
@@ -62,43 +64,25 @@ async def _look_up(config: Config, open_client: OpenClient) -> Declared:
         return await look_up(config, client)
 
 
-def _do(changes: list[Step], done: list[Step], open_client: OpenClient, *, quiet: bool) -> list[Problem]:
-    """Write *changes*, and return what went wrong. What is written goes into *done*."""
-
-    def tell(step: Step, now: Heartbeat) -> None:
-        done.append(step)
-        if not quiet:
-            click.echo(f"{'created' if step.action == 'create' else 'changed'} {quoted(step.target.name)}")
-        if (odd := _odd(step, now)) != "":
-            click.echo(f"warning: {odd}", err=True)
-
-    failures = asyncio.run(_write(changes, open_client, tell))
-    if not failures:
-        return []
-    # What wasn't plainly refused may have been done all the same.
-    if not done and all(problem.status is not None and problem.status < 500 for _, problem in failures):
-        outcome = "nothing was changed"
-    else:
-        left = ", ".join(quoted(step.target.name) for step in changes if step not in done)
-        outcome = f"{len(done)} of {len(changes)} done; not done: {left}"
-    *others, (last, problem) = [(quoted(step.target.name), problem) for step, problem in failures]
-    return [Problem(f"{name}: {problem}") for name, problem in others] + [Problem(f"{outcome}; {last}: {problem}")]
-
-
-async def _write(
-    changes: list[Step], open_client: OpenClient, tell: Callable[[Step, Heartbeat], None]
-) -> list[tuple[Step, ApiError]]:
-    """Write one by one, and return what failed; the first failure that isn't the heartbeat's own ends it."""
-    failures: list[tuple[Step, ApiError]] = []
+async def _write(changes: list[Step], open_client: OpenClient, *, quiet: bool) -> tuple[list[Step], list[_Failure]]:
+    """Write one by one; return what was done and failed. The first failure that isn't one heartbeat's own ends it."""
+    done: list[Step] = []
+    failures: list[_Failure] = []
     async with open_client() as client:
         for step in changes:
             try:
-                tell(step, await _write_one(step, client))
-            except _ITS_OWN as problem:
-                failures.append((step, problem))
+                now = await _write_one(step, client)
             except ApiError as problem:
-                return [*failures, (step, problem)]
-    return failures
+                failures.append((step, problem))
+                if isinstance(problem, _ITS_OWN):
+                    continue
+                break
+            done.append(step)
+            if not quiet:
+                click.echo(f"{'created' if step.action == 'create' else 'changed'} {quoted(step.target.name)}")
+            if (odd := _odd(step, now)) != "":
+                click.echo(f"warning: {odd}", err=True)
+    return done, failures
 
 
 async def _write_one(step: Step, client: AuraClient) -> Heartbeat:
@@ -110,6 +94,20 @@ async def _write_one(step: Step, client: AuraClient) -> Heartbeat:
             name=step.target.name, expected_interval_s=interval_s, grace_period_s=grace_s
         )
     return await client.update_heartbeat(heartbeat.id, expected_interval_s=interval_s, grace_period_s=grace_s)
+
+
+def _tell_failures(changes: list[Step], done: list[Step], failures: list[_Failure]) -> list[Problem]:
+    """Return what to say of *failures*: one line each, and in the last one what that leaves undone."""
+    if not failures:
+        return []
+    # What wasn't plainly refused may have been done all the same.
+    if not done and all(problem.status is not None and problem.status < 500 for _, problem in failures):
+        outcome = "nothing was changed"
+    else:
+        left = ", ".join(quoted(step.target.name) for step in changes if step not in done)
+        outcome = f"{len(done)} of {len(changes)} done; not done: {left}"
+    *others, last = [f"{quoted(step.target.name)}: {problem}" for step, problem in failures]
+    return [Problem(text) for text in (*others, f"{outcome}; {last}")]
 
 
 def _odd(step: Step, now: Heartbeat) -> str:

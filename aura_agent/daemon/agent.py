@@ -33,10 +33,10 @@ from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import build
 from aura_agent.schedule.zones import zone
+from aura_agent.sync.feeders import AGENT_INTERVAL_S
 from aura_agent.watch.condition import Condition
 
 OWN_HEARTBEAT = "aura-agent itself"
-_OWN_EVERY_S = 60.0
 # What is bound, opened or set up once: a reload can't change it.
 _AT_START = (
     *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "log_level")),
@@ -240,7 +240,7 @@ class Agent:
         )
 
     def _own_timed(self) -> Timed:
-        schedule = build(None, _OWN_EVERY_S, job=OWN_HEARTBEAT, zone=zone("UTC"))
+        schedule = build(None, AGENT_INTERVAL_S, job=OWN_HEARTBEAT, zone=zone("UTC"))
         return Timed(OWN_HEARTBEAT, schedule, lambda _at, _why: self._parts.watcher.look(OWN_HEARTBEAT), durable=False)
 
     async def _look_at_ourselves(self, _: Condition | None) -> Condition:

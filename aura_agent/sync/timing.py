@@ -94,7 +94,7 @@ def timing_of(job: Job, schedule: Schedule | None, now: datetime) -> Timing | No
     if interval_s is None:
         return None
     coming = coming_gaps(schedule, now)
-    longest = max(*coming, *changed_gaps(schedule, now), key=lambda gap: gap.seconds)
+    longest = max([*coming, *changed_gaps(schedule, now)], key=lambda gap: gap.seconds)
     if job.overlap == "replace" and run_s is not None and run_s > longest.seconds:
         run_s, run_text = longest.seconds, f"a run may take {write_duration(longest.seconds)} (the next replaces it)"
     return Timing(

@@ -33,6 +33,8 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
         ({"every": 60.0, "timeout": 7200.0, "overlap": "replace"}, MINUTE, 2 * MINUTE, 10 * MINUTE),
         # What skips an hour on one day of the year is silent for two days then.
         ({"schedule": "*/30 2 * * *", "timeout": 60.0}, 23.5 * HOUR, 46.5 * HOUR + 60, 23 * HOUR + 10 * MINUTE),
+        # Once in 28 years there is but one gap to look at.
+        ({"schedule": "0 0 29 2 */7", "timezone": "UTC", "timeout": 60.0}, 10227 * DAY, 10227 * DAY + 60, 10 * MINUTE),
         # Something else runs it: its days may have 25 hours, its hours are hours.
         ({"expected_interval": 86400.0, "timeout": 3600.0}, DAY, 26 * HOUR, 2 * HOUR + 5 * MINUTE),
         ({"expected_interval": 3600.0, "timeout": 600.0}, HOUR, 70 * MINUTE, 15 * MINUTE),
