@@ -210,3 +210,19 @@ def test_another_feeder_is_told_by_check_and_by_status(site: Site, aura_clock: S
     site.start()
     assert json.loads(site.agent("status", "--json").stdout)["warnings"] == [told]
     assert f"warning: {told}\n" in site.agent("status").stdout
+
+
+def test_a_watch_is_not_taken_for_somebody_else(site: Site, aura_clock: ShiftedClock) -> None:
+    """What was a job is watched by now: the watch's own pings are on no record, and nobody is accused of them."""
+    heartbeat = site.server.create_heartbeat("nightly-backup", 60, 300)
+    assert site.run("-H", "nightly-backup", "--", "true").returncode == 0
+    wait_until(lambda: len(site.server.pings("nightly-backup")) == 1, what="the job's ping")
+    site.configure('[jobs.backup]\nheartbeat = "nightly-backup"\nevery = "60s"\nwatch.file = { path = "/x" }\n')
+
+    aura_clock.ahead_s = 3600
+    httpx.post(heartbeat.ping_url, trust_env=False).raise_for_status()
+    site.run("-H", "a name that makes it list anew", "--", "true")
+
+    assert online(site) == (0, [], [])
+    site.start()
+    assert json.loads(site.agent("status", "--json").stdout)["warnings"] == []

@@ -38,7 +38,8 @@ def test_an_id_is_found_first_and_never_created() -> None:
     """A heartbeat given by its id is changed under whatever name; one that isn't there is an error."""
     job = Job(heartbeat=UUID, every=3600.0, timeout=600.0)
 
-    assert plan(feeders(a=job), [heartbeat("any", 60, 900, identity=UUID)]) == (["update any 3600 None"], [])
+    listed = [heartbeat("any", 60, 900, identity=UUID), heartbeat(UUID, 60, 900)]
+    assert plan(feeders(a=job), listed) == (["update any 3600 None"], [])
     assert plan(feeders(a=job), []) == (
         [],
         [
