@@ -13,9 +13,9 @@ _LONGEST_S = 3600.0  # the loop's clock stands still in a suspend: look again no
 
 
 class Alarm:
-    """Calls *ring* at the instant that was set last. Belongs to one event loop."""
+    """Calls *ring* with the time it is (µs since the epoch) at the instant that was set last. Belongs to one loop."""
 
-    def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, ring: Callable[[int], None]) -> None:
         self._clock = clock
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None
@@ -40,4 +40,4 @@ class Alarm:
 
     def _rung(self) -> None:
         self._timer = None
-        self._ring()
+        self._ring(self.now_us())

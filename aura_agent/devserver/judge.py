@@ -21,7 +21,7 @@ class Judge:
 
     def start(self) -> None:
         """Judge what fell due while nobody watched, and watch from now on."""
-        self._judge()
+        self._judge(self._alarm.now_us())
 
     def stop(self) -> None:
         self._alarm.stop()
@@ -29,15 +29,14 @@ class Judge:
     def settle(self, now_us: int) -> None:
         """Bring the incidents up to *now_us*; costs a comparison while nothing is due."""
         if self._alarm.due_us is not None and now_us >= self._alarm.due_us:
-            self._judge()
+            self._judge(now_us)
 
     def expect(self, deadline_us: int | None) -> None:
         """A row waits for *deadline_us* from now on. A deadline that moved back needs no word: the timer looks."""
         if deadline_us is not None and (self._alarm.due_us is None or deadline_us < self._alarm.due_us):
             self._alarm.set(_late_us(deadline_us))
 
-    def _judge(self) -> None:
-        now_us = self._alarm.now_us()
+    def _judge(self, now_us: int) -> None:
         rows = heartbeats.overdue(self._db, now_us)
         if rows:
             with transaction(self._db):

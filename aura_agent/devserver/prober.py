@@ -6,8 +6,10 @@ time-out. httpx is loaded by the first check: who has no monitor doesn't pay for
 
 import asyncio
 import sqlite3
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 
+import aura_agent
 from aura_agent.clock import Clock
 from aura_agent.devserver import probes
 from aura_agent.devserver.alarm import Alarm
@@ -37,8 +39,9 @@ class Prober:
     def start(self) -> None:
         """Probe what fell due while nobody did, and go on. Never called: monitors stay as they are."""
         self._started = True
-        monitors.resume_checks(self._db, self._alarm.now_us())
-        self._probe_due()
+        now_us = self._alarm.now_us()
+        monitors.resume_checks(self._db, now_us)
+        self._probe_due(now_us)
 
     async def stop(self) -> None:
         """Give up the checks that are under way; the next start makes them anew."""
@@ -53,16 +56,15 @@ class Prober:
     def settle(self, now_us: int) -> None:
         """Start the checks that are due by *now_us*; costs a comparison while none is."""
         if self._alarm.due_us is not None and now_us >= self._alarm.due_us:
-            self._probe_due()
+            self._probe_due(now_us)
 
     def expect(self, due_us: int | None) -> None:
         """A check is due at *due_us* from now on."""
         if self._started and due_us is not None and (self._alarm.due_us is None or due_us < self._alarm.due_us):
             self._alarm.set(due_us)
 
-    def _probe_due(self) -> None:
-        room = _AT_ONCE - len(self._under_way)
-        for row in monitors.take_due(self._db, self._alarm.now_us(), room):
+    def _probe_due(self, now_us: int) -> None:
+        for row in monitors.take_due(self._db, now_us, _AT_ONCE - len(self._under_way)):
             task = asyncio.get_running_loop().create_task(self._check(row), name="probe")
             self._under_way.add(task)
             task.add_done_callback(self._checked)
@@ -74,7 +76,7 @@ class Prober:
         self._under_way.discard(task)
         if not task.cancelled():
             task.result()
-            self._probe_due()
+            self._probe_due(self._alarm.now_us())
 
     async def _check(self, row: MonitorRow) -> None:
         started = self._clock.read()
@@ -95,12 +97,23 @@ class Prober:
 
     async def _ask(self, url: str) -> int | None:
         """Return the status of the answer; None: there was none in time."""
-        import httpx
-
         if self._http is None:
-            self._http = httpx.AsyncClient(trust_env=False, timeout=None)  # noqa: S113  # bounded as a whole below
+            self._http = _client()
         try:
             async with asyncio.timeout(TIMEOUT_S), self._http.stream("GET", url) as response:
                 return response.status_code
         except Exception:  # noqa: BLE001  # whatever is wrong with a URL of the client's choice: it can't be asked
             return None
+
+
+def _client() -> "httpx.AsyncClient":
+    """Return a client that knows nothing of earlier probes: neither cookies nor connections, which may have died."""
+    import httpx
+
+    return httpx.AsyncClient(
+        trust_env=False,
+        timeout=None,  # noqa: S113  # each probe is bounded as a whole
+        limits=httpx.Limits(max_keepalive_connections=0),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        headers={"User-Agent": f"aura-agent/{aura_agent.__version__} (embedded Aura)"},
+    )

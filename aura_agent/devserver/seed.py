@@ -30,7 +30,7 @@ Limit = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
+    """A table of the file."""
 
 
 class SeedOrganization(_Table, frozen=True):

@@ -271,6 +271,22 @@ async def test_a_server_that_hangs_holds_up_no_other_monitor(aura: DevServer, ta
         assert aura.monitor("slow-0").status == "pending"
 
 
+async def test_a_probe_brings_nothing_along_from_the_one_before(
+    timed: DevServer, clock: StillClock, target: Target
+) -> None:
+    """No cookie that the server gave out, and a connection of its own; it says who asks."""
+    target.says = answer(200, b"", "Set-Cookie: session=1; Path=/")
+    timed.create_monitor("web", target.url, check_interval=60)
+    await checked(timed, "web", 1)
+    clock.advance(60)
+    await checked(timed, "web", 2)
+
+    first, second = target.raw.requests
+    assert first == second
+    assert b"user-agent: aura-agent/" in first.lower()
+    assert b"cookie" not in first.lower()
+
+
 async def test_many_monitors_due_at_once_are_all_probed(aura: DevServer, target: Target) -> None:
     """More than may be under way together."""
     for number in range(60):

@@ -44,7 +44,7 @@ def aura() -> Iterator[ThreadedDevServer]:
 
 
 @described.parametrize()
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_operation_does_what_the_document_says(case: schemathesis.Case[Any], aura: ThreadedDevServer) -> None:
     """Whatever the document allows or forbids to send, the answer is one that it declares."""
     case.call_and_validate(base_url=aura.base_url, headers={"Authorization": f"Bearer {aura.token}"})

@@ -7,6 +7,7 @@ from typing import get_args
 import httpx
 import pytest
 
+from aura_agent.api.errors import likely_cause
 from aura_agent.devserver.permissions import ALLOWED, Action, Role, role_objection
 from aura_agent.devserver.server import DevServer
 from tests.devserver.clocks import StillClock
@@ -26,10 +27,11 @@ async def caller(aura: DevServer, role: Role, *teams: str) -> AsyncIterator[http
 
 
 def assert_forbidden(answer: httpx.Response, by: str) -> None:
-    """403, with a message that says which of scope, role and team it is, and names none of the others."""
+    """403, with a message that says which of scope, role and team it is, to people and to the agent's client."""
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
     message = answer.json()["error"]["message"]
     assert [word for word in ("scope", "role", "team") if word in message] == [by]
+    assert likely_cause(403, answer.request.method, message).startswith(by)
 
 
 def test_the_table_is_the_references() -> None:

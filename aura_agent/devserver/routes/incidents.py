@@ -27,10 +27,14 @@ class IncidentOut(msgspec.Struct, frozen=True, kw_only=True):
     resolution_notes: str | None
 
 
+# Fits into a body however its characters are escaped, so that a length is refused for what it is.
+_Notes = Annotated[str, msgspec.Meta(max_length=5_000)]
+
+
 class IncidentResolve(msgspec.Struct, forbid_unknown_fields=True):
     """What to note down as an incident is resolved."""
 
-    resolution_notes: Annotated[str, msgspec.Meta(max_length=10_000)] | None = None
+    resolution_notes: _Notes | None = None
 
 
 def shown(incident: Incident) -> IncidentOut:
