@@ -26,11 +26,12 @@ _AT_ONCE = 20
 
 
 class Prober:
-    """Probes the monitors of one database. Belongs to one event loop."""
+    """Probes the monitors of one database, each for *timeout_s* at the most. Belongs to one event loop."""
 
-    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, db: sqlite3.Connection, clock: Clock, timeout_s: float = TIMEOUT_S) -> None:
         self._db = db
         self._clock = clock
+        self._timeout_s = timeout_s
         self._alarm = Alarm(clock, self._probe_due)
         self._started = False
         self._under_way: set[asyncio.Task[None]] = set()
@@ -100,20 +101,19 @@ class Prober:
         if self._http is None:
             self._http = _client()
         try:
-            async with asyncio.timeout(TIMEOUT_S), self._http.stream("GET", url) as response:
+            async with asyncio.timeout(self._timeout_s), self._http.stream("GET", url) as response:
                 return response.status_code
         except Exception:  # noqa: BLE001  # whatever is wrong with a URL of the client's choice: it can't be asked
             return None
 
 
 def _client() -> "httpx.AsyncClient":
-    """Return a client that knows nothing of earlier probes: neither cookies nor connections, which may have died."""
+    """Return a client that takes nothing from probe to probe: no cookie, and no connection, since no body is read."""
     import httpx
 
     return httpx.AsyncClient(
         trust_env=False,
         timeout=None,  # noqa: S113  # each probe is bounded as a whole
-        limits=httpx.Limits(max_keepalive_connections=0),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         headers={"User-Agent": f"aura-agent/{aura_agent.__version__} (embedded Aura)"},
     )

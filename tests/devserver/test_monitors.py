@@ -11,9 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aura_agent.clock import SystemClock
 from aura_agent.devserver import probes
+from aura_agent.devserver.database import open_database
+from aura_agent.devserver.prober import Prober
 from aura_agent.devserver.server import DevServer
-from aura_agent.devserver.tables.checks import KEPT, Check, add
+from aura_agent.devserver.tables import monitors, organizations
+from aura_agent.devserver.tables.checks import KEPT, Check, add, all_of
 from tests.api.raw_server import Conversation, RawServer, answer, closed_port, hang, reset, serving
 from tests.devserver.clocks import StillClock
 from tests.devserver.conftest import client
@@ -285,6 +289,77 @@ async def test_a_probe_brings_nothing_along_from_the_one_before(
     assert first == second
     assert b"user-agent: aura-agent/" in first.lower()
     assert b"cookie" not in first.lower()
+
+
+async def test_each_probe_has_a_connection_of_its_own(timed: DevServer, clock: StillClock) -> None:
+    """One that the server keeps open isn't used again: it might be dead by then."""
+
+    async def stay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+
+    async with serving(stay) as target:
+        timed.create_monitor("web", target.url, check_interval=60)
+        await checked(timed, "web", 1)
+        clock.advance(60)
+        await checked(timed, "web", 2)
+
+        assert len(target.requests) == 2, "a request on a connection that was there already"
+
+
+async def test_an_answer_that_takes_too_long_is_none() -> None:
+    """The monitor is down once the time-out has passed."""
+    db, clock = open_database(None), SystemClock()
+    prober = Prober(db, clock, timeout_s=0.05)
+    async with serving(hang) as hanging:
+        organization_id = organizations.ensure(db, "dev", 1)
+        row = monitors.create(
+            db, organization_id, name="web", url=hanging.url, check_interval=60, now_us=clock.read().wall_ns // 1000
+        )
+        prober.start()
+        await until(lambda: all_of(db, row.id), what="the check")
+    await prober.stop()
+
+    [check] = all_of(db, row.id)
+    assert (check.status, check.status_code) == ("down", None)
+
+
+@pytest.mark.parametrize("change", [{"paused": True}, {"url": "http://127.0.0.1:1/"}])
+async def test_a_check_that_was_under_way_says_nothing_of_what_changed_meanwhile(
+    timed: DevServer, target: Target, change: dict[str, object]
+) -> None:
+    """A pause, or another URL: the old one's answer is not recorded."""
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def wait(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await may_answer.wait()
+        writer.write(answer(201))
+        await writer.drain()
+        writer.close()
+
+    target.says = wait
+    monitor = timed.create_monitor("web", target.url)
+    await asked.wait()
+    async with client(timed, timed.token) as api:
+        await api.patch(f"/monitors/{monitor.id}", json=change)
+    may_answer.set()
+    timed.create_monitor("later", target.url)
+    await checked(timed, "later", 1)
+
+    assert 201 not in [check.status_code for check in timed.checks("web")]
+
+
+async def test_the_incidents_of_a_deleted_monitor_go_with_it(aura: DevServer, api: httpx.AsyncClient) -> None:
+    """As those of a heartbeat do."""
+    monitor = aura.create_monitor("web", f"http://127.0.0.1:{closed_port()}/")
+    await checked(aura, "web", 1)
+    [incident] = aura.incidents("web")
+
+    await api.delete(f"/monitors/{monitor.id}")
+
+    assert (await api.get(f"/incidents/{incident.id}")).status_code == 404
 
 
 async def test_many_monitors_due_at_once_are_all_probed(aura: DevServer, target: Target) -> None:
