@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd test-container bench check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container stress bench check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-systemd: $(READY) ## the unit file in a booted systemd (root; installs what
 test-container: $(READY) ## the images and manifests in podman (root; installs what it needs)
 	tests/deploy/setup.sh
 	$(BIN)/python -m pytest -m container tests/deploy $(ARGS)
+
+stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything is killed and taken down at random
+	AURA_STRESS_RUNS=2000 $(BIN)/python -m pytest -s tests/e2e/test_storm.py $(ARGS)
 
 bench: $(READY) ## what aura-run adds to a job, as ratios to a bare Python start
 	$(BIN)/python bench/wrapper.py

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import AURA_RUN, Site
+from tests.e2e.storm import is_waiting
 from tests.waiting import wait_until
 
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and namespaces take root")
@@ -35,14 +36,8 @@ def _begin(site: Site, *options: str, under: tuple[str, ...] = ()) -> "subproces
     )
     assert wrapper.stdout is not None
     wrapper.stdout.readline()
-    wait_until(lambda: _waits(wrapper.pid) or any(_waits(pid) for pid in _children(wrapper.pid)))
+    wait_until(lambda: is_waiting(wrapper.pid) or any(is_waiting(pid) for pid in _children(wrapper.pid)))
     return wrapper
-
-
-def _waits(pid: int) -> bool:
-    """Whether the process is in sigwaitinfo(2), without a time-out."""
-    fields = Path(f"/proc/{pid}/syscall").read_text().split()
-    return fields[0] in ("128", "137") and fields[3] == "0x0"  # rt_sigtimedwait on x86-64 and arm64
 
 
 def _children(pid: int) -> list[int]:
@@ -150,7 +145,7 @@ def test_a_run_between_two_attempts_is_lost_too(outage: Site) -> None:
     wrapper.stdin.write(b"\n")
     wrapper.stdin.flush()
     wrapper.stdout.readline()
-    wait_until(lambda: _waits(wrapper.pid) and len(list((outage.state / "runs").iterdir())) == 1)
+    wait_until(lambda: is_waiting(wrapper.pid) and len(list((outage.state / "runs").iterdir())) == 1)
     _kill(wrapper)
 
     assert outage.agent("queue", "flush").returncode == 0
