@@ -6,6 +6,8 @@
     ├── ScheduleError     an expression is invalid or never fires
     ├── ApiError          the Aura API said no, or could not be asked (see aura_agent.api.errors)
     ├── StoreError        the state directory or a file in it can't be used
+    │   ├── StoreBusyError     others kept it locked for too long
+    │   └── StoreDamagedError  the database isn't one, or not a whole one
     └── DaemonError       the daemon doesn't answer, or refused
 
 Texts never hold a token or a ping URL.
@@ -54,6 +56,14 @@ class ScheduleError(AuraError):
 
 class StoreError(AuraError):
     """The state directory or a file in it can't be used."""
+
+
+class StoreBusyError(StoreError):
+    """Others kept the database locked for longer than we wait: nobody has to mend that."""
+
+
+class StoreDamagedError(StoreError):
+    """The database can't be read as one: opened anew with a check, it is set aside."""
 
 
 class DaemonError(AuraError):

@@ -48,8 +48,11 @@ def store_directory(config: Config) -> str:
 
 
 def open_store(config: Config, role: str) -> Outbox:
-    """Open the config's store. Raises StoreError."""
-    return open_outbox(store_directory(config), role)
+    """Open the config's store, and say what had to be set aside for that. Raises StoreError."""
+    outbox = open_outbox(store_directory(config), role)
+    for notice in outbox.take_notices():
+        click.echo(f"aura-agent: {notice}", err=True)
+    return outbox
 
 
 def service(config: Config) -> Service:

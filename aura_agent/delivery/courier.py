@@ -26,6 +26,7 @@ from aura_agent.outbox.worker import OutboxWorker
 PARKED_S = 3600.0
 SPOOL_S = 60.0  # a wrapper that found us too slow to answer wrote to the spool, and nothing tells us
 _STORE_TROUBLE_S = 5.0
+_OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing tells us either
 
 
 class Courier:
@@ -92,6 +93,8 @@ class Courier:
                     busy = bool(self._under_way) or self._resolving is not None
                     if due_s is None and not busy:
                         return
+                    if not busy and due_s is not None:
+                        due_s = min(due_s, _OTHERS_S)
                     await self._pause(None if len(self._under_way) >= self._limit else due_s)
         except TimeoutError:
             pass
@@ -135,6 +138,8 @@ class Courier:
         self.store_problem = ""
         for withdrawal in claim.withdrawn:
             self._observer.note("ping." + withdrawal.state, heartbeat=withdrawal.heartbeat, reason=withdrawal.reason)
+        for notice in claim.notices:
+            self._observer.note("store.set_aside", what=notice)
         for job in claim.lost:
             self._observer.note("run.lost", job=job)
         for attempt in claim.attempts:

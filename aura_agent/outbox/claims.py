@@ -47,12 +47,13 @@ class Unresolved:
 class Claim:
     """What one look at the queue gave.
 
-    *lost* are the jobs of runs that were judged since the last look. *next_due_s*: seconds until there may be more to
-    send; None: not before a report.
+    *lost* are the jobs of runs that were judged since the last look, *notices* tell people what was set aside.
+    *next_due_s*: seconds until there may be more to send; None: not before a report.
     """
 
     attempts: tuple[Attempt, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
     withdrawn: tuple[Gone, ...] = ()
     lost: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     next_due_s: float | None = None

@@ -2,16 +2,18 @@
 
 WAL with ``synchronous=FULL``: a commit has been synced when it returns (NORMAL would lose the newest commits in a
 power cut). A file from a newer version is refused; one that SQLite can't read is set aside under
-``*.corrupt-DATE``, never deleted.
+``*.corrupt-DATE``, never deleted, unless a daemon lives that has it open.
 """
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from aura_agent.errors import StoreError
+from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError
+from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.spool import sync_directory
 
 BUSY_TIMEOUT_S = 10.0
@@ -67,21 +69,36 @@ _STEPS = (
 SCHEMA_VERSION = len(_STEPS)
 
 
-def open_database(path: str, *, check: bool = False) -> sqlite3.Connection:
+def open_database(path: str, *, check: bool = False) -> tuple[sqlite3.Connection, str]:
     """Open or create the file at *path*, 0600, at the newest schema; *check* reads all of it first.
 
-    Raises StoreError.
+    Returns the connection, and under what name a damaged file was set aside, or an empty text. Raises StoreError.
     """
+    inode = _inode(path)
     try:
-        return _open(path, check=check)
+        return _open(path, check=check), ""
+    except StoreDamagedError as damage:
+        aside = _set_aside(path, inode, damage)
     except sqlite3.DatabaseError as problem:
-        if isinstance(problem, sqlite3.OperationalError):
-            raise StoreError(f"{path}: {problem}: check the file's owner and the disk") from problem
-        _set_aside(path)
+        error = translated(problem, path, "check the file's owner and the disk")
+        if not isinstance(error, StoreDamagedError):
+            raise error from problem
+        aside = _set_aside(path, inode, error)
     try:
-        return _open(path, check=False)
+        return _open(path, check=False), aside
     except sqlite3.Error as problem:
-        raise StoreError(f"{path}: {problem}") from problem
+        raise translated(problem, path, "check the disk") from problem
+
+
+def translated(problem: sqlite3.Error | OSError, what: str, advice: str) -> StoreError:
+    """Return *problem* as a StoreError of its kind, in a line that says *what* it is about and what to do."""
+    code = getattr(problem, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
+    kind = {
+        sqlite3.SQLITE_BUSY: StoreBusyError,
+        sqlite3.SQLITE_CORRUPT: StoreDamagedError,
+        sqlite3.SQLITE_NOTADB: StoreDamagedError,
+    }.get(code, StoreError)
+    return kind(f"{what}: {problem}: {advice}")
 
 
 @contextmanager
@@ -103,7 +120,7 @@ def reading() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as problem:
-        raise StoreError(f"outbox: {problem}: check the disk and the state directory") from problem
+        raise translated(problem, "outbox", "check the disk and the state directory") from problem
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
@@ -134,7 +151,7 @@ def _open(path: str, *, check: bool) -> sqlite3.Connection:
 def _check(connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise sqlite3.DatabaseError(found)
+        raise StoreDamagedError(found)
 
 
 def _create_private(path: str) -> None:
@@ -167,8 +184,46 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
         sync_directory(os.path.dirname(path))
 
 
-def _set_aside(path: str) -> None:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    for suffix in ("", "-wal", "-shm"):
-        if os.path.exists(path + suffix):
-            os.rename(path + suffix, f"{path}.corrupt-{stamp}{suffix}")
+def _set_aside(path: str, inode: int, damage: StoreDamagedError) -> str:
+    """Give the damaged file another name, and return that; empty if somebody else has done so meanwhile.
+
+    Raises StoreDamagedError: a daemon has it open, and would go on in it under whatever name.
+    """
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)  # one at a time: the next would take the fresh file away
+        if _inode(path) != inode:
+            return ""
+        if _is_served(os.path.dirname(path)):
+            raise StoreDamagedError(
+                f"{path}: damaged: restart aura-agent, which sets it aside as it starts"
+            ) from damage
+        aside = f"{path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        for suffix in ("", "-wal", "-shm"):
+            if os.path.exists(path + suffix):
+                os.rename(path + suffix, aside + suffix)
+        return aside
+    finally:
+        os.close(directory)
+
+
+def _is_served(directory: str) -> bool:
+    """Whether a daemon lives that serves the store: it holds a lock."""
+    try:
+        lock = os.open(os.path.join(directory, DAEMON_LOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0

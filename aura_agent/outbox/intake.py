@@ -1,6 +1,11 @@
-"""Reports on their way in: out of spool files and start records, and into what SQLite takes."""
+"""Reports on their way in: out of spool files and start records, and into what SQLite takes.
+
+A spool file that can't be read as a report is set aside, and that is told in a line for people.
+"""
 
 import errno
+import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from aura_agent.clock import Reading
@@ -11,14 +16,14 @@ from aura_agent.report.record import Report
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def read_spooled(path: str, now: Moment) -> Report | None:
+def read_spooled(path: str, now: Moment, tell: Callable[[str], None]) -> Report | None:
     """Return the report in *path*; None when it holds none (yet): what can't be one is set aside. Raises OSError."""
     try:
         line = spool.read(path, now.wall_ns)
     except OSError as problem:
         if problem.errno in _NOT_THE_FILES_FAULT:
             raise
-        set_aside(path)
+        set_aside(path, tell)
         return None
     if line is None:
         return None
@@ -28,7 +33,7 @@ def read_spooled(path: str, now: Moment) -> Report | None:
             return Report.from_fields(fields)
     except ValueError:
         pass
-    set_aside(path)
+    set_aside(path, tell)
     return None
 
 
@@ -44,12 +49,13 @@ def as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:
     return replace(lost, ended=Reading(now.boot_ns, now.wall_ns)) if lost.boot_id == boot_id else lost
 
 
-def set_aside(path: str) -> None:
-    """Move a spool file that is no report out of the way."""
+def set_aside(path: str, tell: Callable[[str], None]) -> None:
+    """Move a spool file that is no report out of the way, and *tell* people."""
     try:
-        spool.set_aside(path)
+        aside = spool.set_aside(path)
     except OSError:
-        pass  # somebody else did, or the disk takes nothing now: where it lies it is in nobody's way
+        return  # somebody else did, or the disk takes nothing now: where it lies it is in nobody's way
+    tell(f"{os.path.basename(path)} in the spool is no whole report: set aside as {aside}, and never sent")
 
 
 def storable(report: Report) -> Report:

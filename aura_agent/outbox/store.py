@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
-from aura_agent.errors import StoreError
+from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox import rules
 from aura_agent.outbox.claims import Attempt, Claim, Gone, Unresolved
 from aura_agent.outbox.database import open_database, reading, transaction
@@ -47,12 +47,13 @@ class Outbox:
         *check* reads the whole file first, and sets it aside if it is damaged. Raises StoreError.
         """
         self.directory = directory
+        self._notices: list[str] = []
         self._clock = clock
         self._owner = owner
         self._boot_id = boots.current_boot_id()
         if directory is None:
             self._epoch = 1
-            self._connection = open_database(":memory:")
+            self._connection, _ = open_database(":memory:")
         else:
             try:
                 spool.prepare(directory)
@@ -61,7 +62,11 @@ class Outbox:
                 raise StoreError(
                     f"{directory}: {problem.strerror}: check the directory's owner and the disk"
                 ) from problem
-            self._connection = open_database(os.path.join(directory, "outbox.db"), check=check)
+            self._path = os.path.join(directory, "outbox.db")
+            self._connection, aside = open_database(self._path, check=check)
+            self._inode = os.stat(self._path).st_ino
+            if aside:
+                self._notices.append(f"{self._path} is damaged: set aside as {aside}; what waited in it is not sent")
         self._senders = Senders(directory, owner)
         self.streams = Streams(self._connection, hostname)
         self.jobs = JobMarks(self._connection)
@@ -218,7 +223,7 @@ class Outbox:
     def _intake(self) -> Iterator[int]:
         """One write transaction that first brings in the spool and judges lost runs; yields how many were new.
 
-        The files go once that is committed.
+        The files go once that is committed, and not into a database that somebody has set aside under our hands.
         """
         with transaction(self._connection):
             now = self.now()
@@ -227,11 +232,18 @@ class Outbox:
             for _, line in abandoned:
                 count += self._judge_lost(line, now)
             yield count
+        if abandoned or spooled:
+            self._check_that_it_is_still_there()
         for path in spooled:
             spool.remove(path)
         for path, _ in abandoned:
             started.forget(path)
         self._prune_sometimes()
+
+    def _check_that_it_is_still_there(self) -> None:
+        with reading():
+            if os.stat(self._path).st_ino != self._inode:
+                raise StoreDamagedError(f"{self._path} was damaged, and set aside by another process")
 
     def _abandoned(self, now: Moment) -> list[tuple[str, bytes]]:
         return [] if self.directory is None else started.abandoned(self.directory, now.wall_ns)
@@ -240,11 +252,11 @@ class Outbox:
         """Accept what the spool holds; return the files that may go then, and how many reports were new."""
         taken, count = [], 0
         for path in self._spooled():
-            report = read_spooled(path, now)
+            report = read_spooled(path, now, self._notices.append)
             if report is None:
                 continue
             if (new := self._try_to_accept(report, now)) is None:
-                set_aside(path)
+                set_aside(path, self._notices.append)
             else:
                 taken.append(path)
                 count += new
@@ -294,7 +306,14 @@ class Outbox:
                 next_due_s = 0.0 if len(attempts) >= limit else self._next_due_s(now, only_runs)
         withdrawn, self._withdrawn = self._withdrawn, []
         lost, self._lost = self._lost, []
-        return Claim(tuple(attempts), tuple(unresolved), tuple(withdrawn), tuple(lost), next_due_s)
+        return Claim(
+            tuple(attempts), tuple(unresolved), tuple(withdrawn), tuple(lost), tuple(self.take_notices()), next_due_s
+        )
+
+    def take_notices(self) -> list[str]:
+        """Return, once, the lines that tell of what had to be set aside."""
+        notices, self._notices = self._notices, []
+        return notices
 
     def delivered(self, attempt: Attempt, reason: str) -> None:
         """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
@@ -599,10 +618,14 @@ class Outbox:
             )
 
 
-def open_outbox(directory: str | None, role: str) -> Outbox:
-    """Open the store in *directory* for this process; *role* marks its leases. Raises StoreError."""
+def open_outbox(directory: str | None, role: str, *, check: bool = False) -> Outbox:
+    """Open the store in *directory* for this process; *role* marks its leases. Raises StoreError.
+
+    *check*: as for Outbox; the daemon always does.
+    """
     owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
-    return Outbox(directory, SystemClock(), owner=owner, hostname=os.uname().nodename, check=role == "daemon")
+    check = check or role == "daemon"
+    return Outbox(directory, SystemClock(), owner=owner, hostname=os.uname().nodename, check=check)
 
 
 def _of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:

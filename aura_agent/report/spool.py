@@ -80,7 +80,7 @@ def waiting(directory: str) -> list[str]:
 
 
 def read(path: str, wall_ns: int) -> bytes | None:
-    """Return the record in *path*; None when it is gone, still being written, or torn and therefore set aside.
+    """Return the record in *path*; None when it is gone or still being written, and nothing of a torn one.
 
     Raises OSError: the file is there but can't be read.
     """
@@ -98,9 +98,7 @@ def read(path: str, wall_ns: int) -> bytes | None:
     finally:
         os.close(file)
     record = unwrap(whole)
-    if record is None and not may_grow(modified_ns, wall_ns):
-        set_aside(path)
-    return record
+    return b"" if record is None and not may_grow(modified_ns, wall_ns) else record
 
 
 def remove(path: str) -> None:
@@ -111,8 +109,11 @@ def remove(path: str) -> None:
         pass
 
 
-def set_aside(path: str) -> None:
-    """Move a file that can't be read as a record out of the way, into ``torn``; it is never deleted."""
+def set_aside(path: str) -> str:
+    """Move a file that can't be read as a record out of the way, into ``torn``; return where it is now.
+
+    It is never deleted. Raises OSError.
+    """
     directory, name = os.path.split(path)
     aside = os.path.join(directory, TORN_DIRECTORY)
     try:
@@ -120,6 +121,7 @@ def set_aside(path: str) -> None:
     except FileExistsError:
         pass
     os.rename(path, os.path.join(aside, name))
+    return os.path.join(aside, name)
 
 
 def wrap(record: bytes) -> bytes:

@@ -16,6 +16,7 @@ API_FAILED = "api.failed"
 API_RECOVERED = "api.recovered"
 STORE_FAILED = "store.failed"
 STORE_RECOVERED = "store.recovered"
+STORE_SET_ASIDE = "store.set_aside"
 REPORT_REFUSED = "report.refused"
 RUN_STARTED = "run.started"
 RUN_FINISHED = "run.finished"
@@ -52,6 +53,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     API_RECOVERED: ("info", "the Aura API answers again"),
     STORE_FAILED: ("error", "the outbox can't be read or written"),
     STORE_RECOVERED: ("info", "the outbox works again"),
+    STORE_SET_ASIDE: ("error", "a file of the store is damaged, and was given another name"),
     REPORT_REFUSED: ("warning", "a user who isn't in reporters tried to report a run"),
     RUN_STARTED: ("info", "a run of a job has begun"),
     RUN_FINISHED: ("info", "a run of a job has ended; a warning unless it succeeded or was skipped"),

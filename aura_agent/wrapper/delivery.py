@@ -2,12 +2,14 @@
 
 import os
 import signal
+from time import monotonic
 
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.settings import base_url, find_token
-from aura_agent.errors import AuraError, ConfigError
+from aura_agent.errors import AuraError, ConfigError, StoreBusyError, StoreDamagedError, StoreError
 from aura_agent.outbox.store import open_outbox
-from aura_agent.report.record import Report
+from aura_agent.report import spool
+from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 from aura_agent.wrapper.reporting import Delivery
 from aura_agent.wrapper.warnings import warn
@@ -16,41 +18,73 @@ _LEEWAY_S = 0.5
 
 
 def deliver(what: Delivery) -> None:
-    """Deliver the run that has just ended and, in a store that no daemon serves, what else waits there."""
-    options, store = what.options, what.store
-    # What hangs where no time-out reaches (a name server, a lock on the store) ends with SIGALRM all the same.
-    signal.setitimer(signal.ITIMER_REAL, options.wait_s + _LEEWAY_S)
-    try:
-        report = Report.from_fields(what.unspooled) if what.unspooled else None
-        if report is None and not _anything_waits(store, options.wait_s):
-            return
-        from aura_agent.delivery.inline import Service, deliver_now
+    """Deliver the run that has just ended and, in a store that no daemon serves, what else waits there.
 
-        api = what.config.api if what.config is not None else ApiSettings()
-        token, token_problem = _token(api)
-        delivered = deliver_now(
-            store if report is None else None,
-            Service(base_url=base_url(api, os.environ), token=token, allow_insecure=api.allow_insecure),
-            _Warnings(store, token_problem),
-            wait_s=options.wait_s,
-            only_run=what.only_run,
-            unspooled=report,
-        )
-        if report is not None and delivered:
-            what.done()
+    A success whose store is of no use goes out from memory: nobody can tell there what stands against it.
+    """
+    # What hangs where no time-out reaches (a name server, a lock on the store) ends with SIGALRM all the same.
+    signal.setitimer(signal.ITIMER_REAL, what.options.wait_s + _LEEWAY_S)
+    deadline = monotonic() + what.options.wait_s
+    report = Report.from_fields(what.report)
+    in_memory = what.path is None
+    try:
+        if not in_memory and not _anything_waits(what.store, what.options.wait_s):
+            return
+    except StoreBusyError:
+        return  # others are at it, and the report is safe
+    except StoreError as problem:
+        warn(what.store, "store", str(problem))
+        if report.outcome is not Outcome.SUCCEEDED:
+            return
+        in_memory = True
+    try:
+        delivered = _deliver(what, deadline - monotonic(), report if in_memory else None)
     except AuraError as problem:
-        warn(store, "delivery", str(problem))
+        warn(what.store, "delivery", str(problem))
+    else:
+        if delivered and in_memory:
+            what.done()
+            if what.path is not None:
+                spool.remove(what.path)
+
+
+def _deliver(what: Delivery, wait_s: float, report: Report | None) -> bool:
+    """Deliver *report* from memory; None: what the store holds. Return whether nothing of it is left."""
+    from aura_agent.delivery.inline import Service, deliver_now
+
+    api = what.config.api if what.config is not None else ApiSettings()
+    token, token_problem = _token(api)
+    return deliver_now(
+        what.store if report is None else None,
+        Service(base_url=base_url(api, os.environ), token=token, allow_insecure=api.allow_insecure),
+        _Warnings(what.store, token_problem),
+        wait_s=wait_s,
+        only_run=what.report["run"] if what.served else None,
+        unspooled=report,
+    )
 
 
 def _anything_waits(store: str, wait_s: float) -> bool:
-    """Whether there is something to send: it takes no HTTP client to see that a failure sends nothing."""
-    outbox = open_outbox(store, "run")
+    """Whether there is something to send: it takes no HTTP client to see that a failure sends nothing.
+
+    A damaged database is set aside, and a fresh one asked. Raises StoreError.
+    """
+    try:
+        return _count_waiting(store, wait_s, check=False)
+    except StoreDamagedError:
+        return _count_waiting(store, wait_s, check=True)
+
+
+def _count_waiting(store: str, wait_s: float, *, check: bool) -> bool:
+    outbox = open_outbox(store, "run", check=check)
     try:
         # SQLite's own waiting for a lock lets no signal through to us.
         outbox.connection.execute(f"PRAGMA busy_timeout = {int(min(wait_s, 5.0) * 1000)}")
         outbox.take_spool()
         return outbox.waiting_count() > 0
     finally:
+        for notice in outbox.take_notices():
+            warn(store, "set aside", notice)
         outbox.close()
 
 
@@ -79,3 +113,5 @@ class _Warnings:
             warn(self._store, "api", f"the ping waits: {facts.get('error')}")
         elif event == "store.failed":
             warn(self._store, "store", str(facts.get("error")))
+        elif event == "store.set_aside":
+            warn(self._store, "set aside", str(facts.get("what")))

@@ -30,7 +30,7 @@ def hand_over(store: str, socket_path: str) -> None:
     try:
         for path in spooled:
             record = spool.read(path, time_ns())
-            if record is not None and handing.give(record):
+            if record and handing.give(record):
                 spool.remove(path)
         if unseen or lost:
             _hand_over_outbox(store, outbox_ns, handing)

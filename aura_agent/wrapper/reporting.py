@@ -126,7 +126,8 @@ class Reporter:
         self._look_for_store()
         if self._unsure:
             fields["unsure"] = "yes"
-        spooled = self._spool(encode("run", fields))
+        path = self._spool(encode("run", fields))
+        spooled = path is not None
         if spooled:
             self._forget_start()
         served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
@@ -135,9 +136,8 @@ class Reporter:
             return None
         if not spooled and not succeeded:
             return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
-        unspooled = {} if spooled else {key: value for key, value in fields.items() if value}
-        only_run = self._run_id if served else None
-        return Delivery(options, self._config, self._store, unspooled, only_run, self._forget_start)
+        report = {key: value for key, value in fields.items() if value}
+        return Delivery(options, self._config, self._store, report, path, served, self._forget_start)
 
     def redact(self) -> tuple[str, ...] | None:
         """Return the patterns of what no ping may take along; None: there is a config, and it can't be read."""
@@ -298,17 +298,17 @@ class Reporter:
         spool.prepare(self._store)
         boots.count(self._store, self._boot_id)
 
-    def _spool(self, record: bytes) -> bool:
+    def _spool(self, record: bytes) -> str | None:
+        """Return the spool file that holds *record* now; None, with a warning, if there can't be one."""
         from aura_agent.report import spool
 
         try:
             self._prepare_store()
-            spool.write(self._store, self._run_id, record)
+            return spool.write(self._store, self._run_id, record)
         except OSError as problem:
             text = f"{self._store}: {problem.strerror}: this run's ping can't be kept, only sent at once"
             warn(self._store, "store", text)
-            return False
-        return True
+            return None
 
     def _job_name(self) -> str:
         return self._options.job or os.path.basename(self._options.command[0])
@@ -317,8 +317,9 @@ class Reporter:
 class Delivery:
     """What is left to do without a daemon.
 
-    *unspooled* are the fields of a report that no disk took, *only_run* is set where a daemon sees to all the others.
-    *done* is to be called once an unspooled report has been delivered: until then its start stays on record.
+    *report* are the fields of the run's report, *path* is the spool file that holds it, None if no disk took it. In a
+    store that is *served* a daemon sees to all other runs. *done* is to be called once a report that no disk took has
+    been delivered: until then its start stays on record.
     """
 
     def __init__(
@@ -326,12 +327,13 @@ class Delivery:
         options: Options,
         config: "Config | None",
         store: str,
-        unspooled: dict[str, str],
-        only_run: str | None,
+        report: dict[str, str],
+        path: str | None,
+        served: bool,
         done: "Callable[[], None]",
     ) -> None:
         self.options, self.config, self.store = options, config, store
-        self.unspooled, self.only_run, self.done = unspooled, only_run, done
+        self.report, self.path, self.served, self.done = report, path, served, done
 
 
 def reference(options: Options) -> tuple[str | None, str]:

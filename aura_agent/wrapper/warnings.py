@@ -21,22 +21,34 @@ def print_line(text: str) -> None:
 
 
 def _is_new(directory: str, cause: str) -> bool:
+    """Whether *cause* hasn't been warned of within a day: remembered in the store, or where any file may lie."""
     from binascii import crc32
 
-    marks = os.path.join(directory, "warned")
-    mark = os.path.join(marks, f"{crc32(cause.encode('utf-8', 'surrogateescape')):08x}")
-    try:
-        if abs(time() - os.stat(mark).st_mtime) < _DAY_S:
-            return False
-    except OSError:
-        pass
-    try:
-        from aura_agent.report.spool import prepare
-
-        prepare(directory)
-        os.makedirs(marks, 0o700, exist_ok=True)
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        os.utime(mark)
-    except OSError:
-        pass
+    name = f"{crc32(f'{directory} {cause}'.encode('utf-8', 'surrogateescape')):08x}"
+    elsewhere = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # ours if prepared
+    places = (directory, os.path.join(elsewhere, f"aura-run-{os.geteuid()}"))
+    for place in places:
+        try:
+            mark = os.lstat(os.path.join(place, "warned", name))
+            if mark.st_uid == os.geteuid() and abs(time() - mark.st_mtime) < _DAY_S:
+                return False
+        except OSError:
+            pass
+    for place in places:
+        try:
+            _mark(place, name)
+        except OSError:
+            continue
+        break
     return True
+
+
+def _mark(place: str, name: str) -> None:
+    from aura_agent.report.spool import prepare
+
+    prepare(place)
+    marks = os.path.join(place, "warned")
+    os.makedirs(marks, 0o700, exist_ok=True)
+    mark = os.path.join(marks, name)
+    os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    os.utime(mark)

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests.waiting import wait_until
+
 _SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN
 _WITHOUT_FLUSHING_THE_JOURNAL = 2
 
@@ -23,6 +25,8 @@ class PowerCut:
         subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
 
     def mount(self) -> None:
+        # As long as somebody has the old mount's loop device, mount(8) would take that, dead file system and all.
+        wait_until(lambda: not subprocess.run(["losetup", "-j", self._image], capture_output=True, check=True).stdout)
         subprocess.run(["mount", "-o", "loop", self._image, self.path], check=True)
 
     def cut(self) -> None:

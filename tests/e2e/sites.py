@@ -40,7 +40,8 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "AURA_CONFIG": str(self.config), **self.extra}
+        own = {"HOME": str(self.home), "TMPDIR": str(self.home), "AURA_CONFIG": str(self.config)}
+        return {"PATH": os.environ["PATH"], **own, **self.extra}
 
     def configure(self, jobs: str = "", agent: str = "", top: str = "") -> None:
         """Write the config: where everything of this site is, and *jobs*."""

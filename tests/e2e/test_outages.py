@@ -68,12 +68,12 @@ def test_killed_at_any_moment_what_was_accepted_is_kept(site: Site, with_daemon:
             returned += 1
             assert f"heartbeat:beat-{number}" in _accepted(site)
     assert returned > 0
-    assert all(spool.read(path, 0) is not None for path in spool.waiting(str(site.state)))
+    assert all(spool.read(path, 0) for path in spool.waiting(str(site.state)))
 
 
 def _accepted(site: Site) -> set[str]:
     spooled = [spool.read(path, 0) for path in spool.waiting(str(site.state))]
-    refs = {wire.decode(record)[1]["ref"] for record in spooled if record is not None}
+    refs = {wire.decode(record)[1]["ref"] for record in spooled if record}
     if (site.state / "outbox.db").exists():
         refs |= {ref for (ref,) in site.rows("SELECT ref FROM refs JOIN entries USING (stream_id)")}
     return refs

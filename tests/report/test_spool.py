@@ -37,14 +37,15 @@ def test_the_same_run_is_never_written_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 20, -1])
 def test_a_torn_file_is_left_alone_first_and_set_aside_later(tmp_path: Path, cut: int) -> None:
-    """A writer may still be at work on it; an hour later it is out of the way, not deleted."""
+    """A writer may still be at work on it; an hour later nobody is, and it goes out of the way, not deleted."""
     store = str(tmp_path / "s")
     path = spool.write(store, "run1", b"run v=1 x=y\n")
     os.truncate(path, cut if cut >= 0 else os.path.getsize(path) - 1)
 
     assert spool.read(path, _now_ns(path)) is None
     assert spool.waiting(store) == [path]
-    assert spool.read(path, _now_ns(path) + _HOUR_NS) is None
+    assert spool.read(path, _now_ns(path) + _HOUR_NS) == b""
+    assert spool.set_aside(path) == os.path.join(store, "spool", "torn", "run1.report")
     assert spool.waiting(store) == []
     assert os.listdir(os.path.join(store, "spool", "torn")) == ["run1.report"]
 

@@ -27,6 +27,7 @@ class Host:
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
+            "TMPDIR": str(self.home),
             "AURA_STATE_DIR": str(self.state),
             "AURA_SOCKET": str(self.home / "agent.sock"),
             **self.extra,
@@ -44,7 +45,7 @@ class Host:
     def reports(self) -> list[dict[str, str]]:
         """Return the fields of what lies in the spool, oldest start first."""
         records = [spool.read(path, 0) for path in spool.waiting(str(self.state))]
-        fields = [wire.decode(record)[1] for record in records if record is not None]
+        fields = [wire.decode(record)[1] for record in records if record]
         return sorted(fields, key=lambda report: int(report["start_boot_ns"]))
 
     def report(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.wrapper.runs import AURA_RUN, Host
 
 _NO_OVERLAP = ("--no-wait", "--no-overlap", "-H", "beat", "--")
@@ -28,9 +29,10 @@ def test_containers_that_share_a_store_see_each_other_run(host: Host) -> None:
     )
     assert container.stdout is not None
     container.stdout.readline()
+    (lock,) = (host.state / "locks").iterdir()
+    wait_until(lock.read_text, what="who the job is")
     meanwhile = host.run(*_NO_OVERLAP, "sh", "-c", "echo; read x")
     container.communicate(b"\n")
-    (lock,) = (host.state / "locks").iterdir()
     pid, _, boot, namespace = lock.read_text().split()
     lock.write_text(f"{os.getpid()} {_started(os.getpid())} {boot} {namespace}")
     afterwards = host.run(*_NO_OVERLAP, "sh", "-c", "echo; read x")

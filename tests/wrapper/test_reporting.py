@@ -4,9 +4,10 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,6 +19,16 @@ from tests.waiting import wait_until
 from tests.wrapper.runs import AURA_RUN, Host
 
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and owners take root")
+_TELL_MODULES = """
+import os, sys
+leave = os._exit
+def tell(status):
+    os.write(2, ' '.join(sys.modules).encode())
+    leave(status)
+os._exit = tell
+from aura_agent.wrapper.main import main
+main()
+"""
 
 
 @pytest.fixture
@@ -226,19 +237,143 @@ def _store_read_only(site: Site) -> None:
     ],
 )
 def test_a_store_of_no_use_costs_one_line_and_not_the_ping(alone: Site, spoil: object) -> None:
-    """The status is the job's, and the ping is sent from memory; of a failure nothing is."""
+    """The status is the job's, the ping is sent from memory, of a failure nothing is; the line comes once a day."""
     assert callable(spoil)
     spoil(alone)
     try:
-        good = alone.run("-H", "beat", "--", "true")
+        good, again = (alone.run("-H", "beat", "--", "true") for _ in range(2))
         bad = alone.run("-H", "beat", "--", "sh", "-c", "exit 8")
     finally:
         subprocess.run(["umount", "-q", str(alone.state)], check=False, stderr=subprocess.DEVNULL)
 
-    assert (good.returncode, bad.returncode) == (0, 8)
+    assert (good.returncode, again.returncode, bad.returncode) == (0, 0, 8)
     assert len(good.stderr.splitlines()) == 1
     assert str(alone.state).encode() in good.stderr
-    assert len(alone.server.pings("beat")) == 1
+    assert (again.stderr, bad.stderr) == (b"", b"")
+    assert len(alone.server.pings("beat")) == 2
+
+
+def _database_of_garbage(state: Path) -> None:
+    (state / "outbox.db").write_bytes(b"\x00garbage" * 1000)
+
+
+def _database_with_a_bad_page(state: Path) -> None:
+    """Whole at first sight: only who reads the runs' pages finds out."""
+    with closing(sqlite3.connect(state / "outbox.db")) as database:
+        (root_page,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'").fetchone()
+        (page_bytes,) = database.execute("PRAGMA page_size").fetchone()
+    with (state / "outbox.db").open("r+b") as file:
+        file.seek((root_page - 1) * page_bytes)
+        file.write(b"\xa5" * page_bytes)
+
+
+@pytest.mark.parametrize("spoil", [_database_of_garbage, _database_with_a_bad_page])
+def test_a_damaged_database_is_set_aside_and_the_ping_sent(alone: Site, spoil: Callable[[Path], None]) -> None:
+    """It is kept under another name, a fresh one takes its place, and one line tells; the next run is as ever."""
+    assert alone.run("-H", "beat", "--", "true").returncode == 0
+    for left in ("-wal", "-shm"):
+        (alone.state / f"outbox.db{left}").unlink(missing_ok=True)
+    spoil(alone.state)
+    damaged = (alone.state / "outbox.db").read_bytes()
+
+    ended, after = (alone.run("-H", "beat", "--", "sh", "-c", f"exit {code}", timeout=50) for code in (0, 9))
+
+    assert (ended.returncode, after.returncode, after.stderr) == (0, 9, b"")
+    assert len(ended.stderr.splitlines()) == 1
+    (aside,) = alone.state.glob("outbox.db.corrupt-*")
+    assert str(aside).encode() in ended.stderr
+    assert aside.read_bytes() == damaged
+    assert len(alone.server.pings("beat")) == 2
+
+
+def test_a_damaged_database_is_not_taken_from_a_daemon_that_lives(site: Site) -> None:
+    """It would go on in it under another name: what ran beside it is told from memory, and a line says what to do."""
+    site.server.create_heartbeat("beat")
+    site.start()
+    with closing(sqlite3.connect(site.state / "outbox.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _database_of_garbage(site.state)
+    ended = site.run("-H", "beat", "--", "true", env=site.environment | {"AURA_SOCKET": str(site.home / "none")})
+
+    assert ended.returncode == 0
+    assert list(site.state.glob("*corrupt*")) == []
+    assert len(ended.stderr.splitlines()) == 1
+    assert b"restart aura-agent" in ended.stderr
+    assert len(site.server.pings("beat")) == 1
+    assert list((site.state / "spool").iterdir()) == []
+
+
+def test_a_spool_file_that_is_no_report_is_set_aside_with_a_line(alone: Site) -> None:
+    """It keeps nobody from delivering, and nothing of it is thrown away."""
+    spooled = alone.state / "spool" / "garbage.report"
+    spooled.parent.mkdir(parents=True, mode=0o700)
+    alone.state.chmod(0o700)
+    spooled.write_bytes(b"garbage")
+    os.utime(spooled, (1, 1))
+
+    ended, after = (alone.run("-H", "beat", "--", "true") for _ in range(2))
+
+    assert (ended.returncode, after.returncode, after.stderr) == (0, 0, b"")
+    assert len(ended.stderr.splitlines()) == 1
+    assert b"garbage.report" in ended.stderr
+    assert (alone.state / "spool" / "torn" / "garbage.report").read_bytes() == b"garbage"
+    assert len(alone.server.pings("beat")) == 2
+
+
+def test_a_database_that_others_keep_locked_is_nobodys_concern(alone: Site) -> None:
+    """The report is safe, and whoever comes next sends it: nothing is printed."""
+    assert alone.run("-H", "beat", "--", "true").returncode == 0
+    with closing(sqlite3.connect(alone.state / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ended = alone.run("-H", "beat", "--wait", "1s", "--", "true", timeout=50)
+
+    assert (ended.returncode, ended.stderr, alone.waiting()) == (0, b"", 1)
+
+
+def test_several_at_once_deliver_side_by_side(alone: Site) -> None:
+    """Twenty wrappers in one store, without a daemon: each heartbeat is pinged once, and nothing is left."""
+    names = [f"beat-{number}" for number in range(20)]
+    for name in names:
+        alone.server.create_heartbeat(name)
+    wrappers = [
+        subprocess.Popen(
+            [AURA_RUN, "-H", name, "--wait", "100s", "--", "true"], env=alone.environment, stderr=subprocess.PIPE
+        )
+        for name in names
+    ]
+
+    assert [wrapper.communicate()[1] for wrapper in wrappers] == [b""] * 20
+    assert sorted(ping.name for ping in alone.server.pings()) == sorted(names)
+    assert alone.waiting() == 0
+
+
+def test_what_a_killed_one_was_delivering_is_delivered_by_the_next(alone: Site) -> None:
+    """Without waiting for its lease to run out."""
+    alone.server.create_heartbeat("other")
+    alone.server.set_fault("hang", target="ping", heartbeat="beat")
+    killed = subprocess.Popen([AURA_RUN, "-H", "beat", "--wait", "100s", "--", "true"], env=alone.environment)
+    wait_until(lambda: any(request.path.startswith("/ping/") for request in alone.server.requests()))
+    killed.kill()
+    killed.wait()
+    alone.server.clear_faults()
+
+    assert alone.run("-H", "other", "--", "true").returncode == 0
+    assert {ping.name for ping in alone.server.pings()} == {"beat", "other"}
+    assert alone.waiting() == 0
+
+
+def test_a_report_left_to_the_spool_loads_no_database(host: Host) -> None:
+    """Without a daemon and without waiting: a file, and that is all."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _TELL_MODULES, "--no-wait", "-H", "beat", "--", "true"],
+        env=host.environment,
+        capture_output=True,
+        check=False,
+    )
+
+    imported = set(ended.stderr.decode().split())
+    assert host.report()["outcome"] == "succeeded"
+    assert imported & {"sqlite3", "_sqlite3", "httpx", "asyncio", "dataclasses", "typing", "re"} == set()
 
 
 def test_in_a_store_that_a_daemon_serves_only_our_own_run_is_waited_for(alone: Site) -> None:
@@ -254,18 +389,8 @@ def test_in_a_store_that_a_daemon_serves_only_our_own_run_is_waited_for(alone: S
 
 def test_a_failure_needs_no_http_client(alone: Site) -> None:
     """Nothing waits, so nothing is sent: not even the library for it is loaded."""
-    program = (
-        "import os, sys\n"
-        "leave = os._exit\n"
-        "def tell(status):\n"
-        "    os.write(2, ' '.join(sys.modules).encode())\n"
-        "    leave(status)\n"
-        "os._exit = tell\n"
-        "from aura_agent.wrapper.main import main\n"
-        "main()\n"
-    )
     ended = subprocess.run(
-        [sys.executable, "-c", program, "-H", "beat", "--", "false"],
+        [sys.executable, "-c", _TELL_MODULES, "-H", "beat", "--", "false"],
         env=alone.environment,
         capture_output=True,
         check=False,
