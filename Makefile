@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd test-container stress bench check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container stress bench-wrapper behaviour check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,8 +37,11 @@ test-container: $(READY) ## the images and manifests in podman (root; installs w
 stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything is killed and taken down at random
 	AURA_STRESS_RUNS=2000 $(BIN)/python -m pytest -s tests/e2e/test_storm.py $(ARGS)
 
-bench: $(READY) ## what aura-run adds to a job, as ratios to a bare Python start
-	$(BIN)/python bench/wrapper.py
+bench-wrapper: $(READY) ## what aura-run adds to a job: time, memory, throughput
+	$(BIN)/python bench/wrapper.py $(ARGS)
+
+behaviour: $(READY) ## write docs/wrapper-behaviour.md from the tests that prove it
+	$(BIN)/python -m tests.wrapper.behaviour
 
 format: $(READY) ## rewrite the sources as ruff formats them
 	$(BIN)/ruff format .

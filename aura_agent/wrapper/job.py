@@ -197,12 +197,19 @@ class Signals:
             self._suspended = True
         if signum == SIGCONT:
             job.stopped = self._suspended = False
-        if info.si_code in _SENT_BY_A_PROCESS or job.own_group:
+        if info.si_code in _SENT_BY_A_PROCESS or job.own_group or _is_hang_up(signum):
             job.send(signum)
 
     def _note(self, signum: int) -> None:
         if signum in TERMINATING and signum not in self._ignored:
             self.terminated_by = signum
+
+
+def _is_hang_up(signum: int) -> bool:
+    """Whether the terminal told us and not the job: a hang-up reaches the leader of the session alone (__tty_hangup in
+    drivers/tty/tty_io.c), which we are under ``ssh -t`` and in a terminal's window.
+    """
+    return signum in (_signal.SIGHUP, SIGCONT) and os.getsid(0) == os.getpid()
 
 
 def let_ctrl_c_end_us() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from aura_agent.report import spool, wire
 
 AURA_RUN = str(Path(sys.executable).parent / "aura-run")
+QUEUE = ("--no-wait", "-H", "beat")  # whatever happens is found in the spool
 
 
 @dataclass
@@ -51,3 +52,25 @@ class Host:
     def report(self) -> dict[str, str]:
         (report,) = self.reports()
         return report
+
+
+def state(pid: int) -> str:
+    """Return the letter of proc_pid_stat(5) for what *pid* does; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    return state(pid) not in ("", "Z", "X")
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def pending(pid: int) -> int:
+    """Return the set of signals that wait for *pid*, as the kernel has it."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["SigPnd"], 16) | int(lines["ShdPnd"], 16)

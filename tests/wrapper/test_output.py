@@ -12,30 +12,34 @@ import pytest
 
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
-from tests.wrapper.runs import Host
+from tests.wrapper.behaviour import behaviour
+from tests.wrapper.runs import QUEUE, Host, children
 
-_QUEUE = ("--no-wait", "-H", "beat")
-_OUTPUT = (*_QUEUE, "--attach", "output")
+_OUTPUT = (*QUEUE, "--attach", "output")
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
 _MIB = 1 << 20
 
 
+@behaviour(
+    "`--quiet`", bare="prints", ours="prints only if the job fails: all of it, both streams apart, each in its order"
+)
 def test_quiet_shows_output_only_of_a_failure(host: Host) -> None:
     """Each stream to its own place, in its order, all of it."""
     script = "seq 1 300000; echo problem >&2; exit "
 
-    good = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script + "0")
-    bad = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script + "1")
+    good = host.run(*QUEUE, "--quiet", "--", "sh", "-c", script + "0")
+    bad = host.run(*QUEUE, "--quiet", "--", "sh", "-c", script + "1")
 
     assert (good.stdout, good.stderr) == (b"", b"")
     assert bad.stderr == b"problem\n"
     assert bad.stdout == _numbers(300000)
 
 
+@behaviour("`--quiet`, much output", bare="-", ours="on disk; 8 MiB of memory at the most")
 def test_held_output_of_any_size_costs_8_mib_of_memory_at_the_most(host: Host) -> None:
     """A quarter of a gigabyte is held back on disk, both streams apart, and comes out whole."""
     script = "head -c 200M /dev/zero; head -c 50M /dev/zero >&2; touch written; read x; exit 1"
-    silent = _peak_bytes(host, "read x; exit 1", lambda pid: bool(_children(pid)))[0]
+    silent = _peak_bytes(host, "read x; exit 1", lambda pid: bool(children(pid)))[0]
 
     peak, output, errors = _peak_bytes(host, script, lambda _: (host.home / "written").exists())
 
@@ -48,7 +52,7 @@ def _peak_bytes(host: Host, script: str, reached: Callable[[int], bool]) -> tupl
     """Return what memory aura-run took up to the point that is *reached*, and the digests of both streams."""
     with (host.home / "out").open("wb") as output, (host.home / "err").open("wb") as errors:
         job = host.start(
-            *(*_QUEUE, "--quiet", "--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=output, stderr=errors
+            *(*QUEUE, "--quiet", "--", "sh", "-c", script), stdin=subprocess.PIPE, stdout=output, stderr=errors
         )
         wait_until(lambda: reached(job.pid), 60.0)
         status = dict(line.split(":", 1) for line in Path(f"/proc/{job.pid}/status").read_text().splitlines())
@@ -58,10 +62,6 @@ def _peak_bytes(host: Host, script: str, reached: Callable[[int], bool]) -> tupl
         with (host.home / name).open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").digest())
     return int(status["VmHWM"].split()[0]) * 1024, digests[0], digests[1]
-
-
-def _children(pid: int) -> str:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
 
 
 @pytest.fixture
@@ -74,6 +74,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@behaviour("`--quiet`, and the disk is full", bare="-", ours="output passes straight through")
 @pytest.mark.root
 @_ROOT
 @pytest.mark.parametrize("status", [0, 1])
@@ -82,7 +83,7 @@ def test_when_the_disk_is_full_held_output_passes_straight_through(host: Host, s
     host.extra = {"TMPDIR": str(small_disk)}
     script = f"seq 1 500000; seq 1 5 >&2; exit {status}"
 
-    ended = host.run(*_QUEUE, "--quiet", "--", "sh", "-c", script)
+    ended = host.run(*QUEUE, "--quiet", "--", "sh", "-c", script)
 
     assert (ended.returncode, ended.stdout) == (status, _numbers(500000))
     assert ended.stderr == (_numbers(5) if status else b"")
@@ -93,7 +94,7 @@ def test_held_output_leaves_no_file(host: Host) -> None:
     host.extra = {"TMPDIR": str(host.home / "tmp")}
     (host.home / "tmp").mkdir()
     job = host.start(
-        *(*_QUEUE, "--quiet", "--", "sh", "-c", "seq 1 500000; touch written; read x"), stdin=subprocess.PIPE
+        *(*QUEUE, "--quiet", "--", "sh", "-c", "seq 1 500000; touch written; read x"), stdin=subprocess.PIPE
     )
     wait_until((host.home / "written").exists)
 
@@ -116,6 +117,7 @@ def test_attached_output_passes_through_and_is_cut(host: Host) -> None:
     assert "left out" in body.splitlines()[0]
 
 
+@behaviour("`--attach output`: stdout and stderr", bare="two streams", ours="two streams")
 def test_attached_output_keeps_the_two_streams_apart(host: Host) -> None:
     """The caller's stdout and stderr get their own; the body has both."""
     ended = host.run(*_OUTPUT, "--", "sh", "-c", "echo good; echo bad >&2")
@@ -124,6 +126,7 @@ def test_attached_output_keeps_the_two_streams_apart(host: Host) -> None:
     assert sorted(host.report()["body"].splitlines()) == ["bad", "good"]
 
 
+@behaviour("`--attach output`: a prompt without a newline", bare="is there at once")
 def test_attached_output_is_unbuffered(host: Host) -> None:
     """A prompt without a newline is there while the job still waits for the answer."""
     job = host.start(
@@ -137,6 +140,11 @@ def test_attached_output_is_unbuffered(host: Host) -> None:
     assert (prompt, rest) == (b"name? ", b"hello you\n")
 
 
+@behaviour(
+    "`--attach output`: any bytes, much of them, to a pipe, a file or a terminal",
+    bare="arrive",
+    ours="the same bytes; the ping gets their end, cut at a character, and a line that tells how many are missing",
+)
 @pytest.mark.parametrize("target", ["pipe", "file", "append", "terminal"])
 def test_much_attached_output_arrives_whole_wherever_it_goes(host: Host, target: str) -> None:
     """A job that is faster than its reader: every byte once, in order, and the body is the end of it."""
@@ -187,6 +195,7 @@ def _leak(site: Site, *arguments: str) -> str:
 _PRINT = ("printf", "the key=%s is here\\n", "4711")
 
 
+@behaviour("`[attach] redact`", bare="-", ours="what it matches stays on the host; the caller sees it")
 @pytest.mark.parametrize("way", ["alone", "daemon", "job", "matched"])
 def test_what_redact_matches_never_leaves_the_host(site: Site, way: str) -> None:
     """With and without a daemon, named or not: the caller sees the secret, Aura doesn't."""
@@ -247,6 +256,7 @@ def test_a_body_that_is_too_large_for_aura_is_left_out(site: Site) -> None:
     assert [ping.body for ping in site.server.pings("beat") if ping.accepted] == [""]
 
 
+@behaviour("`--attach output` and `… | head -1`", bare="SIGPIPE ends it")
 def test_the_end_of_the_reader_reaches_a_job_whose_output_is_attached(host: Host) -> None:
     """SIGPIPE kills it, as it would without us."""
     job = host.start(*_OUTPUT, "--", "yes")

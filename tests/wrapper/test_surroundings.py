@@ -1,0 +1,150 @@
+"""What the job finds: descriptors, arguments, environment, limits, rights. All as it would be without us."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.wrapper.behaviour import behaviour
+from tests.wrapper.runs import AURA_RUN, QUEUE, Host
+
+# Prints what a process can know of its surroundings; -I -S, so that Python itself adds little.
+_SHOW = r"""
+import json, os, resource, sys
+def read(name):
+    with open("/proc/self/" + name, "rb") as file:
+        return file.read()
+def descriptors():
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            yield fd, os.readlink(f"/proc/self/fd/{fd}"), os.get_inheritable(fd)
+        except OSError:
+            pass  # that of the listing itself
+status = dict(line.split(":\t", 1) for line in read("status").decode().splitlines())
+glibc = ~(0b11 << 31)  # its posix_spawn leaves its own signals, 32 and 33, ignored; no program can use them
+json.dump({
+    "arguments": read("cmdline").hex(),
+    "environment": sorted(variable.hex() for variable in read("environ").split(b"\0")),
+    "descriptors": sorted(descriptors()),
+    "stdin": sys.stdin.read(),
+    "directory": os.getcwd(),
+    "umask": os.umask(0),
+    "limits": {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT")},
+    "priority": (os.nice(0), os.sched_getscheduler(0), sorted(os.sched_getaffinity(0))),
+    "signals": {name: f"{int(status[name], 16) & glibc:x}" for name in ("SigBlk", "SigIgn")},
+    "rights": {name: status[name] for name in status if name.startswith(("Uid", "Gid", "Groups", "Cap", "NoNew", "Secc"))},
+    "kernel": {name: read(name).decode() for name in ("oom_score_adj", "timerslack_ns", "personality", "cgroup")},
+    "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in os.listdir("/proc/self/ns")},
+}, sys.stdout)
+"""
+
+
+def _surroundings(host: Host, *odd: str, wrapped: bool) -> dict[str, Any]:
+    """Return what a job finds whose caller has changed all that can be changed."""
+    read, extra = os.pipe()
+
+    def change() -> None:
+        os.umask(0o027)
+        os.nice(3)
+        os.sched_setaffinity(0, {0})
+        resource.setrlimit(resource.RLIMIT_NOFILE, (123, 200))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 31))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGALRM})
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("77")
+
+    with (host.home / "out").open("wb") as output:
+        done = subprocess.run(
+            [*((AURA_RUN, *QUEUE, "--") if wrapped else ()), sys.executable, "-I", "-S", "-c", _SHOW, *odd],
+            env=host.environment,
+            cwd=host.home,
+            input=b"from the caller",
+            stdout=output,
+            stderr=subprocess.PIPE,
+            pass_fds=(extra,),
+            preexec_fn=change,
+            restore_signals=True,
+            check=False,
+        )
+    for descriptor in (read, extra):
+        os.close(descriptor)
+    assert (done.returncode, done.stderr) == (0, b"")
+    found: dict[str, Any] = json.loads((host.home / "out").read_bytes())
+    for fd, place, inheritable in found["descriptors"]:
+        if place.startswith("pipe:"):  # each call has pipes of its own
+            found["descriptors"][found["descriptors"].index([fd, place, inheritable])] = [fd, "pipe", inheritable]
+    return found
+
+
+@behaviour("argv with any bytes, empty arguments, `--`", bare="as written")
+@behaviour(
+    "stdin, stdout, stderr and further descriptors", bare="the caller's", ours="the same ones, not copies of ours"
+)
+@behaviour("umask, working directory, all resource limits", bare="the caller's")
+@behaviour("nice value, scheduler, processors, `oom_score_adj`, control group, namespaces", bare="the caller's")
+@behaviour("user, groups, capabilities, `no_new_privs`, seccomp", bare="the caller's")
+@behaviour("ignored signals (`nohup`), blocked signals", bare="stay so; what the caller didn't ignore is default")
+def test_the_job_finds_what_it_would_find_without_us(host: Host) -> None:
+    """All that /proc and the usual calls tell of a process is compared."""
+    host.extra = {"ODD": "\udcff\n=x", "AURA_WAIT": "3s", "LANG": "C"}
+    odd = ["", "a b", "\udcfe", "--", "-x", "'\"$", "\n"]
+
+    bare = _surroundings(host, *odd, wrapped=False)
+    ours = _surroundings(host, *odd, wrapped=True)
+
+    assert ours == bare
+
+
+@behaviour(
+    "environment",
+    bare="the caller's",
+    ours="the same, less `AURA_TOKEN`, `AURA_PING_URL`, `AURA_HEARTBEAT`, `AURA_JOB`, `CREDENTIALS_DIRECTORY`;"
+    " nothing is added",
+)
+def test_the_job_loses_our_secrets_and_gets_nothing_from_us(host: Host) -> None:
+    """A nested aura-run can't speak for this one; no SSL_CERT_FILE, no locale, no mark of ours."""
+    secrets = {
+        "AURA_TOKEN": "t",
+        "AURA_PING_URL": "",
+        "AURA_HEARTBEAT": "h",
+        "AURA_JOB": "",
+        "CREDENTIALS_DIRECTORY": "/x",
+    }
+    host.extra = {"AURA_WAIT": "3s", "AURA_CONFIG": "", "EMPTY": ""} | secrets
+
+    ended = host.run(*QUEUE, "--", "cat", "/proc/self/environ")
+
+    wanted = host.environment.keys() - secrets.keys()
+    assert sorted(ended.stdout.decode().split("\0")) == sorted(
+        ["", *(f"{name}={host.environment[name]}" for name in wanted)]
+    )
+
+
+@behaviour(
+    "SIGCHLD ignored by the caller", bare="stays ignored", ours="is default: ignored, it would hide the job's end"
+)
+def test_an_ignored_sigchld_does_not_hide_how_the_job_ended(host: Host) -> None:
+    """The kernel would throw the status away."""
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+
+    assert host.run(*QUEUE, "--", "sh", "-c", "exit 7", **ignore).returncode == 7
+
+
+@behaviour("SIGPIPE and SIGXFSZ, which Python ignores", bare="end the job", ours="the same: they are default for it")
+@pytest.mark.parametrize(
+    ("script", "signum"),
+    [("kill -PIPE $$", signal.SIGPIPE), ("ulimit -f 1; exec head -c 1000000 /dev/zero >file", signal.SIGXFSZ)],
+)
+def test_what_python_ignores_is_not_ignored_by_the_job(host: Host, script: str, signum: int) -> None:
+    """A pipe without a reader and a file beyond its limit end it, and us."""
+    bare = subprocess.run(["sh", "-c", script], cwd=host.home, check=False)
+
+    ours = host.run(*QUEUE, "--", "sh", "-c", script)
+
+    assert ours.returncode == bare.returncode == -signum
