@@ -2,8 +2,11 @@
 
 import os
 import pty
+import select
 from types import TracebackType
 from typing import Self
+
+_PATIENCE_S = 20.0
 
 
 class Terminal:
@@ -31,8 +34,10 @@ class Terminal:
         os.write(self.controller, keys.encode())
 
     def until(self, text: str) -> str:
-        """Read up to and with *text*, and return what came before it."""
+        """Read up to and with *text*, and return what came before it; fail after a while."""
         while text.encode() not in self._said:
+            ready, _, _ = select.select([self.controller], [], [], _PATIENCE_S)
+            assert ready, f"{text!r} was not said, but {self._said!r}"
             self._said += os.read(self.controller, 1000)
         before, _, self._said = self._said.partition(text.encode())
         return before.decode()
