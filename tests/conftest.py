@@ -1,6 +1,11 @@
-"""What all tests share: the event loop, bounded waiting."""
+"""What all tests share: the event loop, how Hypothesis judges slowness."""
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ApiMisconfigured,
         ApiUnreachable,
         BadRequest,
+        BudgetSpent,
         Conflict,
         Forbidden,
         InternalError,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from aura_agent.api.heartbeats import Heartbeat
     from aura_agent.api.incidents import Incident
     from aura_agent.api.integrations import Integration
+    from aura_agent.api.ledger import Purpose
+    from aura_agent.api.limiter import Limiter
     from aura_agent.api.monitors import Check, Monitor
     from aura_agent.api.wire import Budget
 
@@ -41,6 +44,7 @@ __all__ = [
     "AuraClient",
     "BadRequest",
     "Budget",
+    "BudgetSpent",
     "Check",
     "Conflict",
     "Forbidden",
@@ -48,8 +52,10 @@ __all__ = [
     "Incident",
     "Integration",
     "InternalError",
+    "Limiter",
     "Monitor",
     "NotFound",
+    "Purpose",
     "RateLimited",
     "Unauthorized",
 ]
@@ -63,6 +69,8 @@ _HOMES = {
     "Incident": "incidents",
     "Integration": "integrations",
     "Monitor": "monitors",
+    "Limiter": "limiter",
+    "Purpose": "ledger",
 }
 
 

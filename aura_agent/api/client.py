@@ -7,6 +7,8 @@ reads stands in the resource's own module.
 """
 
 import asyncio
+import math
+import random
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
@@ -20,6 +22,8 @@ from aura_agent.api.errors import ApiError, ApiGarbled, ApiMisconfigured, ApiUnr
 from aura_agent.api.heartbeats import Heartbeat, HeartbeatFields, ping_url_request, read_ping_url
 from aura_agent.api.incidents import Incident, resolve_request
 from aura_agent.api.integrations import Integration
+from aura_agent.api.ledger import REQUEST_NS, Purpose
+from aura_agent.api.limiter import Limiter
 from aura_agent.api.models import M, read, written
 from aura_agent.api.monitors import Check, Monitor, MonitorFields
 from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
@@ -41,11 +45,13 @@ from aura_agent.api.wire import (
     parse_page,
     update_request,
 )
+from aura_agent.clock import SystemClock
 from aura_agent.secret import Secret
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_PAGES = 500  # 50,000 objects; a listing without end is a fault of the server
+MAX_REQUEST_S = REQUEST_NS / 1e9  # the budget counts on it
 _CONNECTIONS = 4
 
 
@@ -53,7 +59,10 @@ class AuraClient:
     """A client for one organization, which the *token* stands for.
 
     Used as an async context manager. *http* stays open at the end if it was given. *total_timeout_s* bounds each
-    request from connecting to the last byte. Every method raises ApiError.
+    request from connecting to the last byte, 30 s at the most. Every method raises ApiError.
+
+    Each request waits for its turn in the *limiter*'s budget, as urgent as its *purpose*; if that won't come within
+    *patience_s*, it raises BudgetSpent and sends nothing. Without a limiter, this client alone keeps to the limits.
     """
 
     def __init__(
@@ -62,15 +71,20 @@ class AuraClient:
         token: Secret,
         *,
         http: httpx.AsyncClient | None = None,
-        total_timeout_s: float = 30.0,
+        total_timeout_s: float = MAX_REQUEST_S,
         allow_insecure: bool = False,
+        limiter: Limiter | None = None,
+        purpose: Purpose = Purpose.LISTING,
+        patience_s: float = math.inf,
     ) -> None:
         """Raise ApiMisconfigured if the base URL or the token can't be used."""
         self._base = _checked_base(base_url, allow_insecure=allow_insecure)
         self._token = _checked_token(token)
         self._http = http
         self._owns_http = http is None
-        self._total_timeout_s = total_timeout_s
+        self._total_timeout_s = min(total_timeout_s, MAX_REQUEST_S)
+        self._limiter = limiter or Limiter(token, base_url, SystemClock(), random.Random())  # spreads, protects nothing
+        self._purpose, self._patience_s = purpose, patience_s
         self.budget = Budget(None, None)
 
     async def __aenter__(self) -> Self:
@@ -248,6 +262,7 @@ class AuraClient:
         """Return a 2xx answer. Raises ApiError for everything else."""
         if self._http is None:
             self._http = build_client(max_connections=_CONNECTIONS)
+        reserved_ns = await self._limiter.admit(self._purpose, self._patience_s)
         deadline = asyncio.timeout(self._total_timeout_s)
         try:
             async with deadline:
@@ -258,10 +273,13 @@ class AuraClient:
             kind = Trouble.TOTAL_TIMEOUT if deadline.expired() else trouble_of(exc)
             unsure = request.method != "GET" and kind not in BEFORE_SENDING
             raise ApiUnreachable(kind, self._base.host, undecided=str(request) if unsure else "") from exc
-        if not 200 <= reply.status <= 299:
-            raise parse_error(request, reply, datetime.now(UTC), hide=self._token.reveal())
         self.budget = parse_budget(reply.headers)
-        return reply
+        if 200 <= reply.status <= 299:
+            await self._limiter.settle(reserved_ns, self.budget)
+            return reply
+        problem = parse_error(request, reply, datetime.now(UTC), hide=self._token.reveal())
+        await self._limiter.settle(reserved_ns, self.budget, problem)
+        raise problem
 
     async def _exchange(self, http: httpx.AsyncClient, request: Request) -> Reply:
         headers = {

@@ -7,6 +7,7 @@
     ├── NotFound           404 not_found
     ├── Conflict           409 conflict
     ├── RateLimited        429 rate_limited
+    │   └── BudgetSpent    it would be refused with 429, so nothing was sent
     ├── InternalError      500 internal_error, and every other 5xx
     ├── ApiUnreachable     no answer came
     ├── ApiGarbled         an answer came that isn't what the contract says: a captive portal, truncated JSON
@@ -18,6 +19,7 @@ and hold neither token nor ping URL.
 
 from aura_agent.api.trouble import describe
 from aura_agent.errors import AuraError
+from aura_agent.units import format_duration
 
 
 class ApiError(AuraError):
@@ -64,6 +66,18 @@ class Conflict(ApiError):
 
 class RateLimited(ApiError):
     """429: over 60 requests in a minute or 1,000 in an hour, counted per token."""
+
+
+class BudgetSpent(RateLimited):
+    """The token's budget lets no request through for the next *wait_s*, so nothing was sent."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(
+            f"the token's 60 requests a minute and 1,000 an hour are used up for the next {format_duration(wait_s)}: "
+            "nothing was sent",
+            code="rate_limited",
+            retry_after_s=wait_s,
+        )
 
 
 class InternalError(ApiError):

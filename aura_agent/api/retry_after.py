@@ -1,8 +1,11 @@
-"""The Retry-After header (RFC 9110, section 10.2.3): seconds or an HTTP date. Pure."""
+"""The Retry-After header (RFC 9110, section 10.2.3): how it reads, and how long we wait for it. Pure."""
 
+import random
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+RETRY_AFTER_CAP_S = 3600.0
+_LATER_AT_MOST = 0.2
 _MAX_DIGITS = 12  # more than any delay meant seriously, and int() refuses thousands of digits
 
 
@@ -21,3 +24,11 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
         return max(0.0, (at - now).total_seconds())
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def after_retry_after_s(asked_s: float, rng: random.Random) -> float:
+    """Return the wait for a Retry-After of *asked_s*: never earlier, and up to 20 % later.
+
+    An hour in all at the most: who asks for more is asked again after an hour.
+    """
+    return min(RETRY_AFTER_CAP_S, max(0.0, asked_s) * (1.0 + rng.uniform(0.0, _LATER_AT_MOST)))

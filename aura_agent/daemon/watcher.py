@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 
 import httpx
 
+from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.clock import Clock
 from aura_agent.config.models import Job
 from aura_agent.daemon.aside import aside
 from aura_agent.delivery.answers import Verdict, classify
-from aura_agent.delivery.backoff import after_retry_after_s, delay_s
+from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Resolver

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from aura_agent.api.retry_after import retry_after_s as parse_retry_after_s
+from aura_agent.api.retry_after import RETRY_AFTER_CAP_S, retry_after_s as parse_retry_after_s
 from aura_agent.api.trouble import Trouble, describe
-from aura_agent.delivery.backoff import RETRY_AFTER_CAP_S
 
 
 class Verdict(StrEnum):

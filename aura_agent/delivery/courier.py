@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 import httpx
 
+from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.delivery.answers import Answer, Verdict, classify
-from aura_agent.delivery.backoff import after_retry_after_s, delay_s
+from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver

@@ -24,8 +24,9 @@ from aura_agent.api import (
     InternalError,
     NotFound,
 )
+from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.clock import Clock
-from aura_agent.delivery.backoff import after_retry_after_s, delay_s
+from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.store import Outbox

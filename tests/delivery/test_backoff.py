@@ -6,7 +6,8 @@ from statistics import mean
 import pytest
 from hypothesis import given, strategies as st
 
-from aura_agent.delivery.backoff import after_retry_after_s, delay_s
+from aura_agent.api.retry_after import after_retry_after_s
+from aura_agent.delivery.backoff import delay_s
 
 SEEDS = st.integers(min_value=0, max_value=2**32)
 
