@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from aura_agent.api import ApiError
 from aura_agent.clock import SystemClock
 from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
@@ -31,6 +30,7 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
+from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError, DaemonError, StoreError
 from aura_agent.outbox.store import Outbox, open_outbox
@@ -42,8 +42,6 @@ from aura_agent.telemetry.counts import Counts
 from aura_agent.telemetry.observer import LoggingObserver
 from aura_agent.telemetry.redact import Redactor
 from aura_agent.web.serving import LazyServer
-
-_RELIST_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +187,9 @@ async def _built(
             if token is not None:
                 redactor.add(token.reveal())
             url = base_url(config.api, os.environ)
-            return Service(base_url=url, token=token, allow_insecure=config.api.allow_insecure).client_factory()
+            return Service(
+                base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory
+            ).client_factory()
 
         for heartbeat in await worker.call(lambda outbox: outbox.streams.cached()):
             if heartbeat.ping_url is not None:
@@ -217,7 +217,8 @@ async def _built(
         watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
         scheduler = Scheduler(worker, clock, observer, boot_id)
         await scheduler.load()
-        parts = Parts(worker, scheduler, runner, watcher, courier, resolver, clock, observer)
+        refresher = Refresher(worker, resolver, clock, rng, hostname)
+        parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)
         agent = Agent(parts, config, load, connect, hostname)
         agent.apply(config)
         reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted))
@@ -225,7 +226,7 @@ async def _built(
         await _listen(agent, reports, vitals, counts, observer, stack)
         scheduling = vitals.start(scheduler.run(), "scheduler")
         delivering = vitals.start(courier.run(), "courier")
-        vitals.start(_relist_daily(resolver, rng), "daily listing")
+        vitals.start(refresher.run(), "refresher")
         vitals.start(_feed_watchdog(notifier, agent), "watchdog")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
@@ -276,16 +277,6 @@ async def _hurry(hurry: asyncio.Event, runner: Runner) -> None:
     runner.hurry("the agent was told twice to stop")
 
 
-async def _relist_daily(resolver: Resolver, rng: random.Random) -> None:
-    """Renew what is known of the heartbeats (name, interval, grace) about once a day, each agent at its own time."""
-    while True:
-        await asyncio.sleep(_RELIST_S * rng.uniform(0.75, 1.25))
-        try:
-            await resolver.list_anew()
-        except (ApiError, StoreError):
-            continue  # what is known stays, and what needs the list asks for it
-
-
 async def _reload_when_told(notifier: Notifier, agent: Agent, told: asyncio.Event) -> None:
     """Reload on each SIGHUP, one after the other."""
     while True:
@@ -323,7 +314,8 @@ def _bind_tcp(listen: str) -> socket.socket:
     """Return a socket bound to *listen*, ``host:port``. Raises OSError."""
     host, port = parse_listen(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    # The protocol is named since asyncio switches Nagle off only where it is: 40 ms for each answer otherwise.
+    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))

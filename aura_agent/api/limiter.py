@@ -133,7 +133,8 @@ class Limiter:
 async def _locked(path: str) -> AsyncIterator[None]:
     """Hold the lock of the file at *path*, if it can be had; 0600 in a directory of 0700."""
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), 0o700)
         lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
         yield

@@ -13,8 +13,7 @@ import msgspec
 
 from aura_agent.api import AuraClient
 from aura_agent.cli.api_objects import print_object, print_objects, read_fields
-from aura_agent.cli.settings import config_option, json_option, on_one_line, print_json, read_config, service
-from aura_agent.errors import ConfigError, Problem
+from aura_agent.cli.settings import config_option, json_option, on_one_line, open_api, print_json, read_config
 from aura_agent.units import parse_duration_s
 
 EXAMPLE_ID = "3f6b…"
@@ -35,12 +34,10 @@ def duration_s(text: str) -> float:
 
 def ask(config_file: str | None, operation: Callable[[AuraClient], Awaitable[T]]) -> T:
     """Return what *operation* gets from the Aura of the config. Raises ConfigError, ApiError."""
-    open_client = service(read_config(config_file)).client_factory()
-    if open_client is None:
-        raise ConfigError([Problem("no API token; set token_file in [api], or AURA_TOKEN_FILE")])
+    client = open_api(read_config(config_file))
 
     async def asking() -> T:
-        async with open_client() as client:
+        async with client:
             return await operation(client)
 
     return asyncio.run(asking())

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from aura_agent.api import AuraClient, Purpose
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, config_path, find_token
 from aura_agent.delivery.inline import Service
+from aura_agent.errors import ConfigError, Problem
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report import places
+from aura_agent.units import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 _NARROW_COLUMNS = 90  # a table of half a dozen columns is torn to shreds in fewer
+_API_PATIENCE_S = 150.0  # the minute's limit is waited for; who has used up the hour is told so
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -61,7 +65,23 @@ def service(config: Config) -> Service:
         base_url=base_url(config.api, os.environ),
         token=find_token(config.api, os.environ),
         allow_insecure=config.api.allow_insecure,
+        state_dir=store_directory(config),
     )
+
+
+def open_api(config: Config) -> AuraClient:
+    """Return a client of the config's Aura; it says on stderr if it has to wait for the token's turn.
+
+    Raises ConfigError: there is no token, or it can't be read.
+    """
+    open_client = service(config).client_factory(on_wait=_say_wait)
+    if open_client is None:
+        raise ConfigError([Problem("no API token; set token_file in [api], or AURA_TOKEN_FILE")])
+    return open_client(Purpose.LISTING, _API_PATIENCE_S)
+
+
+def _say_wait(wait_s: float) -> None:
+    click.echo(f"aura-agent: waiting {format_duration(wait_s)}: Aura's rate limit is used up until then", err=True)
 
 
 def print_json(value: object) -> None:

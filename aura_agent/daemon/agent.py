@@ -18,6 +18,7 @@ from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
+from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError
 from aura_agent.outbox.queries import (
@@ -56,6 +57,7 @@ class Parts:
     watcher: Watcher
     courier: Courier
     resolver: Resolver
+    refresher: Refresher
     clock: Clock
     observer: Observer
 
@@ -100,6 +102,7 @@ class Agent:
         open_client = self._connect(config)
         self.config = config
         self._parts.resolver.use(open_client)
+        self._parts.refresher.replace(_heartbeats(config))
         self._parts.watcher.replace(watched)
         self._parts.scheduler.replace(timed)
 
@@ -210,7 +213,12 @@ class Agent:
             "started_at": _stamp(self.started_at),
             "stopping": self.stopping,
             "healthy": not self.unhealthy(),
-            "problems": [text for text in (self.unhealthy(), self._parts.resolver.problem) if text],
+            "problems": [
+                text
+                for text in (self.unhealthy(), self._parts.resolver.problem, *self._parts.refresher.problems)
+                if text
+            ],
+            "degraded": self._parts.resolver.standing.degraded,
             "warnings": [other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}],
             "config_problem": self.config_problem,
             "needs_restart": self.needs_restart(),
@@ -250,6 +258,12 @@ class Agent:
 
 def _has_times(job: Job) -> bool:
     return job.schedule is not None or job.every is not None
+
+
+def _heartbeats(config: Config) -> list[str]:
+    """Return the ids or names of the heartbeats that *config* feeds, each once."""
+    named = [job.heartbeat or name for name, job in config.jobs.items() if job.enabled]
+    return list(dict.fromkeys([*named, *([config.agent.heartbeat] if config.agent.heartbeat else [])]))
 
 
 def _kind(job: Job) -> str:

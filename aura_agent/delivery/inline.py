@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from aura_agent.api import AuraClient
+from aura_agent.api import AuraClient, Limiter, Purpose
 from aura_agent.clock import SystemClock
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
@@ -14,7 +14,9 @@ from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Report
+from aura_agent.report.spool import prepare
 from aura_agent.secret import Secret
 
 
@@ -25,13 +27,44 @@ class Service:
     base_url: str
     token: Secret | None
     allow_insecure: bool = False
+    state_dir: str | None = None  # where the token's budget is; None: each factory's own
 
-    def client_factory(self) -> ClientFactory | None:
-        """Return what opens an API client, None without a token."""
+    def client_factory(self, on_wait: Callable[[float], None] = lambda _: None) -> ClientFactory | None:
+        """Return what opens an API client, None without a token; *on_wait* hears how long (s) a request has to wait."""
         token = self.token
         if token is None:
             return None
-        return lambda: AuraClient(self.base_url, token, allow_insecure=self.allow_insecure)
+        limiter = Limiter(
+            token,
+            self.base_url,
+            SystemClock(),
+            random.Random(),  # spreads waits, protects nothing
+            directory=self._own_state_dir(),
+            boot_id=current_boot_id(),
+            on_wait=on_wait,
+        )
+
+        def open_client(purpose: Purpose, patience_s: float) -> AuraClient:
+            return AuraClient(
+                self.base_url,
+                token,
+                allow_insecure=self.allow_insecure,
+                limiter=limiter,
+                purpose=purpose,
+                patience_s=patience_s,
+            )
+
+        return open_client
+
+    def _own_state_dir(self) -> str | None:
+        """Return the state directory if it is ours, made if missing."""
+        if self.state_dir is None:
+            return None
+        try:
+            prepare(self.state_dir)
+        except OSError:
+            return None
+        return self.state_dir
 
 
 @asynccontextmanager

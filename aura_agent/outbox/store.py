@@ -388,11 +388,11 @@ class Outbox:
             stream_id = self.streams.of(ref)
             return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
 
-    def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
-        """Put *heartbeats*, a whole listing, into the cache, and merge the streams that turn out to be one."""
+    def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
+        """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""
         now = self.now()
         with transaction(self._connection):
-            self.streams.remember(heartbeats)
+            self.streams.remember(heartbeats, whole=whole)
             self._merge_known(now)
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:

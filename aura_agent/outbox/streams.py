@@ -26,6 +26,7 @@ class CachedHeartbeat:
     last_ping_wall_ns: int | None
     ping_url: Secret | None
     listed_wall_ns: int
+    url_wall_ns: int | None = None
 
 
 class Streams:
@@ -218,19 +219,20 @@ class Streams:
 
     # -- the cache of heartbeats ---------------------------------------------------------------------------------
 
-    def remember(self, heartbeats: list[CachedHeartbeat]) -> None:
-        """Put *heartbeats*, a whole listing, into the cache.
+    def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
+        """Put *heartbeats* into the cache; *whole*: they are all that there are.
 
-        A ping URL that is already there stays unless a new one came, and so does a heartbeat that the listing lacks;
-        only its name goes over to one that has it now.
+        A ping URL that is already there stays unless a new one came, and so does a heartbeat that a whole listing
+        lacks; only its name goes over to one that has it now.
         """
         self._connection.executemany(
             "INSERT INTO heartbeats"
-            " (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name,"
+            " (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns, url_wall_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name,"
             " interval_s = excluded.interval_s, grace_s = excluded.grace_s, status = excluded.status,"
             " last_ping_wall_ns = excluded.last_ping_wall_ns, listed_wall_ns = excluded.listed_wall_ns,"
-            " ping_url = coalesce(excluded.ping_url, heartbeats.ping_url)",
+            " ping_url = coalesce(excluded.ping_url, heartbeats.ping_url),"
+            " url_wall_ns = coalesce(excluded.url_wall_ns, heartbeats.url_wall_ns)",
             [
                 (
                     heartbeat.id,
@@ -241,10 +243,13 @@ class Streams:
                     heartbeat.last_ping_wall_ns,
                     heartbeat.ping_url.reveal() if heartbeat.ping_url else None,
                     heartbeat.listed_wall_ns,
+                    heartbeat.url_wall_ns,
                 )
                 for heartbeat in heartbeats
             ],
         )
+        if not whole:
+            return
         listed = {heartbeat.id for heartbeat in heartbeats}
         for name in {heartbeat.name for heartbeat in heartbeats}:
             rows = self._connection.execute("SELECT id FROM heartbeats WHERE name = ?", (name,)).fetchall()
@@ -349,4 +354,5 @@ def _cached(row: sqlite3.Row) -> CachedHeartbeat:
         last_ping_wall_ns=row["last_ping_wall_ns"],
         ping_url=Secret(row["ping_url"]) if row["ping_url"] else None,
         listed_wall_ns=row["listed_wall_ns"],
+        url_wall_ns=row["url_wall_ns"],
     )

@@ -56,7 +56,12 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None) -> bool:
     token, token_problem = _token(api)
     return deliver_now(
         what.store if report is None else None,
-        Service(base_url=base_url(api, os.environ), token=token, allow_insecure=api.allow_insecure),
+        Service(
+            base_url=base_url(api, os.environ),
+            token=token,
+            allow_insecure=api.allow_insecure,
+            state_dir=what.store,
+        ),
         _Warnings(what.store, token_problem),
         wait_s=wait_s,
         only_run=what.report["run"] if what.served else None,

@@ -14,20 +14,12 @@ from aura_agent.api import AuraClient, BudgetSpent, Limiter, Purpose, RateLimite
 from aura_agent.api.wire import Budget
 from aura_agent.devserver.server import DevServer
 from aura_agent.secret import Secret
-from tests.devserver.clocks import StillClock
+from tests.devserver.clocks import PassingClock, StillClock
 
 pytestmark = pytest.mark.anyio
 TOKEN = "aura_live_of_this_test"
 URL = "https://aura.example/api-v1"
 NOTHING_TOLD = Budget(None, None)
-
-
-class PassingClock(StillClock):
-    """A clock on which sleeping is what makes time pass."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.advance(seconds)
-        await asyncio.sleep(0)
 
 
 def limiter(

@@ -1,4 +1,6 @@
-"""A clock that stands still until a test moves it."""
+"""Clocks that stand still until a test moves them, or sleeps on them."""
+
+import asyncio
 
 from aura_agent.clock import Reading
 
@@ -17,3 +19,11 @@ class StillClock:
     def advance(self, seconds: float) -> None:
         self._boot_ns += round(seconds * 1e9)
         self._wall_ns += round(seconds * 1e9)
+
+
+class PassingClock(StillClock):
+    """Sleeping on it is what makes its time pass."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        await asyncio.sleep(0)
