@@ -169,7 +169,7 @@ def _job_row(job: dict[str, Any]) -> list[str]:
     ended = (
         "" if last is None else f"{last['outcome']} {local(last['started_at'])}, {format_duration(last['duration_s'])}"
     )
-    ping = "" if last is None else last["ping"] or ""
+    ping = job["problem"] or ("" if last is None else last["ping"] or "")
     watch = job.get("watch")
     if watch is not None:
         health = {True: "healthy", False: "unhealthy", None: "not looked at yet"}[watch["healthy"]]

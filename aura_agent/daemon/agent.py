@@ -193,6 +193,7 @@ class Agent:
                     {"run_id": run.run_id, "since": _stamp(run.started.wall if run.started else None)}
                     for run in self._parts.runner.running(name)
                 ],
+                "problem": self._parts.refresher.problems.get(job.heartbeat or name, ""),
                 "paused": name in self._parts.scheduler.paused,
                 "last": None
                 if last is None
@@ -213,11 +214,7 @@ class Agent:
             "started_at": _stamp(self.started_at),
             "stopping": self.stopping,
             "healthy": not self.unhealthy(),
-            "problems": [
-                text
-                for text in (self.unhealthy(), self._parts.resolver.problem, *self._parts.refresher.problems)
-                if text
-            ],
+            "problems": [text for text in (self.unhealthy(), self._parts.resolver.problem, _not_found(jobs)) if text],
             "degraded": self._parts.resolver.standing.degraded,
             "warnings": [other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}],
             "config_problem": self.config_problem,
@@ -281,6 +278,15 @@ def _watch_row(watched: Watched) -> dict[str, object]:
         "pinged_at": _stamp(watched.pinged_at),
         "problem": watched.problem,
     }
+
+
+def _not_found(jobs: list[dict[str, Any]]) -> str:
+    """Return which jobs have a heartbeat that can't be had, in one line however many they are."""
+    names = [str(job["name"]) for job in jobs if job["problem"]]
+    if not names:
+        return ""
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"no ping of {listed} can be sent: column ping says why"
 
 
 def _stamp(at: datetime | None) -> str | None:

@@ -39,7 +39,7 @@ class Refresher:
         self._hostname = hostname
         self._wake = asyncio.Event()
         self._left_alone: dict[str, tuple[int, str]] = {}  # what could not be had: until when, and why
-        self.problems: tuple[str, ...] = ()
+        self.problems: dict[str, str] = {}  # by what the config calls the heartbeat
 
     def replace(self, wanted: Iterable[str]) -> None:
         """Care for the heartbeats with these ids or names from now on; ask anew for what could not be had."""
@@ -80,7 +80,7 @@ class Refresher:
         alone = {name: until - reading.boot_ns for name, (until, _) in self._left_alone.items() if name in found}
         alone = {name: left_ns for name, left_ns in alone.items() if left_ns > 0}
         self._left_alone = {name: self._left_alone[name] for name in alone}
-        self.problems = tuple(sorted(reason for _, reason in self._left_alone.values()))
+        self.problems = {name: reason for name, (_, reason) in self._left_alone.items()}
         refresh = plan(
             [each for name, each in found.items() if name not in alone], known, self._hostname, reading.wall_ns
         )
@@ -126,7 +126,7 @@ class Refresher:
         found, _ = await self._found()
         for name, each in found.items():
             if any(heartbeat.id == heartbeat_id for heartbeat in each):
-                self._leave_alone(name, f"{name}: {reason}")
+                self._leave_alone(name, reason)
 
     def _leave_alone(self, name: str, reason: str) -> None:
         wait_ns = int(UNKNOWN_NAME_S * self._rng.uniform(1.0, 1.2) * 1e9)

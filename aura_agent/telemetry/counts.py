@@ -26,6 +26,7 @@ class Metric:
 PINGS = Metric("aura_agent_pings", "counter", "Pings by what became of them.", ("job", "state"))
 RUNS = Metric("aura_agent_runs", "counter", "Runs by outcome.", ("job", "outcome"))
 API_FAILURES = Metric("aura_agent_api_failures", "counter", "Calls of the Aura API that failed.")
+API_DEGRADED = Metric("aura_agent_api_degraded", "gauge", "1 while we do without the Aura API.", ("kind",))
 STORE_FAILURES = Metric("aura_agent_store_failures", "counter", "Times that the outbox could not be used.")
 REFUSED_REPORTS = Metric("aura_agent_refused_reports", "counter", "Reports by users who may not report.")
 SKIPPED_FIRE_TIMES = Metric("aura_agent_skipped_fire_times", "counter", "Fire times without a run.", ("job",))
@@ -40,6 +41,7 @@ METRICS = (
     PINGS,
     RUNS,
     API_FAILURES,
+    API_DEGRADED,
     STORE_FAILURES,
     REFUSED_REPORTS,
     SKIPPED_FIRE_TIMES,

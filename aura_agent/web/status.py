@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from aura_agent.daemon.agent import Agent
 from aura_agent.telemetry.counts import (
+    API_DEGRADED,
     CONFIG_PROBLEMS,
     LAST_SUCCESS,
     OLDEST_WAITING,
@@ -58,6 +59,7 @@ def _refresh(counts: Counts, snapshot: dict[str, Any]) -> None:
     counts.replace(RUNNING, {(job["name"],): len(job["running"]) for job in snapshot["jobs"]})
     counts.set(OLDEST_WAITING, snapshot["oldest_waiting_s"])
     counts.replace(LAST_SUCCESS, {(job,): at_s for job, at_s in snapshot["last_successes"].items()})
+    counts.replace(API_DEGRADED, {(snapshot["degraded"],): 1} if snapshot["degraded"] else {})
     counts.set(CONFIG_PROBLEMS, len(snapshot["config_problem"].splitlines()))
 
 
@@ -85,7 +87,7 @@ def _page(snapshot: dict[str, Any]) -> str:
 def _page_row(job: dict[str, Any]) -> str:
     last, watch = job["last"], job.get("watch")
     ended = "" if last is None else f"{last['outcome']} {last['started_at']}"
-    ping = "" if last is None else last["ping"] or ""
+    ping = job["problem"] or ("" if last is None else last["ping"] or "")
     if watch is not None:
         ended, ping = watch["reason"], watch["problem"] or watch["pinged_at"] or ""
     state = "paused" if job["paused"] else f"running ({len(job['running'])})" if job["running"] else job["kind"]

@@ -280,6 +280,36 @@ def test_the_agents_own_heartbeat_is_pinged(site: Site) -> None:
     assert site.agent("status").returncode == 0
 
 
+def test_a_refused_token_degrades_the_agent_and_says_so(site: Site) -> None:
+    """In status, page and metrics; what was resolved before is pinged all the same, and it recovers by a reload."""
+    import httpx
+
+    site.server.create_heartbeat("known", 3600)
+    site.server.create_heartbeat("new", 3600)
+    jobs = '[jobs.{0}]\nschedule = "@yearly"\ncommand = ["true"]\n'
+    top = '[status]\nlisten = "127.0.0.1:0"\n'
+    site.configure(jobs.format("known"), top=top)
+    site.start()
+    assert site.agent("trigger", "known").returncode == 0
+    wait_until(lambda: site.server.pings("known"))
+    site.server.set_fault("status", target="api", status=401)
+    site.configure(jobs.format("known") + jobs.format("new"), top=top)
+    assert site.agent("reload").returncode == 0
+    for job in ("new", "known"):
+        assert site.agent("trigger", job).returncode == 0
+    wait_until(lambda: len(site.server.pings("known")) == 2 and site.events("api.failed"))
+    status = site.agent("status").stdout
+    port = site.events("status.listening")[0]["port"]
+    assert "problem: degraded: auth: the Aura API refused GET /heartbeats" in status
+    assert "degraded: auth" in httpx.get(f"http://127.0.0.1:{port}/").text
+    assert 'aura_agent_api_degraded{kind="auth"} 1.0' in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    site.server.clear_faults()
+    assert site.agent("reload").returncode == 0
+    wait_until(lambda: site.server.pings("new"))
+
+    assert "degraded" not in site.agent("status").stdout
+
+
 def test_probes_metrics_and_page(site: Site) -> None:
     """Only where listen is set; no secret on any of them."""
     import httpx

@@ -112,7 +112,7 @@ def test_labels_are_bounded() -> None:
 def test_metrics_have_distinct_names_and_few_labels() -> None:
     """Labels are only those that the config and fixed words fill."""
     assert len({metric.name for metric in METRICS}) == len(METRICS)
-    assert {label for metric in METRICS for label in metric.labels} <= {"job", "outcome", "state"}
+    assert {label for metric in METRICS for label in metric.labels} <= {"job", "outcome", "state", "kind"}
 
 
 OBSERVED = """
