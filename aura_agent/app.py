@@ -217,7 +217,7 @@ async def _built(
         watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
         scheduler = Scheduler(worker, clock, observer, boot_id)
         await scheduler.load()
-        refresher = Refresher(worker, resolver, clock, rng, hostname)
+        refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)
         agent = Agent(parts, config, load, connect, hostname)
         agent.apply(config)

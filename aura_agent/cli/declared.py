@@ -1,23 +1,18 @@
 """What ``sync`` and ``check --online`` share: the heartbeats that a config declares, and those that Aura has."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from aura_agent.api import AuraClient, Heartbeat
 from aura_agent.cli.next import schedule_of
-from aura_agent.cli.settings import service
 from aura_agent.clock import SystemClock
 from aura_agent.config.load import Examined, examine_config
 from aura_agent.config.models import Config, Job
 from aura_agent.config.settings import config_path
-from aura_agent.errors import ConfigError, Problem
+from aura_agent.errors import ConfigError
 from aura_agent.schedule.plan import Schedule
 from aura_agent.sync.feeders import declared_feeders
 from aura_agent.sync.plan import Finding, Step, Target, find_targets, plan_steps
-
-OpenClient = Callable[[], AbstractAsyncContextManager[AuraClient]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +34,6 @@ def examine(config_file: str | None) -> tuple[Examined, Config]:
     if examined.config is None:
         raise ConfigError(examined.problems)
     return examined, examined.config
-
-
-def client_opener(config: Config) -> OpenClient:
-    """Return what opens a client of the API. Raises ConfigError: there is no token."""
-    opener = service(config).client_factory()
-    if opener is None:
-        raise ConfigError([Problem("no API token; set token_file in [api], or AURA_TOKEN_FILE")])
-    return opener
 
 
 async def look_up(config: Config, client: AuraClient) -> Declared:

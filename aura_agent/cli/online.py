@@ -6,8 +6,8 @@ The verdicts are those of ``aura_agent.sync.verdict``.
 import asyncio
 import os
 
-from aura_agent.cli.declared import Declared, client_opener, look_up
-from aura_agent.cli.settings import open_store, store_directory
+from aura_agent.cli.declared import Declared, look_up
+from aura_agent.cli.settings import open_api, open_store, store_directory
 from aura_agent.config.models import Config
 from aura_agent.config.shape import quoted
 from aura_agent.errors import StoreError
@@ -31,7 +31,7 @@ def compare(config: Config) -> tuple[list[Finding], list[Finding]]:
 
 
 async def _ask(config: Config) -> tuple[Declared, Verdict, bool | None]:
-    async with client_opener(config)() as client:
+    async with open_api(config) as client:
         declared = await look_up(config, client)
         verdict = judge(declared.targets, declared.listed)
         changed = [step.target for step in declared.steps if step.action != "keep"]

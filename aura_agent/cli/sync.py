@@ -10,9 +10,9 @@ import click
 from msgspec import UNSET
 
 from aura_agent.api import ApiError, AuraClient, BadRequest, Conflict, Heartbeat, NotFound
-from aura_agent.cli.declared import Declared, OpenClient, client_opener, examine, look_up
+from aura_agent.cli.declared import Declared, examine, look_up
 from aura_agent.cli.problems import problem_row
-from aura_agent.cli.settings import config_option, json_option, print_json
+from aura_agent.cli.settings import config_option, json_option, open_api, print_json
 from aura_agent.config.models import Config
 from aura_agent.config.schema import write_duration
 from aura_agent.config.shape import quoted
@@ -38,8 +38,7 @@ def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) ->
     Example: aura-agent sync --dry-run
     """
     examined, config = examine(config_file)
-    open_client = client_opener(config)
-    declared = asyncio.run(_look_up(config, open_client))
+    declared = asyncio.run(_look_up(config))
     changes = [step for step in declared.steps if step.action != "keep"]
     asks = bool(changes) and not (dry_run or yes) and sys.stdin.isatty()
     if asks or not as_json:
@@ -49,7 +48,7 @@ def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) ->
     if not problems and changes and not dry_run:
         if asks and not click.confirm("Do it?", err=True):
             raise AuraError("nothing was changed")
-        done, failures = asyncio.run(_write(changes, open_client, quiet=as_json))
+        done, failures = asyncio.run(_write(changes, config, quiet=as_json))
         problems = _tell_failures(changes, done, failures)
     if as_json:
         rows = [_row(step, done) for step in declared.steps]
@@ -59,16 +58,16 @@ def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) ->
         raise ConfigError(problems)
 
 
-async def _look_up(config: Config, open_client: OpenClient) -> Declared:
-    async with open_client() as client:
+async def _look_up(config: Config) -> Declared:
+    async with open_api(config) as client:
         return await look_up(config, client)
 
 
-async def _write(changes: list[Step], open_client: OpenClient, *, quiet: bool) -> tuple[list[Step], list[_Failure]]:
+async def _write(changes: list[Step], config: Config, *, quiet: bool) -> tuple[list[Step], list[_Failure]]:
     """Write one by one; return what was done and failed. The first failure that isn't one heartbeat's own ends it."""
     done: list[Step] = []
     failures: list[_Failure] = []
-    async with open_client() as client:
+    async with open_api(config) as client:
         for step in changes:
             try:
                 now = await _write_one(step, client)

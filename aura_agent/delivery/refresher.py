@@ -19,17 +19,26 @@ from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref
 
-_FIRST_S = 30.0  # a fleet that starts together doesn't ask together
+_SPREAD_S = 30.0  # a fleet that starts or reloads together doesn't ask together
 _SHORTEST_S = 1.0
 _STORE_TROUBLE_S = 60.0
 _BATCH = 20
 
 
 class Refresher:
-    """Works for one store. *hostname* sets this host's requests apart in time from those of others."""
+    """Works for one store. *hostname* sets this host's requests apart in time from those of others.
+
+    *wake* is called when something was learnt that a ping may have waited for.
+    """
 
     def __init__(
-        self, worker: OutboxWorker, resolver: Resolver, clock: Clock, rng: random.Random, hostname: str
+        self,
+        worker: OutboxWorker,
+        resolver: Resolver,
+        clock: Clock,
+        rng: random.Random,
+        hostname: str,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -37,7 +46,8 @@ class Refresher:
         self._rng = rng
         self._wanted: tuple[str, ...] = ()
         self._hostname = hostname
-        self._wake = asyncio.Event()
+        self._wake_courier = wake
+        self._replaced = asyncio.Event()
         self._left_alone: dict[str, tuple[int, str]] = {}  # what could not be had: until when, and why
         self.problems: dict[str, str] = {}  # by what the config calls the heartbeat
 
@@ -45,13 +55,15 @@ class Refresher:
         """Care for the heartbeats with these ids or names from now on; ask anew for what could not be had."""
         self._wanted = tuple(wanted)
         self._left_alone.clear()
-        self._wake.set()
+        self._replaced.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
-        await self._pause(self._rng.uniform(0.0, _FIRST_S))
         while True:
-            await self._pause(max(_SHORTEST_S, await self.round()))
+            self._replaced.clear()
+            await asyncio.sleep(self._rng.uniform(0.0, _SPREAD_S))
+            while not self._replaced.is_set():
+                await self._pause(max(_SHORTEST_S, await self.round()))
 
     async def round(self) -> float:
         """Ask for all that is due now, as far as it can be had; return when to look again (s)."""
@@ -107,6 +119,7 @@ class Refresher:
                 try:
                     await renew(client, heartbeat_id)
                     had = True
+                    self._wake_courier()
                 except THIS_ONE as problem:
                     if isinstance(problem, Forbidden) and not had:
                         raise  # any token may read what its organization has: it is the token, not this heartbeat
@@ -135,7 +148,6 @@ class Refresher:
     async def _pause(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._wake.wait()
+                await self._replaced.wait()
         except TimeoutError:
             pass
-        self._wake.clear()

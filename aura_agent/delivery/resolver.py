@@ -30,7 +30,7 @@ from aura_agent.api import (
 from aura_agent.clock import Clock
 from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
-from aura_agent.delivery.standing import Standing
+from aura_agent.delivery.standing import Degraded, Standing
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
@@ -114,14 +114,14 @@ class Resolver:
                 await self._postpone(missing, self._no_client_reason, delay_s=UNKNOWN_NAME_S, parked=True)
                 return
             if self.standing.held_s() > 0:
-                await self._postpone(missing, self.problem, delay_s=self.standing.held_s())
+                await self._wait_for_api(missing)
                 return
             try:
                 await self._ask(missing)
             except BudgetSpent as spent:
                 await self._postpone(missing, str(spent), delay_s=self._turn_s(spent))
-            except ApiError as problem:
-                await self._postpone(missing, str(problem), delay_s=self.standing.held_s())
+            except ApiError:
+                await self._wait_for_api(missing)
 
     async def refresh(self, heartbeat_id: str, failed_url: Secret | None = None) -> Fresh:
         """Fetch the heartbeat's ping URL anew, as *failed_url* is unknown to the server. Raises StoreError.
@@ -272,6 +272,11 @@ class Resolver:
             return False
         await self._worker.call(lambda outbox: outbox.attach(stream.stream_id, heartbeats[0].id))
         return True
+
+    async def _wait_for_api(self, missing: Sequence[Unresolved]) -> None:
+        """Postpone what can't be asked for now; a token that is refused needs a person."""
+        parked = self.standing.degraded is Degraded.AUTH
+        await self._postpone(missing, self.problem, delay_s=self.standing.held_s(), parked=parked)
 
     async def _postpone(
         self, streams: Sequence[Unresolved], reason: str, *, delay_s: float, parked: bool = False

@@ -400,6 +400,8 @@ class Outbox:
         with transaction(self._connection):
             now = self.now()
             changed = self.streams.remember_url(heartbeat_id, url, wall_ns)
+            if changed:
+                self.streams.hurry_heartbeat(heartbeat_id)
             for stream_id in self.streams.at_url(url):
                 self._merged(stream_id, now)
         return changed

@@ -197,6 +197,13 @@ class Streams:
         """A new success: it is tried at once, also where the stream was parked or backing off."""
         self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE id = ?", (stream_id,))
 
+    def hurry_heartbeat(self, heartbeat_id: str) -> None:
+        """Its ping URL is another one, or known for the first time: what waits for it is tried at once."""
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE heartbeat_id = ? AND due_boot_ns IS NOT NULL",
+            (heartbeat_id,),
+        )
+
     def set_due(self, stream_id: int, epoch: int, boot_ns: int) -> None:
         self._connection.execute(
             "UPDATE streams SET due_epoch = ?, due_boot_ns = ? WHERE id = ?", (epoch, boot_ns, stream_id)
