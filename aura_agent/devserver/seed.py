@@ -231,12 +231,10 @@ class _Reader:
         ]
 
     def _written(self, section: str) -> list[tuple[int, dict[str, Any]]]:
+        """Return the tables of *section* with their numbers, whatever is in them."""
         tables = self._document.get(section, [])
-        return (
-            [(number, table) for number, table in enumerate(tables) if isinstance(table, dict)]
-            if isinstance(tables, list)
-            else []
-        )
+        written = enumerate(tables if isinstance(tables, list) else [])
+        return [(number, table) for number, table in written if isinstance(table, dict)]
 
     def _wrong_at(self, section: str, number: int, key: str, message: str) -> None:
         self._wrong(message, f"{section}[{number}]" + (f".{key}" if key else ""), self._line(section, number))

@@ -252,11 +252,9 @@ async def test_no_answer_is_down_without_code_and_time(
     assert aura.monitor("web").status == "down"
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:{closed}/", "http://127.0.0.1:99999/", "http://no-such-host.invalid/", "http://[::1::]/"]
-)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{closed}/", "http://127.0.0.1:99999/", "http://[::1::]/"])
 async def test_what_cannot_be_reached_is_down(aura: DevServer, url: str) -> None:
-    """A port that nobody listens on, a name that nobody has, an address that is none."""
+    """A port that nobody listens on, one that can't be, an address that is none: whatever goes wrong with asking."""
     aura.create_monitor("web", url.format(closed=closed_port()))
     await checked(aura, "web", 1)
 
