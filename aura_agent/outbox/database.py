@@ -65,6 +65,9 @@ _STEPS = (
         started_boot_ns INTEGER NOT NULL, started_wall_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE epochs ADD COLUMN first_boot_ns INTEGER;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 

@@ -17,7 +17,7 @@ _UNKNOWN_BOOT = "unknown"
 
 def to_hand_over(outbox: Outbox) -> list[Report]:
     """Return each stream's newest failure and the entries that wait, but for those that somebody is just sending."""
-    boot_ids = {} if outbox.directory is None else {n: boot for boot, n in boots.known(outbox.directory).items()}
+    boot_ids = {} if outbox.directory is None else dict(enumerate(boots.lines(outbox.directory), 1))
     giver = _Giver(outbox, boot_ids)
     now = outbox.now()
     reports = []

@@ -83,12 +83,12 @@ class Judgement:
     sendable: tuple[Waiting, ...]
 
 
-def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment) -> Judgement:
-    """Decide each entry of *waiting*, all of one stream, as things stand *now*."""
+def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment, epoch_age_s: float = 0.0) -> Judgement:
+    """Decide each entry of *waiting*, all of one stream, as things stand *now*; *epoch_age_s*: as for ``age_s``."""
     withdrawn: list[Withdrawal] = []
     true: list[Waiting] = []
     for entry in sorted(waiting, key=lambda entry: entry.key):
-        verdict = _withdrawal(stream, entry, now)
+        verdict = _withdrawal(stream, entry, now, epoch_age_s)
         if verdict is None:
             true.append(entry)
         else:
@@ -101,15 +101,17 @@ def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment) -> Judgement:
     return Judgement(tuple(withdrawn), tuple(sendable))
 
 
-def age_s(ended: Moment, now: Moment) -> float:
+def age_s(ended: Moment, now: Moment, epoch_age_s: float = 0.0) -> float:
     """Return how long ago *ended* was, never below zero.
 
     Within a boot CLOCK_BOOTTIME tells, whatever the wall clock did; across boots only the wall clock is left, and the
     caller has already lifted ``ended.wall_ns`` to the newest instant that the store had seen by then, so that a run
-    stamped before the clock was set doesn't look decades old.
+    stamped before the clock was set doesn't look decades old. *epoch_age_s* is for how long the store has known the
+    boot of *now*: what is from before that is at least as old, though a clock that was far ahead may have stamped it.
     """
-    passed_ns = now.boot_ns - ended.boot_ns if now.epoch == ended.epoch else now.wall_ns - ended.wall_ns
-    return max(0, passed_ns) / 1e9
+    if now.epoch == ended.epoch:
+        return max(0, now.boot_ns - ended.boot_ns) / 1e9
+    return max(epoch_age_s, (now.wall_ns - ended.wall_ns) / 1e9)
 
 
 def true_end(reported: Moment, now: Moment, newest_before_ns: int) -> Moment:
@@ -131,12 +133,12 @@ def lifetime_s(stream: Stream, max_age_s: float | None) -> float:
     return patience_s if max_age_s is None else min(patience_s, max_age_s)
 
 
-def _withdrawal(stream: Stream, entry: Waiting, now: Moment) -> tuple[State, str] | None:
+def _withdrawal(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float) -> tuple[State, str] | None:
     if stream.failed is not None and stream.failed > entry.key:
         return State.INVALIDATED, "a run that started later did not succeed"
     if stream.delivered is not None and stream.delivered > entry.key:
         return State.SUPERSEDED, "a success that started later has been delivered"
     limit_s = lifetime_s(stream, entry.max_age_s)
-    if age_s(entry.ended, now) > limit_s:
+    if age_s(entry.ended, now, epoch_age_s) > limit_s:
         return State.EXPIRED, f"older than {limit_s:g} s: the next one was due by then"
     return None

@@ -73,6 +73,7 @@ class Outbox:
         self._prune_due = False
         self._withdrawn: list[Gone] = []
         self._lost: list[str] = []
+        self._epoch_began_ns = self._first_seen_ns()
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -157,7 +158,7 @@ class Outbox:
                 self.streams.note_failure(stream_id, key)
             self._settle(stream_id, now)
         self._connection.execute(
-            "INSERT INTO epochs VALUES (?, ?) "
+            "INSERT INTO epochs (epoch, newest_wall_ns) VALUES (?, ?) "
             "ON CONFLICT DO UPDATE SET newest_wall_ns = max(newest_wall_ns, excluded.newest_wall_ns)",
             (epoch, report.ended.wall_ns),
         )
@@ -442,6 +443,22 @@ class Outbox:
             (count,) = self._connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
         return int(count) + len(self._spooled())
 
+    def _first_seen_ns(self) -> int:
+        """Return the CLOCK_BOOTTIME at which this store first saw the boot that we are in."""
+        query = "SELECT first_boot_ns FROM epochs WHERE epoch = ? AND first_boot_ns IS NOT NULL"
+        with reading():
+            row = self._connection.execute(query, (self._epoch,)).fetchone()
+        if row is not None:
+            return int(row["first_boot_ns"])
+        with transaction(self._connection):
+            boot_ns = self.now().boot_ns
+            self._connection.execute(
+                "INSERT INTO epochs VALUES (?, 0, ?)"
+                " ON CONFLICT DO UPDATE SET first_boot_ns = coalesce(first_boot_ns, excluded.first_boot_ns)",
+                (self._epoch, boot_ns),
+            )
+        return boot_ns
+
     # -- inside a transaction ------------------------------------------------------------------------------------
 
     def _merge_known(self, now: Moment) -> None:
@@ -553,7 +570,7 @@ class Outbox:
             for row in rows
             if row["id"] != in_flight
         ]
-        judgement = rules.judge(stream, waiting, now)
+        judgement = rules.judge(stream, waiting, now, (now.boot_ns - self._epoch_began_ns) / 1e9)
         for gone in judgement.withdrawn:
             reason = gone.reason
             if gone.state is State.INVALIDATED and gone.id in (may_have_arrived, self.streams.last_leased(stream_id)):

@@ -1,7 +1,8 @@
 """The count of boots: which boot came before which, whatever the wall clock said.
 
 The file ``boots`` in the state directory has one line per boot id, appended under a lock by the first process that
-sees a new one. A boot's epoch is the number of its line, so (epoch, CLOCK_BOOTTIME) orders instants over reboots.
+sees another one than the last. A boot's epoch is the number of its newest line, so (epoch, CLOCK_BOOTTIME) orders
+instants over reboots. A store that moves to another host and back meets a boot that it knows, and counts it anew.
 """
 
 import os
@@ -28,7 +29,7 @@ def count(directory: str, boot_id: str) -> int:
         pass
     else:
         try:
-            found = _line_of(os.read(file, _MAX_BYTES), boot_id)
+            found = _epoch_of_last(os.read(file, _MAX_BYTES), boot_id)
         finally:
             os.close(file)
         if found:
@@ -36,20 +37,21 @@ def count(directory: str, boot_id: str) -> int:
     return _append(path, boot_id)
 
 
-def known(directory: str) -> dict[str, int]:
-    """Return the epoch of each boot id on record; empty when there is none."""
+def lines(directory: str) -> list[str]:
+    """Return the boot ids on record, oldest first: the first is epoch 1. Raises OSError."""
     try:
         file = os.open(os.path.join(directory, "boots"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return {}
+        return []
     try:
-        lines = os.read(file, _MAX_BYTES).decode("ascii", "replace").split("\n")
+        return os.read(file, _MAX_BYTES).decode("ascii", "replace").split("\n")[:-1]
     finally:
         os.close(file)
-    epochs: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        epochs.setdefault(line, number)
-    return epochs
+
+
+def known(directory: str) -> dict[str, int]:
+    """Return the newest epoch of each boot id on record. Raises OSError."""
+    return {boot_id: epoch for epoch, boot_id in enumerate(lines(directory), 1)}
 
 
 def _append(path: str, boot_id: str) -> int:
@@ -57,7 +59,7 @@ def _append(path: str, boot_id: str) -> int:
     try:
         flock(file, LOCK_EX)
         content = os.pread(file, _MAX_BYTES, 0)
-        found = _line_of(content, boot_id)
+        found = _epoch_of_last(content, boot_id)
         if found:
             return found
         # A line that a power cut has torn counts as a boot of its own: only the order matters.
@@ -70,13 +72,12 @@ def _append(path: str, boot_id: str) -> int:
             os.fsync(directory)
         finally:
             os.close(directory)
-        return _line_of(os.pread(file, _MAX_BYTES, 0), boot_id)
+        return _epoch_of_last(os.pread(file, _MAX_BYTES, 0), boot_id)
     finally:
         os.close(file)
 
 
-def _line_of(content: bytes, boot_id: str) -> int:
-    """Return the 1-based number of *boot_id*'s line, 0 if it has none."""
-    lines = content.split(b"\n")
-    wanted = boot_id.encode("ascii")
-    return lines.index(wanted) + 1 if wanted in lines[:-1] else 0
+def _epoch_of_last(content: bytes, boot_id: str) -> int:
+    """Return the 1-based number of the last line if that is *boot_id*'s, else 0."""
+    found = content.split(b"\n")
+    return len(found) - 1 if len(found) > 1 and found[-2:] == [boot_id.encode("ascii"), b""] else 0

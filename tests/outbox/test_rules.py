@@ -100,6 +100,14 @@ def test_across_boots_age_is_wall_time_and_never_negative() -> None:
     assert age_s(ended._replace(wall_ns=NOW.wall_ns + 10**15), NOW) == 0
 
 
+def test_what_a_wrong_clock_stamped_ahead_is_at_least_as_old_as_the_boot() -> None:
+    """Its stamp lies in the future, so all that is known is that it ended before this boot was first seen."""
+    ended = Moment(1, 100 * _S, 2_100_000_000 * _S)
+    now = Moment(2, 500 * _S, 1_800_000_000 * _S)
+
+    assert (age_s(ended, now), age_s(ended, now, 450.0)) == (0, 450)
+
+
 def test_the_end_of_a_run_of_this_boot_is_counted_back_from_now() -> None:
     """A run that ended before the clock was set gets its true wall time once that is known."""
     reported = Moment(3, NOW.boot_ns - 100 * _S, 0)

@@ -400,6 +400,30 @@ def test_an_earlier_boot_comes_before_a_later_one(at: Bench) -> None:
     assert at.states() == {old: "superseded", new: "waiting"}
 
 
+def test_a_run_stamped_far_ahead_keeps_nothing_from_expiring(at: Bench) -> None:
+    """Before its clock was set, a host thought it was 2036; two boots later what is old is old all the same."""
+    at.know("backup", interval_s=3600, grace_s=600)
+    at.run(Outcome.SKIPPED, change=lambda report: replace(report, ended=Reading(START.boot_ns, 2_100_000_000 * 10**9)))
+    _reboot(at, 1)
+    run_id = at.run()
+    _reboot(at, 2)
+
+    at.clock.advance(4100)
+    assert at.outbox.claim(10).attempts != ()
+    at.outbox.release_leases()
+    at.clock.advance(200)
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states() == {run_id: "expired"}
+
+
+def _reboot(at: Bench, boots_before: int) -> None:
+    """Open the store in another boot, a minute later, whose clock is right."""
+    lines = [f"boot{number}" for number in range(boots_before)]
+    (at.directory / "boots").write_text("\n".join([*lines, current_boot_id()]) + "\n")
+    at.clock.reading = Reading(START.boot_ns, START.wall_ns + 60 * SECOND_NS)
+    at.reopen()
+
+
 def test_what_waits_survives_a_reboot(at: Bench) -> None:
     """In the next boot the clock has started anew; the entry is still there, is due, and ages by the wall clock."""
     at.know("backup", interval_s=3600, grace_s=0)
@@ -414,6 +438,20 @@ def test_what_waits_survives_a_reboot(at: Bench) -> None:
     at.outbox.claim(10)
 
     assert at.states() == {run_id: "expired"}
+
+
+def test_a_store_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:
+    """What an earlier version wrote is read by this one."""
+    from aura_agent.outbox import database
+
+    old = sqlite3.connect(tmp_path / "outbox.db")
+    old.executescript(database._STEPS[0] + "INSERT INTO epochs VALUES (1, 5); PRAGMA user_version=1;")
+    old.close()
+
+    connection, aside = database.open_database(str(tmp_path / "outbox.db"))
+
+    assert (tuple(connection.execute("SELECT * FROM epochs").fetchone()), aside) == ((1, 5, None), "")
+    connection.close()
 
 
 def test_the_file_is_private_and_its_schema_numbered(at: Bench) -> None:

@@ -6,13 +6,20 @@ from aura_agent.report import boots
 
 
 def test_each_boot_gets_the_next_number_and_keeps_it(tmp_path: Path) -> None:
-    """First seen, first counted; seen again, the same number."""
+    """First seen, first counted; seen again, the same number as long as no other came between."""
     directory = str(tmp_path)
 
-    counted = [boots.count(directory, boot) for boot in ("a", "b", "a", "b", "c", "b")]
+    assert [boots.count(directory, boot) for boot in ("a", "a", "b", "b", "c", "c")] == [1, 1, 2, 2, 3, 3]
+    assert boots.known(directory) == {"a": 1, "b": 2, "c": 3}
 
-    assert counted == [1, 2, 1, 2, 3, 2]
-    assert {boot: boots.known(directory)[boot] for boot in "abc"} == {"a": 1, "b": 2, "c": 3}
+
+def test_a_store_that_comes_back_to_a_host_comes_later_than_what_happened_elsewhere(tmp_path: Path) -> None:
+    """The host has not been booted meanwhile: its boot is counted anew, and its old number is another's."""
+    directory = str(tmp_path)
+
+    assert [boots.count(directory, boot) for boot in ("a", "b", "a", "a")] == [1, 2, 3, 3]
+    assert boots.known(directory) == {"a": 3, "b": 2}
+    assert boots.lines(directory) == ["a", "b", "a"]
 
 
 def test_a_torn_line_keeps_the_order(tmp_path: Path) -> None:
@@ -20,7 +27,7 @@ def test_a_torn_line_keeps_the_order(tmp_path: Path) -> None:
     (tmp_path / "boots").write_text("a\nb-to")
 
     assert boots.count(str(tmp_path), "c") == 3
-    assert boots.count(str(tmp_path), "a") == 1
+    assert boots.count(str(tmp_path), "c") == 3
 
 
 def test_this_boot_has_an_id() -> None:
