@@ -99,10 +99,11 @@ class Refresher:
         return replace(refresh, next_s=min([refresh.next_s, *(left_ns / 1e9 for left_ns in alone.values())]))
 
     async def _list(self) -> None:
-        await self._resolver.renew_list(Purpose.REFRESH)
+        listed = await self._resolver.renew_list(Purpose.REFRESH)
         found, _ = await self._found()
         for name, each in found.items():
-            if not each:
+            # What is cached stays when a listing lacks it, and would be due again at once.
+            if not any(heartbeat.id in listed for heartbeat in each):
                 self._leave_alone(name, f"no heartbeat named {name!r}: create it in Aura, or correct the config")
             elif len(each) > 1:
                 self._leave_alone(name, ambiguous(each))

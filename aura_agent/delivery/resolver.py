@@ -164,10 +164,10 @@ class Resolver:
                 raise
             self.standing.answered()
 
-    async def renew_list(self, purpose: Purpose) -> None:
-        """Fetch the list of heartbeats into the cache. Raises ApiError, StoreError."""
+    async def renew_list(self, purpose: Purpose) -> frozenset[str]:
+        """Fetch the list of heartbeats into the cache; return the ids that it has. Raises ApiError, StoreError."""
         async with self.asking(purpose, _LISTING_PATIENCE_S) as client:
-            await self._list(client)
+            return await self._list(client)
 
     async def renew_facts(self, client: AuraClient, heartbeat_id: str) -> None:
         """Fetch one heartbeat into the cache. Raises ApiError: NotFound if there is none, StoreError."""
@@ -251,7 +251,7 @@ class Resolver:
         except NotFound:
             return await self.follow_name(client, heartbeat_id)
 
-    async def _list(self, client: AuraClient) -> None:
+    async def _list(self, client: AuraClient) -> frozenset[str]:
         found = [self._to_cache(heartbeat) async for heartbeat in client.list_heartbeats(limit=100)]
         known = await self._worker.call(lambda outbox: outbox.streams.cached())
         if known and not found:
@@ -259,6 +259,7 @@ class Resolver:
             raise ApiGarbled("the Aura API lists no heartbeat any more: what is known stays")
         await self._worker.call(lambda outbox: outbox.remember(found))
         self._listed_boot_ns = self._clock.read().boot_ns
+        return frozenset(heartbeat.id for heartbeat in found)
 
     def _to_cache(self, heartbeat: Heartbeat) -> CachedHeartbeat:
         if heartbeat.ping_url is not None:

@@ -1,6 +1,8 @@
 """The cache is filled and kept good in the background: few requests, within the token's limits, on a clock of its own."""
 
+import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -166,6 +168,26 @@ async def test_a_deleted_heartbeat_gives_way_to_the_one_with_its_name(tmp_path: 
             await at.settle()
 
             assert (await at.resolved())["backup"] == new.ping_url
+
+
+async def test_a_heartbeat_that_is_gone_costs_one_listing_an_hour(tmp_path: Path, clock: PassingClock) -> None:
+    """Its cached ping URL stays, somebody is told, and what else is due is asked for all the same."""
+    async with DevServer(clock=clock) as aura:
+        gone, kept = aura.create_heartbeat("gone"), aura.create_heartbeat("kept")
+        async with keeper(tmp_path / "store", aura, clock, ["gone", "kept"]) as at:
+            await at.settle()
+            known = await at.resolved()
+            aura.delete_heartbeat(gone.id)
+            clock.advance(9 * DAY_S)
+            aura.clear_received()
+            async with asyncio.timeout(30):
+                wait_s = await at.refresher.round()
+            asked = Counter(request.path.removeprefix("/api-v1/heartbeats") for request in aura.requests())
+            assert asked == {"": 1, f"/{kept.id}/ping-url": 1}
+            assert 3500 <= wait_s <= 1.2 * 3600
+            assert "no heartbeat named 'gone'" in at.refresher.problems["gone"]
+
+            assert await at.resolved() == known
 
 
 @pytest.mark.parametrize(
