@@ -113,7 +113,9 @@ class _Warnings:
             reason, heartbeat = facts.get("reason"), facts.get("heartbeat")
             if self._token_problem and "token" in str(reason):
                 reason = self._token_problem
-            warn(self._store, f"parked {heartbeat}", f"ping for {heartbeat} waits: {reason}")
+            # What the API refuses it refuses for every heartbeat: one cause.
+            cause = "api" if str(reason).startswith("degraded: ") else f"parked {heartbeat}"
+            warn(self._store, cause, f"ping for {heartbeat} waits: {reason}")
         elif event == "api.failed" and facts.get("status") in (401, 403):
             warn(self._store, "api", f"the ping waits: {facts.get('error')}")
         elif event == "store.failed":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aura_agent.outbox.store import open_outbox
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import AURA_RUN, Site
 from tests.e2e.storm import is_waiting
@@ -152,6 +153,46 @@ def test_a_run_between_two_attempts_is_lost_too(outage: Site) -> None:
 
     assert _outcomes(outage) == ["lost", "succeeded"]
     _let_end(wrapper)
+
+
+@pytest.mark.root
+@_ROOT
+@pytest.mark.parametrize(("code", "outcomes"), [(1, ["lost", "succeeded"]), (0, ["succeeded"])])
+def test_a_disk_that_fills_up_during_the_run_forgets_no_failure(site: Site, code: int, outcomes: list[str]) -> None:
+    """Its outcome can't be kept, so its start stays on record, and withdraws; a success is sent from memory instead."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", str(site.state)], check=True)
+    try:
+        assert site.run("--no-wait", "-H", "beat", "--", "true").returncode == 0
+        script = f"until [ -e state/runs/* ]; do :; done; dd if=/dev/zero of=state/filler; exit {code}"
+        ended = site.run("-H", "beat", "--", "sh", "-c", script)
+        (site.state / "filler").unlink()
+
+        assert ended.returncode == code
+        assert len(site.server.pings("beat")) == (code == 0)
+        assert site.agent("queue", "flush").returncode == 0
+        assert _outcomes(site) == outcomes
+        assert list((site.state / "runs").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(site.state)], check=True)
+
+
+def test_who_judges_while_runs_end_finds_none_lost(site: Site) -> None:
+    """Between a run's report and the removal of its record there is no moment at which it looks lost."""
+    wrappers = [
+        subprocess.Popen([AURA_RUN, "--no-wait", "-H", "beat", "--", "sleep", "0.1"], env=site.environment)
+        for _ in range(30)
+    ]
+    judge = open_outbox(str(site.state), "judge")
+    while any(wrapper.poll() is None for wrapper in wrappers):
+        judge.take_spool()
+    judge.take_spool()
+    judge.close()
+
+    assert [wrapper.returncode for wrapper in wrappers] == [0] * 30
+    assert _outcomes(site) == ["succeeded"] * 30
+    assert list((site.state / "runs").iterdir()) == []
 
 
 @pytest.mark.root

@@ -222,6 +222,12 @@ def _store_on_a_full_disk(site: Site) -> None:
     assert os.statvfs(site.state).f_bavail == 0
 
 
+def _store_with_room_for_little(site: Site) -> None:
+    """The report fits, a database doesn't."""
+    site.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k,mode=700", "none", str(site.state)], check=True)
+
+
 def _store_read_only(site: Site) -> None:
     site.state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=700", "none", str(site.state)], check=True)
@@ -233,6 +239,7 @@ def _store_read_only(site: Site) -> None:
         _store_below_a_file,
         pytest.param(_store_of_another, marks=[pytest.mark.root, _ROOT]),
         pytest.param(_store_on_a_full_disk, marks=[pytest.mark.root, _ROOT]),
+        pytest.param(_store_with_room_for_little, marks=[pytest.mark.root, _ROOT]),
         pytest.param(_store_read_only, marks=[pytest.mark.root, _ROOT]),
     ],
 )
@@ -301,6 +308,27 @@ def test_a_damaged_database_is_not_taken_from_a_daemon_that_lives(site: Site) ->
     assert b"restart aura-agent" in ended.stderr
     assert len(site.server.pings("beat")) == 1
     assert list((site.state / "spool").iterdir()) == []
+
+
+@pytest.mark.root
+@_ROOT
+def test_a_daemon_whose_disk_is_full_leaves_the_ping_to_us(site: Site) -> None:
+    """It can keep nothing, and says so; nor can we: the ping is sent from memory."""
+    site.server.create_heartbeat("beat")
+    site.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(site.state)], check=True)
+    try:
+        site.start()
+        subprocess.run(["dd", "if=/dev/zero", f"of={site.state}/filler"], check=False, stderr=subprocess.DEVNULL)
+        good = site.run("-H", "beat", "--", "true")
+        bad = site.run("-H", "beat", "--", "sh", "-c", "exit 8")
+        site.kill()
+    finally:
+        subprocess.run(["umount", str(site.state)], check=True)
+
+    assert (good.returncode, bad.returncode) == (0, 8)
+    assert len((good.stderr + bad.stderr).splitlines()) == 1
+    assert len(site.server.pings("beat")) == 1
 
 
 def test_a_spool_file_that_is_no_report_is_set_aside_with_a_line(alone: Site) -> None:
