@@ -126,6 +126,8 @@ class _Run:
         else:
             if capture is not None:
                 capture.started()
+            if options.timeout_s is not None:
+                self._adopt()
             self._mark_turn(job)
             self._introduce(job.ended)
             self._wait(job)
@@ -143,9 +145,7 @@ class _Run:
         timeout_s = self._options.timeout_s
         deadline_boot_ns = None
         if timeout_s is not None:
-            from aura_agent.process.subreaper import become_subreaper
-
-            become_subreaper()
+            self._adopt()  # if the config has just lent the time-out
             deadline_boot_ns = job.ended.started_boot_ns + int(timeout_s * 1e9)
         if timeout_s is None or timeout_s > _BRIEF_S:
             if self._signals.wait(job, job.ended.started_boot_ns + int(_BRIEF_S * 1e9)):
@@ -154,6 +154,12 @@ class _Run:
         if not self._signals.wait(job, deadline_boot_ns) and timeout_s is not None:
             kill_after_s = self._options.kill_after_s
             self._time_out(job, timeout_s, 10.0 if kill_after_s is None else kill_after_s)
+
+    def _adopt(self) -> None:
+        """From here on what outlives its parent becomes our child, and a time-out finds it."""
+        from aura_agent.process.subreaper import become_subreaper
+
+        become_subreaper()
 
     def _time_out(self, job: Job, timeout_s: float, kill_after_s: float) -> None:
         job.ended.timed_out = True
