@@ -30,7 +30,7 @@ class Operation:
     """A method of a path: who may call it, what it takes and gives. It is itself a handler.
 
     *reply* is the type of a 2xx's body, None for 204; *query* holds OpenAPI's parameter objects; *body* is the type of
-    the body, if it takes one; *conflicts*: it may be 409; *not_found*: it may be 404.
+    the body, if it takes one; *conflicts*: it may answer 409.
     """
 
     summary: str
