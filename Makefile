@@ -38,7 +38,7 @@ stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything
 	AURA_STRESS_RUNS=2000 $(BIN)/python -m pytest -s tests/e2e/test_storm.py $(ARGS)
 
 bench-wrapper: $(READY) ## what aura-run adds to a job: time, memory, throughput
-	$(BIN)/python bench/wrapper.py $(ARGS)
+	$(BIN)/python -m bench.wrapper $(ARGS)
 
 behaviour: $(READY) ## write docs/wrapper-behaviour.md from the tests that prove it
 	$(BIN)/python -m tests.wrapper.behaviour
