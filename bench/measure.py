@@ -17,18 +17,18 @@ _QUIET_S = 0.2  # without any processor time for so long, a wrapper has settled 
 class Pairs:
     """Medians of two figures that were taken in turns, and of their ratios pair by pair."""
 
-    ours: float
-    theirs: float
+    first: float
+    second: float
     ratio: float
 
 
-def pairs(ours: Callable[[], float], theirs: Callable[[], float], count: int) -> Pairs:
-    """Take both figures in turns, so that a machine whose speed drifts is fair to both; the first two are warming up."""
-    taken = [(ours(), theirs()) for _ in range(count + 2)][2:]
+def pairs(first: Callable[[], float], second: Callable[[], float], count: int) -> Pairs:
+    """Take both figures in turns, so that a drifting machine is fair to both; the first two are to warm up."""
+    taken = [(first(), second()) for _ in range(count + 2)][2:]
     return Pairs(
-        statistics.median(ours for ours, _ in taken),
-        statistics.median(theirs for _, theirs in taken),
-        statistics.median(ours / theirs for ours, theirs in taken),
+        statistics.median(one for one, _ in taken),
+        statistics.median(other for _, other in taken),
+        statistics.median(one / other for one, other in taken),
     )
 
 

@@ -93,6 +93,8 @@ def test_a_command_that_cannot_start_is_said_as_the_shell_would(
 ) -> None:
     """127 not found, 126 not executable, one line, and an outcome that withdraws."""
     subprocess.run(["sh", "-c", make], cwd=host.home, check=True)
+    shell = subprocess.run(["bash", "-c", command], cwd=host.home, capture_output=True, text=True, check=False)
+    assert (shell.returncode, shell.stderr) == (status, f"bash: line 1: {text}\n")
 
     ended = host.run(*QUEUE, "--", command)
 

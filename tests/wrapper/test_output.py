@@ -13,7 +13,8 @@ import pytest
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
-from tests.wrapper.runs import QUEUE, Host, children
+from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children
+from tests.wrapper.terminals import Terminal
 
 _OUTPUT = (*QUEUE, "--attach", "output")
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
@@ -163,6 +164,14 @@ def test_much_attached_output_arrives_whole_wherever_it_goes(host: Host, target:
     body = host.report()["body"].splitlines(keepends=True)
     assert body[0] == f"[... {len(_numbers(count)) - 20} bytes before this are left out]\n"
     assert "".join(body[1:]) == _numbers(count)[-20:].decode()
+
+
+@behaviour("`--quiet`, `--attach output` at a terminal", bare="its stdout is the terminal", ours="its stdout is a pipe")
+@pytest.mark.parametrize("options", [["--attach", "output"], ["--quiet"]])
+def test_captured_output_goes_through_a_pipe(host: Host, options: list[str]) -> None:
+    """What is asked for with these options has that price: a job may leave out its colours."""
+    with Terminal([AURA_RUN, *QUEUE, *options, "--", "sh", "-c", "test -t 1"], host.environment) as terminal:
+        assert terminal.wait() == 1
 
 
 def _through_a_terminal(host: Host, command: tuple[str, ...]) -> bytes:

@@ -44,7 +44,7 @@ json.dump({
 """
 
 
-def _surroundings(host: Host, *odd: str, wrapped: bool) -> dict[str, Any]:
+def _surroundings(host: Host, command: list[str], *odd: str) -> dict[str, Any]:
     """Return what a job finds whose caller has changed all that can be changed."""
     read, extra = os.pipe()
 
@@ -61,7 +61,7 @@ def _surroundings(host: Host, *odd: str, wrapped: bool) -> dict[str, Any]:
 
     with (host.home / "out").open("wb") as output:
         done = subprocess.run(
-            [*((AURA_RUN, *QUEUE, "--") if wrapped else ()), sys.executable, "-I", "-S", "-c", _SHOW, *odd],
+            [*command, sys.executable, "-I", "-S", "-c", _SHOW, *odd],
             env=host.environment,
             cwd=host.home,
             input=b"from the caller",
@@ -90,13 +90,16 @@ def _surroundings(host: Host, *odd: str, wrapped: bool) -> dict[str, Any]:
 @behaviour("nice value, scheduler, processors, `oom_score_adj`, control group, namespaces", bare="the caller's")
 @behaviour("user, groups, capabilities, `no_new_privs`, seccomp", bare="the caller's")
 @behaviour("ignored signals (`nohup`), blocked signals", bare="stay so; what the caller didn't ignore is default")
-def test_the_job_finds_what_it_would_find_without_us(host: Host) -> None:
+@pytest.mark.parametrize(
+    "options", [[], ["--attach", "summary"], ["--timeout", "1000s"]], ids=lambda option: option[:1]
+)
+def test_the_job_finds_what_it_would_find_without_us(host: Host, options: list[str]) -> None:
     """All that /proc and the usual calls tell of a process is compared."""
     host.extra = {"ODD": "\udcff\n=x", "AURA_WAIT": "3s", "LANG": "C"}
     odd = ["", "a b", "\udcfe", "--", "-x", "'\"$", "\n"]
 
-    bare = _surroundings(host, *odd, wrapped=False)
-    ours = _surroundings(host, *odd, wrapped=True)
+    bare = _surroundings(host, [], *odd)
+    ours = _surroundings(host, [AURA_RUN, *QUEUE, *options, "--"], *odd)
 
     assert ours == bare
 
