@@ -80,7 +80,7 @@ def test_the_timeout_ends_a_daemon_that_the_job_became(host: Host) -> None:
     ended = host.run(*_TIMEOUT, "--", sys.executable, "-c", program)
 
     assert ended.returncode == 124
-    assert state(int((host.home / "pid").read_text())) == ""
+    assert not is_alive(int((host.home / "pid").read_text()))
 
 
 @behaviour(
