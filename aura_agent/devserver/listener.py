@@ -71,17 +71,26 @@ class Listener:
 
     async def accept(self) -> None:
         """Listen (again)."""
-        if self._server is None:
-            bound = _bound(self.port)
-            try:
-                self._server = await asyncio.get_running_loop().create_server(self._protocol, sock=bound, backlog=2048)
-            except OSError as exc:
-                bound.close()
-                raise _taken(self.port) from exc
+        if self._server is not None:
+            return
+        bound = _bound(self.port)
+        # In two steps, of which the first never waits: whoever comes in between finds that it is done.
+        self._server = server = await asyncio.get_running_loop().create_server(
+            self._protocol, sock=bound, backlog=2048, start_serving=False
+        )
+        try:
+            await server.start_serving()
+        except OSError as exc:
+            self._server = None
+            server.close()
+            raise _taken(self.port) from exc
 
     def refuse(self) -> None:
         """Stop listening: connections are refused, idle ones closed, busy ones closed after their answer."""
         if self._server is not None:
+            for listening in self._server.sockets:
+                # Closing alone would leave it listening for as long as a child between fork and exec has a copy.
+                listening.shutdown(socket.SHUT_RDWR)
             self._server.close()
             self._server = None
             for connection in list(self._state.connections):

@@ -1,11 +1,13 @@
 """Each fault, as a real client meets it."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from aura_agent.devserver.server import DevServer
@@ -128,6 +130,34 @@ async def test_refuse_closes_the_port_and_accept_opens_the_same_one(aura: DevSer
     assert aura.port == port
     assert (await anyone.post(heartbeat.ping_url)).is_success
     assert len(aura.pings()) == 2
+
+
+async def test_a_child_that_was_just_forked_keeps_no_port_open(aura: DevServer, anyone: httpx.AsyncClient) -> None:
+    """It has a copy of every descriptor until it becomes another program: here a copy of our own stands for it."""
+    heartbeat = aura.create_heartbeat("backup")
+    connections = psutil.Process().net_connections("tcp4")
+    [listening] = [each.fd for each in connections if each.status == "LISTEN" and each.laddr.port == aura.port]
+    copy = os.dup(listening)
+    try:
+        await aura.refuse()
+        with pytest.raises(httpx.ConnectError):
+            await anyone.post(heartbeat.ping_url)
+        await aura.accept()
+        assert (await anyone.post(heartbeat.ping_url)).is_success
+    finally:
+        os.close(copy)
+
+
+async def test_opening_twice_at_once_opens_once(aura: DevServer, anyone: httpx.AsyncClient) -> None:
+    """As when a refusal ends by itself while somebody ends it; closing in between closes."""
+    heartbeat = aura.create_heartbeat("backup")
+    await aura.refuse()
+    await asyncio.gather(aura.accept(), aura.accept())
+    assert (await anyone.post(heartbeat.ping_url)).is_success
+    await aura.refuse()
+    await asyncio.gather(aura.accept(), aura.refuse())
+    with pytest.raises(httpx.ConnectError):
+        await anyone.post(heartbeat.ping_url)
 
 
 async def test_refuse_for_a_while_ends_by_itself(aura: DevServer, api: httpx.AsyncClient) -> None:
