@@ -23,7 +23,7 @@ def status(config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent status --json
     """
-    state = _ask(config_file, "GET", "/status")
+    state = ask_daemon(config_file, "GET", "/status")
     if as_json:
         print_json(state)
         return
@@ -56,7 +56,7 @@ def trigger(job: str, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent trigger backup
     """
-    answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/trigger")
+    answer = ask_daemon(config_file, "POST", f"/jobs/{quote(job, safe='')}/trigger")
     said = f"{job}: looked at" if answer["run"] == "looking" else f"{job}: started as run {answer['run']}"
     _tell(answer, said, as_json=as_json)
 
@@ -72,7 +72,7 @@ def pause(job: str, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent pause backup
     """
-    answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/pause")
+    answer = ask_daemon(config_file, "POST", f"/jobs/{quote(job, safe='')}/pause")
     _tell(answer, f"{job}: paused; its heartbeat in Aura is not, and will alarm when no ping comes", as_json=as_json)
 
 
@@ -85,7 +85,7 @@ def resume(job: str, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent resume backup
     """
-    answer = _ask(config_file, "POST", f"/jobs/{quote(job, safe='')}/resume")
+    answer = ask_daemon(config_file, "POST", f"/jobs/{quote(job, safe='')}/resume")
     _tell(answer, f"{job}: resumed", as_json=as_json)
 
 
@@ -97,7 +97,7 @@ def reload(config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent reload
     """
-    answer = _ask(config_file, "POST", "/reload")
+    answer = ask_daemon(config_file, "POST", "/reload")
     later = f"; only a restart changes {', '.join(answer['needs_restart'])}" if answer["needs_restart"] else ""
     _tell(answer, f"reloaded: {answer['jobs']} jobs{later}", as_json=as_json)
 
@@ -109,15 +109,15 @@ def _tell(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
         click.echo(sentence)
 
 
-def _ask(config_file: str | None, method: str, path: str) -> dict[str, Any]:
-    """Return the daemon's JSON answer. Raises DaemonError."""
+def ask_daemon(config_file: str | None, method: str, path: str, body: object = None) -> dict[str, Any]:
+    """Return the daemon's JSON answer; *body* goes as JSON. Raises DaemonError."""
     import httpx
 
     socket = _control_socket(config_file)
     try:
         transport = httpx.HTTPTransport(uds=socket)
         with httpx.Client(transport=transport, base_url="http://aura-agent", timeout=_TIMEOUT_S) as client:
-            response = client.request(method, path)
+            response = client.request(method, path, json=body)
             answer = cast("dict[str, Any]", response.json())
     except httpx.ConnectError as problem:
         hint = _why_not(socket)

@@ -1,4 +1,4 @@
-"""``aura-agent queue``: what waits in the outbox and why, and delivering it now."""
+"""``aura-agent queue``: what waits in the outbox and why, delivering it now, and dropping it."""
 
 import asyncio
 import sys
@@ -8,24 +8,43 @@ from typing import Self
 
 import click
 
+from aura_agent.cli.daemon import ask_daemon
 from aura_agent.cli.settings import (
     config_option,
     json_option,
     local,
+    on_one_line,
     open_store,
     print_json,
     print_table,
     read_config,
     service,
+    store_directory,
 )
 from aura_agent.config.models import Config
-from aura_agent.outbox.queries import leased_count, queue_rows
+from aura_agent.errors import AuraError
+from aura_agent.outbox.claims import Dropped
+from aura_agent.outbox.database import is_served
+from aura_agent.outbox.queries import (
+    PARKED,
+    EntryRow,
+    QueueRow,
+    entry_row,
+    leased_streams,
+    queue_rows,
+    streams_of,
+    waiting_in,
+    waiting_runs,
+)
+from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.units import format_duration
 
 _FLUSH_TIMEOUT_S = 600.0
 _OTHERS_S = 30.0  # no attempt takes longer; a lease that outlasts this is a dead process's
 _LOOK_AGAIN_S = 0.2
+_BY_HAND = "dropped by hand"
+_NO_SUCH = "no ping {} in the outbox: aura-agent queue list --all has those that there are"
 
 
 @click.group()
@@ -74,14 +93,131 @@ def list_(ended: bool, config_file: str | None, as_json: bool) -> None:
 
 
 @queue.command()
+@click.argument("entry_id", metavar="ID", type=int)
 @config_option
 @json_option
-def flush(config_file: str | None, as_json: bool) -> None:
+def show(entry_id: int, config_file: str | None, as_json: bool) -> None:
+    """Show all of one ping: its run and the run's place in the order, its state and why, tries, when it expires.
+
+    Example: aura-agent queue show 17
+    """
+    outbox = open_store(read_config(config_file), "show")
+    try:
+        outbox.take_spool()
+        row = entry_row(outbox, entry_id)
+    finally:
+        outbox.close()
+    if row is None:
+        raise AuraError(_NO_SUCH.format(entry_id))
+    if as_json:
+        print_json(asdict(row))
+        return
+    for name, value in _facts(row):
+        click.echo(f"{name + ':':13}{on_one_line(value)}")
+
+
+def _facts(row: EntryRow) -> list[tuple[str, str]]:
+    state = f"{row.state}, being sent at this moment" if row.under_way else row.state
+    facts = [
+        ("id", str(row.id)),
+        ("heartbeat", row.heartbeat),
+        ("job", row.job),
+        ("run", row.run_id),
+        ("order", f"boot {row.boot}, {row.started_boot_s:.3f} s after it"),
+        ("ended", local(row.ended_at)),
+        ("accepted", local(row.accepted_at)),
+        ("state", f"{state}, since {local(row.changed_at)}"),
+        ("why", row.reason or "-"),
+        ("tries", str(row.tries)),
+        ("next try", "-" if row.next_try_s is None else f"in {format_duration(row.next_try_s)}"),
+        ("expires", f"{format_duration(row.expires_after_s)} after the run's end"),
+        ("replay", row.replay),
+        ("body", f"{row.body_bytes} bytes"),
+    ]
+    return [fact for fact in facts if fact[1]]
+
+
+@queue.command()
+@click.argument("entry_id", metavar="[ID]", type=int, required=False)
+@click.option("--all", "everything", is_flag=True, help="Drop all that waits.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@config_option
+@json_option
+def drop(entry_id: int | None, everything: bool, yes: bool, config_file: str | None, as_json: bool) -> None:
+    """Drop a ping that waits, or all of them: they are never sent. A ping that is being sent is left alone.
+
+    Aura then hears nothing of those runs, and alarms if it waits for them. Exit 1 if something could not be dropped.
+
+    Example: aura-agent queue drop 17
+    """
+    if (entry_id is None) != everything:
+        raise click.UsageError("give the ID of a ping, or --all")
+    config = read_config(config_file)
+    rows = _rows_to_drop(config, entry_id)
+    if not yes:
+        _ask_to_drop(rows)
+    dropped = _drop(config, config_file, [row.id for row in rows])
+    if as_json:
+        print_json(asdict(dropped))
+    else:
+        click.echo(f"{len(dropped.dropped)} dropped")
+        for under_way in dropped.under_way:
+            click.echo(f"{under_way} is being sent at this moment: not dropped", err=True)
+    sys.exit(0 if len(dropped.dropped) == len(rows) else 1)
+
+
+def _rows_to_drop(config: Config, entry_id: int | None) -> list[QueueRow]:
+    """Return what waits, all of it or the one. Raises AuraError: that one isn't there, or doesn't wait."""
+    outbox = open_store(config, "drop")
+    try:
+        outbox.take_spool()
+        if entry_id is None:
+            return queue_rows(outbox, ended=False, limit=None)
+        row = entry_row(outbox, entry_id)
+    finally:
+        outbox.close()
+    if row is None:
+        raise AuraError(_NO_SUCH.format(entry_id))
+    if row.state not in (State.WAITING, PARKED):
+        raise AuraError(f"ping {entry_id} doesn't wait: it is {row.state} ({row.reason})")
+    return [row]
+
+
+def _ask_to_drop(rows: list[QueueRow]) -> None:
+    if not rows:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError("nobody is there to be asked: add --yes")
+    names = ", ".join(sorted({row.heartbeat for row in rows}))
+    what = "the ping" if len(rows) == 1 else f"{len(rows)} pings"
+    if not click.confirm(f"Drop {what} for {on_one_line(names)}?", err=True):
+        raise AuraError("nothing was dropped")
+
+
+def _drop(config: Config, config_file: str | None, entry_ids: list[int]) -> Dropped:
+    """Drop *entry_ids*; the daemon does it where one serves the store, since its log and metrics tell of it."""
+    if is_served(store_directory(config)):
+        answer = ask_daemon(config_file, "POST", "/queue/drop", {"ids": entry_ids, "reason": _BY_HAND})
+        return Dropped(tuple(answer["dropped"]), tuple(answer["under_way"]))
+    outbox = open_store(config, "drop")
+    try:
+        return outbox.drop(entry_ids, _BY_HAND)
+    finally:
+        outbox.close()
+
+
+@queue.command()
+@click.option("--heartbeat", metavar="ID|NAME", help="Only what waits for this heartbeat.")
+@config_option
+@json_option
+def flush(heartbeat: str | None, config_file: str | None, as_json: bool) -> None:
     """Deliver now all that may be sent, without waiting for back-off; exit 1 if anything is left.
 
-    Example: aura-agent queue flush
+    Runs whose aura-run is gone are judged first: a lost one withdraws what waits from before it.
+
+    Example: aura-agent queue flush --heartbeat nightly-backup
     """
-    left = asyncio.run(_flush(read_config(config_file), quiet=as_json))
+    left = asyncio.run(_flush(read_config(config_file), heartbeat, quiet=as_json))
     if as_json:
         print_json({"left": left})
     elif left:
@@ -89,21 +225,45 @@ def flush(config_file: str | None, as_json: bool) -> None:
     sys.exit(1 if left else 0)
 
 
-async def _flush(config: Config, *, quiet: bool) -> int:
+async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
     from aura_agent.delivery.inline import courier_for
 
     outbox = open_store(config, "flush")
     outbox.take_spool()
-    outbox.hurry()
-    with _Progress(outbox.waiting_count(), quiet=quiet) as progress:
+    only = None if heartbeat is None else _Only(outbox, heartbeat)
+    only_runs = None if only is None else only.runs
+    outbox.hurry(only_runs)
+    with _Progress(outbox.waiting_count() if only is None else only.waiting(outbox), quiet=quiet) as progress:
         async with courier_for(outbox, service(config), progress) as (courier, worker):
-            await courier.drain(_FLUSH_TIMEOUT_S, retry=False)
+            await courier.drain(_FLUSH_TIMEOUT_S, retry=False, only_runs=only_runs)
             # What the daemon is sending at this moment isn't left: see how that ends, and what comes after it.
             deadline = time.monotonic() + _OTHERS_S
-            while await worker.call(leased_count) and time.monotonic() < deadline:  # another process
+            while time.monotonic() < deadline:
+                leased = await worker.call(leased_streams)  # another process's
+                if not (leased if only is None else leased & await worker.call(only.streams)):
+                    break
                 await asyncio.sleep(_LOOK_AGAIN_S)
-                await courier.drain(_FLUSH_TIMEOUT_S, retry=False)
-            return await worker.call(Outbox.waiting_count)
+                await courier.drain(_FLUSH_TIMEOUT_S, retry=False, only_runs=only_runs)
+            return await worker.call(Outbox.waiting_count if only is None else only.waiting)
+
+
+class _Only:
+    """One heartbeat's share of the outbox. Its streams may become one while they are delivered."""
+
+    def __init__(self, outbox: Outbox, heartbeat: str) -> None:
+        """Raises AuraError: nothing was ever to be sent to such a heartbeat."""
+        self._heartbeat = heartbeat
+        streams = self.streams(outbox)
+        if not streams:
+            outbox.close()
+            raise AuraError(f"no ping for {heartbeat!r} was ever in the outbox: aura-agent queue list --all has those")
+        self.runs = waiting_runs(outbox, streams)
+
+    def streams(self, outbox: Outbox) -> set[int]:
+        return set(streams_of(outbox, self._heartbeat))
+
+    def waiting(self, outbox: Outbox) -> int:
+        return waiting_in(outbox, self.streams(outbox))
 
 
 class _Progress:

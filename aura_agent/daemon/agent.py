@@ -5,7 +5,7 @@ Built by ``aura_agent.app``; the control socket, the status page and signals all
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError
+from aura_agent.outbox.claims import Dropped
 from aura_agent.outbox.queries import (
     last_successes,
     oldest_waiting_s,
@@ -155,6 +156,12 @@ class Agent:
         if name not in self.config.jobs:
             raise KeyError(name)
         await self._parts.scheduler.pause(name, paused=paused)
+
+    async def drop(self, entry_ids: Collection[int] | None, reason: str) -> Dropped:
+        """End those of *entry_ids* (None: all) that wait in the outbox, by a person's decision. Raises StoreError."""
+        dropped = await self._parts.worker.call(lambda outbox: outbox.drop(entry_ids, reason))
+        self._parts.courier.wake()  # it tells of them
+        return dropped
 
     def unhealthy(self) -> str:
         """Return what keeps the agent from doing its work, empty if nothing does."""

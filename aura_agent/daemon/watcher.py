@@ -9,7 +9,7 @@ import functools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import httpx
 
@@ -17,15 +17,12 @@ from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.clock import Clock
 from aura_agent.config.models import Job
 from aura_agent.daemon.aside import aside
-from aura_agent.delivery.answers import Verdict, classify
 from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
-from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.errors import StoreError
-from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.secret import Secret
 from aura_agent.watch.condition import Condition
 from aura_agent.watch.file import check_file
 from aura_agent.watch.process import check_process
@@ -147,27 +144,15 @@ class Watcher:
     async def _ping(self, watched: Watched) -> tuple[str, float]:
         """Send one ping now; return why it was not acknowledged, empty if it was, and what a Retry-After asked for."""
         try:
-            url, heartbeat_id = await self._url(watched.heartbeat)
-            if url is None:
-                return self._resolver.problem or f"the ping URL of {watched.heartbeat!r} isn't known yet", 0.0
-            sent = await post_ping(self._http, url, None, allow_insecure=self._allow_insecure)
-            answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
-            if answer.verdict is Verdict.DELIVERED:
-                return "", 0.0
-            if answer.verdict is Verdict.RESOLVE_ANEW and heartbeat_id is not None:
-                await self._resolver.refresh(heartbeat_id)
+            sent = await ping_now(
+                self._worker, self._resolver, self._http, watched.heartbeat, allow_insecure=self._allow_insecure
+            )
         except StoreError as problem:
             return str(problem), 0.0
-        wait_s = 0.0 if answer.retry_after_s is None else after_retry_after_s(answer.retry_after_s, self._rng)
-        return answer.reason, wait_s
-
-    async def _url(self, heartbeat: str) -> tuple[Secret | None, str | None]:
-        ref = f"heartbeat:{heartbeat}"
-        stream_id, heartbeat_id, url = await self._worker.call(lambda outbox: outbox.stream(ref))
-        if url is None:
-            await self._resolver.resolve([Unresolved(stream_id, heartbeat_id, (ref,), 0)])
-            stream_id, heartbeat_id, url = await self._worker.call(lambda outbox: outbox.stream(ref))
-        return url, heartbeat_id
+        if sent.acknowledged:
+            return "", 0.0
+        wait_s = 0.0 if sent.retry_after_s is None else after_retry_after_s(sent.retry_after_s, self._rng)
+        return sent.reason, wait_s
 
 
 def look_at(job: Job, clock: Clock) -> Look:

@@ -34,6 +34,14 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """What came of dropping entries by hand: ids of those that wait no more, and of those that were being sent."""
+
+    dropped: tuple[int, ...]
+    under_way: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unresolved:
     """A stream with something to send whose ping URL isn't known."""
 

@@ -197,7 +197,7 @@ def _set_aside(path: str, inode: int, damage: StoreDamagedError) -> str:
         fcntl.flock(directory, fcntl.LOCK_EX)  # one at a time: the next would take the fresh file away
         if _inode(path) != inode:
             return ""
-        if _is_served(os.path.dirname(path)):
+        if is_served(os.path.dirname(path)):
             raise StoreDamagedError(
                 f"{path}: damaged: restart aura-agent, which sets it aside as it starts"
             ) from damage
@@ -210,7 +210,7 @@ def _set_aside(path: str, inode: int, damage: StoreDamagedError) -> str:
         os.close(directory)
 
 
-def _is_served(directory: str) -> bool:
+def is_served(directory: str) -> bool:
     """Whether a daemon lives that serves the store: it holds a lock."""
     try:
         lock = os.open(os.path.join(directory, DAEMON_LOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,14 +1,15 @@
 """What people are shown of the outbox: plain rows for ``queue``, ``history`` and ``status``. Reads, never writes."""
 
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from aura_agent.outbox.rules import State
+from aura_agent.outbox.rules import State, lifetime_s
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 
+PARKED = "parked"  # what people are shown of an entry that waits for them
 # Our clock and Aura's may differ by so much, and a ping be so long under way, without anybody else being there.
 _ALIKE_NS = 300 * 10**9
 
@@ -26,6 +27,20 @@ class QueueRow:
     ended_at: datetime
     tries: int
     next_try_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow(QueueRow):
+    """All of one entry, as ``queue show`` shows it; *boot* and *started_boot_s* are its run's place in the order."""
+
+    boot: int
+    started_boot_s: float
+    accepted_at: datetime
+    changed_at: datetime
+    expires_after_s: float
+    replay: str
+    body_bytes: int
+    under_way: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +63,66 @@ class RunRow:
     max_rss_bytes: int | None
 
 
-def queue_rows(outbox: Outbox, *, ended: bool, limit: int = 1000) -> list[QueueRow]:
-    """Return the entries that wait, oldest first; with *ended* those too that wait no more."""
+def queue_rows(outbox: Outbox, *, ended: bool, limit: int | None = 1000) -> list[QueueRow]:
+    """Return the entries that wait, oldest first; with *ended* those too that wait no more; the newest *limit*."""
     condition = "" if ended else "WHERE state = 'waiting'"
     rows = outbox.connection.execute(
         "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"
         f" JOIN streams ON streams.id = stream_id {condition} ORDER BY entries.id DESC LIMIT ?",
-        (limit,),
+        (-1 if limit is None else limit,),
     ).fetchall()
     now = outbox.now()
     names = {stream: outbox.streams.name(stream) for stream in {row["stream_id"] for row in rows}}
     return [_queue_row(row, names, now.epoch, now.boot_ns) for row in reversed(rows)]
+
+
+def entry_row(outbox: Outbox, entry_id: int) -> EntryRow | None:
+    """Return the entry *entry_id*, None if there is none. Nothing of it is secret: no URL, and of the body the size."""
+    row = outbox.connection.execute(
+        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"
+        " JOIN streams ON streams.id = stream_id WHERE entries.id = ?",
+        (entry_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    now = outbox.now()
+    stream, in_flight = outbox.streams.facts(row["stream_id"], now)
+    names = {row["stream_id"]: outbox.streams.name(row["stream_id"])}
+    return EntryRow(
+        **asdict(_queue_row(row, names, now.epoch, now.boot_ns)),
+        boot=row["epoch"],
+        started_boot_s=row["started_boot_ns"] / 1e9,
+        accepted_at=instant(row["accepted_wall_ns"]),
+        changed_at=instant(row["changed_wall_ns"]),
+        expires_after_s=lifetime_s(stream, row["max_age_s"]),
+        replay="all" if row["replay_all"] else "latest",
+        body_bytes=len(row["body"] or b""),
+        under_way=row["state"] == State.WAITING and in_flight == entry_id,
+    )
+
+
+def streams_of(outbox: Outbox, heartbeat: str) -> list[int]:
+    """Return the streams of *heartbeat*: its id, its name, or what it was asked for as."""
+    rows = outbox.connection.execute("SELECT id, heartbeat_id FROM streams ORDER BY id").fetchall()
+    return [
+        row["id"]
+        for row in rows
+        if heartbeat == row["heartbeat_id"]
+        or heartbeat == outbox.streams.name(row["id"])
+        or heartbeat in map(outbox.streams.label, outbox.streams.refs(row["id"]))
+    ]
+
+
+def waiting_runs(outbox: Outbox, streams: Iterable[int]) -> frozenset[str]:
+    """Return for each of *streams* in which pings wait the run of the newest: what stands for the stream in a claim."""
+    query = "SELECT run_id FROM entries WHERE stream_id = ? AND state = 'waiting' ORDER BY id DESC LIMIT 1"
+    return frozenset(row["run_id"] for stream in streams for row in outbox.connection.execute(query, (stream,)))
+
+
+def waiting_in(outbox: Outbox, streams: Collection[int]) -> int:
+    """Return how many pings wait in *streams*."""
+    query = "SELECT count(*) FROM entries WHERE stream_id = ? AND state = 'waiting'"
+    return sum(outbox.connection.execute(query, (stream,)).fetchone()[0] for stream in streams)
 
 
 def run_rows(outbox: Outbox, *, job: str | None = None, limit: int = 20) -> list[RunRow]:
@@ -112,14 +176,20 @@ def last_successes(outbox: Outbox) -> dict[str, float]:
     return {row[0]: row[1] for row in rows}
 
 
-def leased_count(outbox: Outbox) -> int:
-    """Return how many pings are under way, in whatever process."""
+def leased_streams(outbox: Outbox) -> set[int]:
+    """Return the streams of which a ping is under way, in whatever process."""
     now = outbox.now()
-    (count,) = outbox.connection.execute(
-        "SELECT count(*) FROM streams WHERE lease_owner IS NOT NULL AND lease_epoch = ? AND lease_until_ns > ?",
+    rows = outbox.connection.execute(
+        "SELECT id FROM streams WHERE lease_owner IS NOT NULL AND lease_epoch = ? AND lease_until_ns > ?",
         (now.epoch, now.boot_ns),
-    ).fetchone()
-    return int(count)
+    )
+    return {row["id"] for row in rows}
+
+
+def stream_problem(outbox: Outbox, stream_id: int) -> str:
+    """Return what keeps the stream's pings from getting through, empty while nothing is known to."""
+    row = outbox.connection.execute("SELECT problem FROM streams WHERE id = ?", (stream_id,)).fetchone()
+    return "" if row is None else str(row["problem"])
 
 
 def other_feeders(outbox: Outbox, last_pings_ns: Mapping[str, int] | None = None) -> dict[str, str]:
@@ -179,7 +249,7 @@ def _queue_row(row: sqlite3.Row, names: dict[int, str], epoch: int, boot_ns: int
     if waits and row["due_boot_ns"] is not None:
         due_s = max(0, row["due_boot_ns"] - boot_ns) / 1e9 if row["due_epoch"] == epoch else 0.0
     reason = row["reason"] or (row["problem"] if waits else "")
-    state = "parked" if waits and row["parked"] else row["state"]
+    state = PARKED if waits and row["parked"] else row["state"]
     return QueueRow(
         id=row["id"],
         heartbeat=names[row["stream_id"]],

@@ -14,14 +14,14 @@ beside it (``streams``, ``intake``, ``jobs``, ``claims``, ``queries``).
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox import rules
-from aura_agent.outbox.claims import Attempt, Claim, Gone, Unresolved
+from aura_agent.outbox.claims import Attempt, Claim, Dropped, Gone, Unresolved
 from aura_agent.outbox.database import open_database, reading, transaction
 from aura_agent.outbox.intake import as_lost, read_spooled, set_aside, storable
 from aura_agent.outbox.jobs import JobMarks
@@ -432,10 +432,48 @@ class Outbox:
                 " WHERE due_boot_ns IS NOT NULL AND (parked OR tries = 0)"
             )
 
-    def hurry(self) -> None:
-        """Make everything that waits due now, parked or backing off; a host's Retry-After stays."""
+    def hurry(self, only_runs: frozenset[str] | None = None) -> None:
+        """Make everything that waits due now, parked or backing off; a host's Retry-After stays.
+
+        With *only_runs*, nothing but the streams of those runs.
+        """
+        condition, values = _of_runs(only_runs)
         with transaction(self._connection):
-            self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE due_boot_ns IS NOT NULL")
+            self._connection.execute(
+                f"UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE due_boot_ns IS NOT NULL{condition}", values
+            )
+
+    def drop(self, entry_ids: Collection[int] | None, reason: str) -> Dropped:
+        """End those of *entry_ids* (None: all) that wait, by a person's decision; one that is under way is left alone.
+
+        The next claim tells of them, as of all that is withdrawn.
+        """
+        with transaction(self._connection):
+            now = self.now()
+            waiting = self._connection.execute(
+                "SELECT id, stream_id FROM entries WHERE state = 'waiting' ORDER BY id"
+            ).fetchall()
+            dropped, under_way = list[int](), list[int]()
+            for row in waiting:
+                if entry_ids is not None and row["id"] not in entry_ids:
+                    continue
+                if self.streams.facts(row["stream_id"], now)[1] == row["id"]:
+                    under_way.append(row["id"])
+                    continue
+                self._connection.execute(
+                    "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
+                    (State.DROPPED, reason, now.wall_ns, row["id"]),
+                )
+                self._withdrawn.append(Gone(row["id"], self.streams.name(row["stream_id"]), State.DROPPED, reason))
+                dropped.append(row["id"])
+        return Dropped(tuple(dropped), tuple(under_way))
+
+    def note_ping_by_hand(self, stream_id: int) -> None:
+        """A ping that is no entry got through: whoever compares with Aura shall not take it for somebody else's."""
+        with transaction(self._connection):
+            self._connection.execute(
+                "UPDATE streams SET delivered_wall_ns = ? WHERE id = ?", (self.now().wall_ns, stream_id)
+            )
 
     def waiting_count(self) -> int:
         """Return how many entries wait, those in the spool included."""

@@ -1,4 +1,4 @@
-"""The control socket's HTTP: what ``aura-agent status``, ``trigger``, ``pause``, ``resume`` and ``reload`` speak.
+"""The control socket's HTTP: what the commands speak that ask or tell the running daemon.
 
 Who may speak is the file system's business: the socket is 0600.
 """
@@ -37,6 +37,11 @@ def control_app(agent: Agent) -> Starlette:
         await agent.pause(name, paused=verb == "pause")
         return JSONResponse({"job": name, "paused": verb == "pause"})
 
+    async def drop(request: Request) -> JSONResponse:
+        asked = await request.json()
+        dropped = await agent.drop(asked["ids"], str(asked["reason"]))
+        return JSONResponse({"dropped": dropped.dropped, "under_way": dropped.under_way})
+
     async def no_such_job(request: Request, _: Exception) -> JSONResponse:
         from difflib import get_close_matches
 
@@ -52,6 +57,7 @@ def control_app(agent: Agent) -> Starlette:
         routes=[
             Route("/status", status),
             Route("/reload", reload, methods=["POST"]),
+            Route("/queue/drop", drop, methods=["POST"]),
             Route("/jobs/{name}/trigger", trigger, methods=["POST"]),
             Route("/jobs/{name}/{verb:str}", pause, methods=["POST"]),
         ],

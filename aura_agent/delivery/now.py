@@ -1,0 +1,72 @@
+"""A ping that is no entry of the outbox: an answer of now, sent at once, of a watch or by a person's hand.
+
+Where its heartbeat's ping URL isn't known, or turns out to be gone, it is asked for, once.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+
+from aura_agent.delivery.answers import Verdict, classify
+from aura_agent.delivery.post import post_ping
+from aura_agent.delivery.resolver import Fresh, Resolver
+from aura_agent.outbox.claims import Unresolved
+from aura_agent.outbox.queries import stream_problem
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report.record import Ref
+from aura_agent.secret import Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What came of it: *reason* is for people. *heartbeat* is its name, as far as that is known."""
+
+    acknowledged: bool
+    reason: str
+    heartbeat: str
+    heartbeat_id: str | None
+    stream_id: int
+    duration_s: float = 0.0
+    retry_after_s: float | None = None
+
+
+async def ping_now(
+    worker: OutboxWorker, resolver: Resolver, http: httpx.AsyncClient, heartbeat: str, *, allow_insecure: bool
+) -> Sent:
+    """Ping *heartbeat*, an id or an exact name, and return what Aura says to it. Raises StoreError."""
+    stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
+    name = await worker.call(lambda outbox: outbox.streams.name(stream_id))
+    if url is None:
+        problem = await worker.call(lambda outbox: stream_problem(outbox, stream_id))
+        reason = problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet"
+        return Sent(acknowledged=False, reason=reason, heartbeat=name, heartbeat_id=heartbeat_id, stream_id=stream_id)
+    for _ in range(2):
+        attempt = await post_ping(http, url, None, allow_insecure=allow_insecure)
+        answer = classify(attempt.status, attempt.error, attempt.retry_after, datetime.now(UTC))
+        if answer.verdict is not Verdict.RESOLVE_ANEW or heartbeat_id is None:
+            break
+        if await resolver.refresh(heartbeat_id, url) is not Fresh.CHANGED:
+            break
+        stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
+        if url is None:
+            break
+    return Sent(
+        acknowledged=answer.verdict is Verdict.DELIVERED,
+        reason=answer.reason,
+        heartbeat=name,
+        heartbeat_id=heartbeat_id,
+        stream_id=stream_id,
+        duration_s=attempt.duration_s,
+        retry_after_s=answer.retry_after_s,
+    )
+
+
+async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> tuple[int, str | None, Secret | None]:
+    """Return the heartbeat's stream, its id and its ping URL, as far as they can be found out."""
+    ref = Ref.HEARTBEAT + heartbeat
+    stream_id, heartbeat_id, url = await worker.call(lambda outbox: outbox.stream(ref))
+    if url is None:
+        await resolver.resolve([Unresolved(stream_id, heartbeat_id, (ref,), 0)])
+        stream_id, heartbeat_id, url = await worker.call(lambda outbox: outbox.stream(ref))
+    return stream_id, heartbeat_id, url
