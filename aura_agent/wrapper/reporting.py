@@ -74,6 +74,8 @@ class Reporter:
             "ref": self._ref or "",
             "job": self._job_name(),
         }
+        if not first:
+            self._name_heartbeat()
         argv = "\0".join(options.command)
         if wants and len(argv) <= _MAX_ARGV_BYTES:
             fields = fields | {"argv": argv}

@@ -155,6 +155,33 @@ def test_a_run_between_two_attempts_is_lost_too(outage: Site) -> None:
     _let_end(wrapper)
 
 
+def test_a_later_attempt_is_lost_as_the_job_that_lent_its_settings(site: Site) -> None:
+    """The daemon knows the command by its config; what it hears of the second attempt is of the same job."""
+    script = site.home / "work.sh"
+    script.write_text("#!/bin/sh\n[ -e again ] || { touch again; exit 1; }\necho\nread x\n")
+    script.chmod(0o755)
+    site.server.create_heartbeat("beat")
+    site.configure(
+        f'[jobs.work]\nheartbeat = "beat"\ncommand = ["{script}"]\nretries = 1\nretry_delay = "0s"\n',
+    )
+    site.extra["AURA_SOCKET"] = f"{site.home}/run/agent.sock"
+    site.start()
+    wrapper = subprocess.Popen(
+        [AURA_RUN, "--", str(script)],
+        env=site.environment | {"AURA_CONFIG": "", "AURA_STATE_DIR": str(site.home / "own")},
+        cwd=site.home,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert wrapper.stdout is not None
+    wrapper.stdout.readline()
+    wait_until(lambda: is_waiting(wrapper.pid))
+    _kill(wrapper)
+
+    wait_until(lambda: site.rows("SELECT job, heartbeat, outcome FROM runs") == [("work", "beat", "lost")])
+    _let_end(wrapper)
+
+
 @pytest.mark.root
 @_ROOT
 @pytest.mark.parametrize(("code", "outcomes"), [(1, ["lost", "succeeded"]), (0, ["succeeded"])])
