@@ -37,6 +37,5 @@ def test_with_a_daemon_nothing_heavy_is_imported(site: Site) -> None:
         )
         imported = set(ended.stdout.decode().split())
         assert "aura_agent.wrapper.daemon" in imported
-        assert "aura_agent.report.spool" not in imported
         assert imported & (_HEAVY - set(bare.stdout.decode().split())) == set()
         wait_until(lambda number=number: len(site.server.pings("true")) == number)  # type: ignore[misc]
