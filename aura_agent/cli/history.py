@@ -5,8 +5,8 @@ from dataclasses import asdict
 import click
 
 from aura_agent.cli.settings import config_option, json_option, local, open_store, print_json, print_table, read_config
-from aura_agent.outbox.queries import run_rows
-from aura_agent.units import format_duration
+from aura_agent.outbox.queries import RunRow, run_rows
+from aura_agent.units import format_duration, format_size
 
 
 @click.command()
@@ -29,7 +29,7 @@ def history(job: str | None, count: int, config_file: str | None, as_json: bool)
         print_json([asdict(row) for row in rows])
         return
     print_table(
-        ["started", "job", "heartbeat", "outcome", "took", "ping", "why"],
+        ["started", "job", "heartbeat", "outcome", "took", "used", "ping", "why"],
         [
             [
                 local(row.started_at),
@@ -37,6 +37,7 @@ def history(job: str | None, count: int, config_file: str | None, as_json: bool)
                 row.heartbeat,
                 row.outcome,
                 format_duration(row.duration_s),
+                _used(row),
                 row.ping or "",
                 row.reason,
             ]
@@ -44,3 +45,11 @@ def history(job: str | None, count: int, config_file: str | None, as_json: bool)
         ],
         empty="no runs" if job is None else f"no runs of {job}",
     )
+
+
+def _used(row: RunRow) -> str:
+    """Return what the run's processes took of the host, in a few words; empty if nobody has measured it."""
+    if row.cpu_s is None:
+        return ""
+    memory = "" if row.max_rss_bytes is None else f", {format_size(row.max_rss_bytes)}"
+    return f"{format_duration(row.cpu_s)} CPU{memory}"

@@ -131,6 +131,25 @@ class Watch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     file: Annotated[WatchFile | None, Meta(description="A file that must be fresh.")] = None
 
 
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """limits: what the kernel lets each process of a run use, setrlimit(2); soft and hard limit alike."""
+
+    address_space: Annotated[Size | None, Meta(description="Virtual memory of a process (RLIMIT_AS).")] = None
+    core: Annotated[Size | None, Meta(description="The size of a core dump (RLIMIT_CORE).")] = None
+    cpu: Annotated[Duration | None, Meta(description="CPU time, in whole seconds (RLIMIT_CPU).")] = None
+    data: Annotated[Size | None, Meta(description="Heap and other private memory (RLIMIT_DATA).")] = None
+    file_size: Annotated[Size | None, Meta(description="The size of a file it writes (RLIMIT_FSIZE).")] = None
+    locked_memory: Annotated[Size | None, Meta(description="Memory locked in RAM (RLIMIT_MEMLOCK).")] = None
+    open_files: Annotated[
+        Annotated[int, Meta(ge=3, le=2**31 - 1)] | None, Meta(description="Open descriptors (RLIMIT_NOFILE).")
+    ] = None
+    processes: Annotated[
+        Annotated[int, Meta(ge=0, le=2**31 - 1)] | None,
+        Meta(description="Processes and threads of the job's user, on the whole host (RLIMIT_NPROC)."),
+    ] = None
+    stack: Annotated[Size | None, Meta(description="The main thread's stack (RLIMIT_STACK).")] = None
+
+
 class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[defaults]: what each job has unless it says otherwise. A job's own key replaces the one here; only the
     variables of env are joined, one by one.
@@ -148,12 +167,35 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = (0,)
     cwd: Annotated[Text | None, Meta(description="The directory to run in; default: the user's home.")] = None
     env: Annotated[dict[str, str], Meta(description="Environment variables for the job.")] = {}
+    env_file: Annotated[
+        Text | None,
+        Meta(description="A file of NAME=value lines, read at each start; what env says comes before it."),
+    ] = None
+    inherit_env: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Variables that the job takes from the daemon's environment, never its secrets: names,"
+            ' "PREFIX_*" or "*".'
+        ),
+    ] = ()
     user: Annotated[Text | None, Meta(description="Run as this user; default: the daemon's own.")] = None
     group: Annotated[Text | None, Meta(description="Run as this group; default: the user's own.")] = None
     umask: Annotated[
         Annotated[str, Meta(pattern=r"^[0-7]{3,4}$")] | None,
         Meta(description='The file mode mask in octal; default: "0022".'),
     ] = None
+    nice: Annotated[
+        Annotated[int, Meta(ge=-20, le=19)] | None,
+        Meta(description="The scheduling priority, 19 the least; default: the daemon's own."),
+    ] = None
+    limits: Annotated[Limits | None, Meta(description="Resource limits of a run's processes; aura-run sets none.")] = (
+        None
+    )
+    shell_program: Annotated[Text, Meta(description="The shell that runs what shell says, and is SHELL.")] = "/bin/sh"
+    output: Annotated[
+        Literal["history", "log", "drop"],
+        Meta(description="history: the output's end goes there; log: its lines into the log, too; drop: nowhere."),
+    ] = "history"
     overlap: Annotated[
         Literal["forbid", "allow", "replace", "queue"],
         Meta(description="What a fire time does while the previous run is still going."),
@@ -217,7 +259,7 @@ class Job(JobDefaults, frozen=True, kw_only=True, forbid_unknown_fields=True):
     command: Annotated[
         Annotated[tuple[str, ...], Meta(min_length=1)] | None, Meta(description="The program and its arguments.")
     ] = None
-    shell: Annotated[Text | None, Meta(description="A line for /bin/sh, instead of command.")] = None
+    shell: Annotated[Text | None, Meta(description="A line for the shell, instead of command.")] = None
     expect: Annotated[Expect | None, Meta(description="What must be true after a run that exits well.")] = None
     watch: Annotated[Watch | None, Meta(description="What is looked at instead of being run.")] = None
 

@@ -38,6 +38,7 @@ Said = Callable[[Path, type[Struct]], frozenset[str]]
 
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_ENV_NAMES = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?\*|[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Keys that mean something to a job with fire times only, and to one that is run at all.
 _FIRE_TIME_ONLY = frozenset({"catch_up", "catch_up_limit", "jitter", "misfire_grace", "overlap", "timezone"})
 _NEVER_USELESS = frozenset({"enabled", "grace", "reporters"})
@@ -234,8 +235,15 @@ class _JobCheck:
         job, host = self._job, self._host
         if job.command is not None and not job.command[0].strip():
             self._error(("command", 0), "an empty program name; write the program's path")
-        if job.cwd is not None and not job.cwd.startswith("/"):
-            self._findings.error(self._path("cwd"), 'not an absolute path; begin it with "/"')
+        for key, path in (("cwd", job.cwd), ("env_file", job.env_file), ("shell_program", job.shell_program)):
+            if path is not None and not path.startswith("/"):
+                self._findings.error(self._path(key), 'not an absolute path; begin it with "/"')
+        for index, names in enumerate(job.inherit_env):
+            if not _ENV_NAMES.fullmatch(names):
+                hint = 'write a name, "PREFIX_*" or "*"'
+                self._findings.error((*self._path("inherit_env"), index), f"{quoted(names)} is no variable; {hint}")
+        if job.output == "drop" and job.attach == "output":
+            self._findings.error(self._path("attach"), 'output = "drop" leaves nothing to send; change one of them')
         for variable in job.env:
             if not _ENV_NAME.fullmatch(variable):
                 rule = "letters, digits and _, the first no digit"

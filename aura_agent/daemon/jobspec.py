@@ -1,22 +1,49 @@
 """What the config says of a job, as what the process layer takes."""
 
+import math
 import os
 
 from aura_agent.config.models import Job
 from aura_agent.process.account import job_environment, resolve_account
-from aura_agent.process.spawn import SpawnSpec
+from aura_agent.process.envfile import read_env_file
+from aura_agent.process.failure import SpawnFailed
+from aura_agent.process.spawn import Output, SpawnSpec
 
 DEFAULT_UMASK = 0o022  # as under cron; the daemon's own, 0077, is for its secrets
 
 
 def spawn_spec(job: Job) -> SpawnSpec:
-    """Return how *job* is started: as cron would, with a clean environment. Raises SpawnFailed: no such account."""
+    """Return how *job* is started: as cron would, with a clean environment.
+
+    Raises SpawnFailed: there is no such account, or env_file can't be used.
+    """
     account = resolve_account(job.user, job.group)
+    output: Output = "null" if job.output == "drop" else "pipe"
     return SpawnSpec(
         argv=tuple(job.command or ()),
         shell_text=job.shell,
-        env=job_environment(account, os.environ, job.env),
+        shell=job.shell_program,
+        env=job_environment(account, os.environ, _own_variables(job), inherit=job.inherit_env, shell=job.shell_program),
         cwd=job.cwd,
         account=account,
         umask=int(job.umask, 8) if job.umask is not None else DEFAULT_UMASK,
+        nice=job.nice,
+        limits=_limits(job),
+        stdout=output,
+        stderr=output,
     )
+
+
+def _own_variables(job: Job) -> dict[str, str]:
+    if job.env_file is None:
+        return job.env
+    try:
+        return read_env_file(job.env_file) | job.env
+    except ValueError as problem:
+        raise SpawnFailed(str(problem)) from None
+
+
+def _limits(job: Job) -> dict[str, int]:
+    limits = job.limits
+    said = {} if limits is None else {name: getattr(limits, name) for name in limits.__struct_fields__}
+    return {name: math.ceil(value) for name, value in said.items() if value is not None}

@@ -23,6 +23,8 @@ from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.process.attachment import attachment
 from aura_agent.process.child import Child
+from aura_agent.process.lines import Lines
+from aura_agent.process.memory import MemoryPeaks
 from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, spawn
 from aura_agent.process.tail import CONTEXT_BYTES, Tail
@@ -67,6 +69,8 @@ class _Attempt:
     body: bytes | None = None
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
+    io_read_bytes: int | None = None
+    io_written_bytes: int | None = None
 
 
 class Runner:
@@ -97,6 +101,7 @@ class Runner:
         self._waiting: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._memory = MemoryPeaks()
         self._idle = asyncio.Event()
         self._idle.set()
         self.store_problem = ""
@@ -229,18 +234,32 @@ class Runner:
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=child.pid, why=run.reason)
         beginning = asyncio.create_task(self._begin(run, started)) if first else None
         tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes + CONTEXT_BYTES))
-        pumps = [Pump(fd, tail) for fd in (child.stdout, child.stderr) if fd is not None]
-        stopped_by = await self._watch_over(run, child, started)
-        for pump in pumps:
+        outputs = [self._read(run, name, fd, tail) for name, fd in (("stdout", child.stdout), ("stderr", child.stderr))]
+        self._memory.watch(child.pid)
+        try:
+            stopped_by = await self._watch_over(run, child, started)
+        finally:
+            seen_bytes = self._memory.take(child.pid)
+        for pump, lines in filter(None, outputs):
             await pump.drained(DRAIN_S)
             pump.release()
+            lines.end()
         if beginning is not None:
             await beginning
         attempt = await self._conclude(run, child, started, stopped_by)
+        attempt.max_rss_bytes = max(attempt.max_rss_bytes or 0, seen_bytes) or None
         attempt.tail = tail.text()
         if run.job.attach == "output" and attempt.outcome is Outcome.SUCCEEDED:
             attempt.body = attachment(tail, run.job.tail_bytes, self._redact())
         return attempt
+
+    def _read(self, run: Run, stream: str, fd: int | None, tail: Tail) -> tuple[Pump, Lines] | None:
+        """Begin to read one of the job's pipes; None: it has none."""
+        if fd is None:
+            return None
+        note = partial(self._observer.note, "run.output", job=run.job_name, run_id=run.run_id, stream=stream)
+        lines = Lines(lambda text: note(text=text))
+        return Pump(fd, tail, lines.feed if run.job.output == "log" else None), lines
 
     async def _begin(self, run: Run, started: Reading) -> None:
         """Put on record that the run is under way: a daemon that is killed leaves a lost run, not a silent one."""
@@ -287,6 +306,7 @@ class Runner:
         attempt = _Attempt(started, ended, Outcome.FAILED, status.code, status.signal)
         attempt.cpu_s = status.cpu_user_s + status.cpu_system_s
         attempt.max_rss_bytes = status.max_rss_bytes
+        attempt.io_read_bytes, attempt.io_written_bytes = status.io_read_bytes, status.io_written_bytes
         if stopped_by is not None:
             attempt.outcome, attempt.reason = stopped_by
         elif status.signal is not None:
@@ -322,6 +342,8 @@ class Runner:
             tail=attempt.tail,
             cpu_s=attempt.cpu_s,
             max_rss_bytes=attempt.max_rss_bytes,
+            io_read_bytes=attempt.io_read_bytes,
+            io_written_bytes=attempt.io_written_bytes,
         )
 
     async def _record(self, report: Report) -> None:

@@ -68,6 +68,10 @@ _STEPS = (
     """
     ALTER TABLE epochs ADD COLUMN first_boot_ns INTEGER;
     """,
+    """
+    ALTER TABLE runs ADD COLUMN io_read_bytes INTEGER;
+    ALTER TABLE runs ADD COLUMN io_written_bytes INTEGER;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 

@@ -61,6 +61,8 @@ class RunRow:
     ping: str | None
     cpu_s: float | None
     max_rss_bytes: int | None
+    io_read_bytes: int | None
+    io_written_bytes: int | None
 
 
 def queue_rows(outbox: Outbox, *, ended: bool, limit: int | None = 1000) -> list[QueueRow]:
@@ -148,6 +150,8 @@ def run_rows(outbox: Outbox, *, job: str | None = None, limit: int = 20) -> list
             ping=row["ping"],
             cpu_s=row["cpu_s"],
             max_rss_bytes=row["max_rss_bytes"],
+            io_read_bytes=row["io_read_bytes"],
+            io_written_bytes=row["io_written_bytes"],
         )
         for row in rows
     ]

@@ -128,7 +128,9 @@ class Outbox:
                     self.streams.note_failure(stream_id, key)
                     self._settle(stream_id, now)
                 self._connection.execute(
-                    "INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, 0, NULL, NULL, 1, ?, '', NULL, NULL)",
+                    "INSERT OR IGNORE INTO runs"
+                    " (run_id, job, heartbeat, outcome, started_wall_ns, duration_s, attempts, reason, tail)"
+                    " VALUES (?, ?, ?, ?, ?, 0, 1, ?, '')",
                     (
                         row["run_id"],
                         row["job"],
@@ -200,7 +202,7 @@ class Outbox:
 
     def _write_history(self, report: Report) -> None:
         written = self._connection.execute(
-            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 report.run_id,
                 report.job,
@@ -215,6 +217,8 @@ class Outbox:
                 report.tail,
                 report.cpu_s,
                 report.max_rss_bytes,
+                report.io_read_bytes,
+                report.io_written_bytes,
             ),
         )
         if (written.lastrowid or 0) % _PRUNE_EVERY == 0:

@@ -6,7 +6,7 @@
 import grp
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aura_agent.process.environment import SECRETS, SUPERVISION
@@ -61,27 +61,29 @@ def resolve_account(user: str | None = None, group: str | None = None) -> Accoun
 
 def job_environment(
     account: Account,
-    inherited: Mapping[str, str],
+    ours: Mapping[str, str],
     extra: Mapping[str, str] | None = None,
     *,
-    clean: bool = True,
+    inherit: Sequence[str] = (),
     shell: str = DEFAULT_SHELL,
 ) -> dict[str, str]:
     """Return the complete environment of a job of the daemon.
 
-    clean: what cron gives (crontab(5): HOME, LOGNAME, SHELL, PATH; USER besides) and the locale and time zone from
-    *inherited*. Not clean: all of *inherited*, with the account's names if the job runs as somebody else.
-    Neither hands on SECRETS or SUPERVISION. *extra* is what the operator wrote for this very job: it wins, always.
+    What cron gives (crontab(5): HOME, LOGNAME, SHELL, PATH; USER besides), and of *ours* the locale, the time zone and
+    what *inherit* names: a variable, all that begin as ``PREFIX_*``, or all. SECRETS and SUPERVISION are never handed
+    on, nor SHELL, nor what names the account to a job of another one. *extra* is what the operator wrote for this very
+    job: it wins, always.
     """
-    account_names = {"HOME": account.home, "LOGNAME": account.name, "USER": account.name, "SHELL": shell}
-    if clean:
-        environment = {name: value for name, value in inherited.items() if name in _KEPT or name.startswith("LC_")}
-        environment |= {"PATH": DEFAULT_PATH, **account_names}
-    else:
-        environment = {name: value for name, value in inherited.items() if name not in SECRETS | SUPERVISION}
-        environment = environment | account_names if account.switch else {**account_names, **environment}
-        environment.setdefault("PATH", DEFAULT_PATH)
+    names_of_account = {"HOME": account.home, "LOGNAME": account.name, "USER": account.name, "SHELL": shell}
+    withheld = SECRETS | SUPERVISION | (names_of_account.keys() if account.switch else {"SHELL"})
+    environment = {name: value for name, value in ours.items() if name in _KEPT or name.startswith("LC_")}
+    environment |= {"PATH": DEFAULT_PATH, **names_of_account}
+    environment |= {name: value for name, value in ours.items() if name not in withheld and _is_named(name, inherit)}
     return environment | dict(extra or {})
+
+
+def _is_named(name: str, inherit: Sequence[str]) -> bool:
+    return any(name.startswith(text[:-1]) if text.endswith("*") else name == text for text in inherit)
 
 
 def _passwd(user: str | int) -> pwd.struct_passwd | None:

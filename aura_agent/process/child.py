@@ -10,6 +10,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 
+_BLOCK_BYTES = 512  # of ru_inblock and ru_oublock, whatever the device's are
 _PEAK_RESERVE = 1.1  # the kernel sums resident pages over the processors only roughly (percpu_counter)
 
 
@@ -20,6 +21,8 @@ class ExitStatus:
     Exactly one of *code* and *signal* is set; neither if somebody else reaped the child, so that nobody knows: never
     a success. max_rss_bytes is None where the kernel's figure is hardly larger than our own size: it counts the moment
     between fork and exec, so small jobs would all seem as large as the agent (setmax_mm_hiwater_rss in fs/exec.c).
+    It is the largest process's, not the sum. I/O is what reached a block device (task_io_get_inblock in
+    include/linux/task_io_accounting_ops.h).
     """
 
     code: int | None = None
@@ -28,6 +31,8 @@ class ExitStatus:
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
     max_rss_bytes: int | None = None
+    io_read_bytes: int = 0
+    io_written_bytes: int = 0
 
     @property
     def shell_code(self) -> int | None:
@@ -130,6 +135,8 @@ class Child:
                 cpu_user_s=usage.ru_utime,
                 cpu_system_s=usage.ru_stime,
                 max_rss_bytes=peak_bytes if peak_bytes > self._own_peak_bytes * _PEAK_RESERVE else None,
+                io_read_bytes=usage.ru_inblock * _BLOCK_BYTES,
+                io_written_bytes=usage.ru_oublock * _BLOCK_BYTES,
             )
         self._popen.returncode = -status.signal if status.signal is not None else (status.code or 0)
         if self._pidfd is not None:

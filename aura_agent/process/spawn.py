@@ -12,12 +12,13 @@ import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from aura_agent.process.account import DEFAULT_PATH, DEFAULT_SHELL, Account, resolve_account
 from aura_agent.process.child import Child
 from aura_agent.process.failure import NOT_FOUND, SpawnFailed
+from aura_agent.process.prepare import Preparation
 
 __all__ = ["Child", "Output", "SpawnFailed", "SpawnSpec", "spawn"]
 
@@ -29,7 +30,8 @@ class SpawnSpec:
     """What to start. Either *argv*, or *shell_text* for ``SHELL -c``.
 
     env is complete (see job_environment); its PATH finds the program. account None: as we are. cwd None: the
-    account's home where there is one, else ``/``. umask None: ours.
+    account's home where there is one, else ``/``. umask, nice None: ours. limits: by the names of prepare.LIMITS, each
+    soft and hard; for the rest ours.
     """
 
     env: Mapping[str, str]
@@ -39,6 +41,8 @@ class SpawnSpec:
     cwd: str | None = None
     account: Account | None = None
     umask: int | None = None
+    nice: int | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
     stdout: Output = "pipe"
     stderr: Output = "pipe"
 
@@ -139,6 +143,32 @@ def _popen(
     argv: tuple[str, ...], path: str, spec: SpawnSpec, cwd: str, stdout: int | None, stderr: int | None
 ) -> subprocess.Popen[bytes]:
     switch = spec.account if spec.account is not None and spec.account.switch else None
+    if spec.nice is None and not spec.limits:
+        becoming = {"user": switch.uid, "group": switch.gid, "extra_groups": list(switch.groups)} if switch else {}
+        return _fork(argv, path, spec, cwd, stdout, stderr, becoming)
+    preparation = Preparation(spec.nice, spec.limits, switch)
+    try:
+        return _fork(argv, path, spec, cwd, stdout, stderr, {"preexec_fn": preparation})
+    except subprocess.SubprocessError as exc:
+        failure = preparation.failure()
+        if failure is None:
+            raise
+        text, number = failure
+        hint = "the agent must run as root for that" if number == errno.EPERM else "correct it"
+        raise SpawnFailed(f"{text}: {hint}", error_number=number) from exc
+    finally:
+        preparation.close()
+
+
+def _fork(
+    argv: tuple[str, ...],
+    path: str,
+    spec: SpawnSpec,
+    cwd: str,
+    stdout: int | None,
+    stderr: int | None,
+    options: Mapping[str, Any],
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         argv,
         executable=path,
@@ -147,13 +177,11 @@ def _popen(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        user=switch.uid if switch else None,
-        group=switch.gid if switch else None,
-        extra_groups=list(switch.groups) if switch else None,
         umask=-1 if spec.umask is None else spec.umask,
         start_new_session=True,
         restore_signals=True,
         close_fds=True,
+        **options,
     )
 
 

@@ -58,6 +58,8 @@ class Report:
     tail: str = ""
     cpu_s: float | None = None
     max_rss_bytes: int | None = None
+    io_read_bytes: int | None = None
+    io_written_bytes: int | None = None
 
     @property
     def duration_s(self) -> float:

@@ -19,6 +19,7 @@ STORE_RECOVERED = "store.recovered"
 STORE_SET_ASIDE = "store.set_aside"
 REPORT_REFUSED = "report.refused"
 RUN_STARTED = "run.started"
+RUN_OUTPUT = "run.output"
 RUN_FINISHED = "run.finished"
 RUN_LOST = "run.lost"
 RUN_CRASHED = "run.crashed"
@@ -56,6 +57,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     STORE_SET_ASIDE: ("error", "a file of the store is damaged, and was given another name"),
     REPORT_REFUSED: ("warning", "a user who isn't in reporters tried to report a run"),
     RUN_STARTED: ("info", "a run of a job has begun"),
+    RUN_OUTPUT: ("info", "a line of a job's output, if the job says output = log"),
     RUN_FINISHED: ("info", "a run of a job has ended; a warning unless it succeeded or was skipped"),
     RUN_LOST: ("warning", "a run is over and nobody told how it ended: it counts as failed"),
     RUN_CRASHED: ("error", "an error that nobody foresaw ended the care for a run"),

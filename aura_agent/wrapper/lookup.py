@@ -81,13 +81,13 @@ def unmet_expectation(expect: dict[str, str], started_ns: int) -> str:
 
 def _take(options: Options, name: str, job: Job) -> None:
     if not options.command:
-        command = list(job.command or ()) or (["/bin/sh", "-c", job.shell] if job.shell else [])
+        command = list(job.command or ()) or ([job.shell_program, "-c", job.shell] if job.shell else [])
         if not command:
             raise Usage(f"aura-run: job {name!r} has no command; write one after --; nothing was run\n")
         if job.user is not None:
             _refuse_other_user(name, job.user)
         options.command = command
-        options.env = dict(job.env)
+        options.env = _variables(name, job)
         if job.umask is not None:
             os.umask(int(job.umask, 8))
         if job.cwd is not None:
@@ -95,7 +95,23 @@ def _take(options: Options, name: str, job: Job) -> None:
                 os.chdir(job.cwd)
             except OSError as problem:
                 raise Usage(f"aura-run: job {name!r}: cwd: {problem.strerror}; nothing was run\n") from problem
+        if job.nice is not None:
+            try:
+                os.setpriority(os.PRIO_PROCESS, 0, job.nice)
+            except OSError as problem:
+                raise Usage(f"aura-run: job {name!r}: nice: {problem.strerror}; nothing was run\n") from problem
     options.borrow(lend(name, job))
+
+
+def _variables(name: str, job: Job) -> dict[str, str]:
+    if job.env_file is None:
+        return job.env
+    from aura_agent.process.envfile import read_env_file
+
+    try:
+        return read_env_file(job.env_file) | job.env
+    except ValueError as problem:
+        raise Usage(f"aura-run: job {name!r}: {problem}; nothing was run\n") from None
 
 
 def _has_target(options: Options) -> bool:

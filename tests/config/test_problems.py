@@ -260,6 +260,20 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         f'[jobs.a]\n{RUNNING}umask = "089"',
         ['config.toml:4: jobs.a.umask: "089" is not an octal mask; write one such as "0022"'],
     ),
+    "surroundings that can't be": (
+        (f'[jobs.a]\n{RUNNING}env_file = "env"\nshell_program = "bash"\ninherit_env = ["A*B", "P_*"]\n'
+        'nice = 20\nlimits = { open_files = 2, cpu = 60, cores = 1 }\noutput = "drop"\nattach = "output"'),
+        [
+            'config.toml:4: jobs.a.env_file: not an absolute path; begin it with "/"',
+            'config.toml:5: jobs.a.shell_program: not an absolute path; begin it with "/"',
+            'config.toml:6: jobs.a.inherit_env[0]: "A*B" is no variable; write a name, "PREFIX_*" or "*"',
+            "config.toml:7: jobs.a.nice: 20 is out of range; write a whole number from -20 to 19",
+            "config.toml:8: jobs.a.limits.open_files: 2 is out of range; write a whole number from 3 to 2147483647",
+            'config.toml:8: jobs.a.limits.cpu: 60 has no unit; write "60s", "60m" or "60h"',
+            'config.toml:8: jobs.a.limits.cores: unknown key; did you mean "core"?',
+            'config.toml:10: jobs.a.attach: output = "drop" leaves nothing to send; change one of them',
+        ],
+    ),
     "a NUL in an argument": (
         '[jobs.a]\nevery = "1h"\ncommand = ["x", "\\u0000"]',
         ["config.toml:3: jobs.a.command[1]: a string with a NUL character; leave it out"],

@@ -452,3 +452,48 @@ def test_a_reload_asked_for_during_the_start_is_not_deadly(site: Site) -> None:
 
     assert site.agent("status").returncode == 0
     assert site.stop() == 0
+
+
+def test_a_job_finds_the_surroundings_that_its_config_says(site: Site) -> None:
+    """Variables from a file and from the daemon, the chosen shell, priority and limits; its lines are in the log."""
+    (site.home / "env").write_text("COLOUR=red\nSHAPE=round\n")
+    site.extra |= {"PROXY": "inherited", "SURPRISE": "inherited"}
+    site.configure(
+        f"""
+[jobs.place]
+schedule = "@yearly"
+env_file = "{site.home}/env"
+env = {{ SHAPE = "square" }}
+inherit_env = ["PROXY"]
+shell_program = "/bin/bash"
+nice = 7
+limits = {{ open_files = 100, core = "0B" }}
+output = "log"
+shell = 'echo $COLOUR $SHAPE $PROXY $SURPRISE $SHELL ${{BASH_VERSION:+bash}} $(nice) $(ulimit -n) $(ulimit -c); echo oops >&2'
+[jobs.quiet]
+schedule = "@yearly"
+output = "drop"
+shell = "at=$(readlink /proc/$$/fd/1); echo $at >{site.home}/where; echo lost"
+[jobs.broken]
+schedule = "@yearly"
+env_file = "{site.home}/none"
+command = ["true"]
+"""
+    )
+    site.start()
+    for job in ("place", "quiet", "broken"):
+        assert site.agent("trigger", job).returncode == 0
+        wait_until(lambda job=job: _runs(site, job))  # type: ignore[misc]
+
+    said = f"red square inherited /bin/bash bash {os.getpriority(os.PRIO_PROCESS, 0) + 7} 100 0"
+    logged = [(event["stream"], event["text"]) for event in site.events("run.output")]
+    assert sorted(logged) == [("stderr", "oops"), ("stdout", said)]
+    (place,), (quiet,), (broken,) = (_runs(site, job) for job in ("place", "quiet", "broken"))
+    assert sorted(str(place["tail"]).splitlines()) == sorted([said, "oops"])
+    assert isinstance(place["cpu_s"], float)
+    assert (place["io_read_bytes"], place["io_written_bytes"]) != (None, None)
+    assert ((site.home / "where").read_text(), quiet["tail"]) == ("/dev/null\n", "")
+    assert (broken["outcome"], broken["reason"]) == (
+        "not_started",
+        f"env_file {site.home}/none: No such file or directory",
+    )

@@ -39,7 +39,9 @@ def test_the_clean_environment_is_that_of_cron_with_locale_and_zone() -> None:
 @pytest.mark.parametrize("name", sorted(SECRETS | SUPERVISION))
 def test_an_inherited_environment_loses_what_is_not_the_jobs(name: str) -> None:
     """Secrets and the daemon's systemd variables stay with the daemon, other variables pass."""
-    assert job_environment(BACKUP, {name: "x", "EDITOR": "vi", "LISTEN_ADDRESS": "::"}, clean=False) == {
+    ours = {name: "x", "EDITOR": "vi", "LISTEN_ADDRESS": "::"}
+
+    assert job_environment(BACKUP, ours, inherit=("*", name)) == {
         "HOME": "/var/backups",
         "LOGNAME": "backup",
         "USER": "backup",
@@ -50,23 +52,39 @@ def test_an_inherited_environment_loses_what_is_not_the_jobs(name: str) -> None:
     }
 
 
+def test_only_what_is_named_is_inherited() -> None:
+    """A name stands for itself, one that ends in * for all that begin so."""
+    ours = {"PROXY": "1", "PROXY_HTTP": "2", "PROXY_FTP": "3", "OTHER": "4", "PATH": "/opt/bin"}
+
+    named = job_environment(BACKUP, ours, inherit=("PROXY_*", "PATH"))
+
+    assert {name: named.get(name) for name in ours} == {
+        "PROXY": None,
+        "PROXY_HTTP": "2",
+        "PROXY_FTP": "3",
+        "OTHER": None,
+        "PATH": "/opt/bin",
+    }
+
+
 def test_an_inherited_environment_keeps_our_names_when_the_account_is_ours() -> None:
     """HOME as the operator has set it for the daemon is only replaced where the job runs as somebody else."""
-    inherited = {"HOME": "/srv/agent", "PATH": "/opt/bin"}
+    inherited = {"HOME": "/srv/agent", "PATH": "/opt/bin", "SHELL": "/bin/zsh"}
 
-    ours = job_environment(BACKUP._replace(switch=False), inherited, clean=False)
-    other = job_environment(BACKUP, inherited, clean=False)
+    ours = job_environment(BACKUP._replace(switch=False), inherited, inherit=("*",), shell="/bin/bash")
+    other = job_environment(BACKUP, inherited, inherit=("*",))
 
     assert (ours["HOME"], ours["PATH"], ours["USER"]) == ("/srv/agent", "/opt/bin", "backup")
+    assert ours["SHELL"] == "/bin/bash"
     assert (other["HOME"], other["PATH"]) == ("/var/backups", "/opt/bin")
 
 
-@pytest.mark.parametrize("clean", [True, False])
-def test_what_is_written_for_the_job_wins(clean: bool) -> None:
+@pytest.mark.parametrize("inherit", [(), ("*",)])
+def test_what_is_written_for_the_job_wins(inherit: tuple[str, ...]) -> None:
     """The operator's own variables override all others, whatever their name."""
     extra = {"PATH": "/opt/bin", "HOME": "/srv", "AURA_HEARTBEAT": "inner"}
 
-    environment = job_environment(BACKUP, {"AURA_HEARTBEAT": "outer"}, extra, clean=clean)
+    environment = job_environment(BACKUP, {"AURA_HEARTBEAT": "outer"}, extra, inherit=inherit)
 
     assert {name: environment[name] for name in extra} == extra
 

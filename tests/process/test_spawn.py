@@ -3,9 +3,11 @@
 import asyncio
 import os
 import pwd
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -402,3 +404,46 @@ def test_an_account_without_a_home_starts_in_the_root_directory() -> None:
     finally:
         child.send_signal(signal.SIGKILL)
         asyncio.run(child.wait())
+
+
+async def test_limits_and_priority_hold_for_the_job_alone() -> None:
+    """Each limit is soft and hard at once, and ours are as they were."""
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, 0)
+    code = "import os, resource; print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CORE), os.getpriority(os.PRIO_PROCESS, 0))"
+
+    _, out, _ = await run(in_python(code, nice=ours[1] + 5, limits={"open_files": 64, "core": 0}))
+
+    assert out == f"(64, 64) (0, 0) {ours[1] + 5}\n"
+    assert ours == (resource.getrlimit(resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, 0))
+
+
+@needs_root
+@pytest.mark.root
+async def test_root_may_raise_what_its_jobs_account_may_not() -> None:
+    """Priority and limits are set before root is given up, groups and all after it."""
+    account = resolve_account("nobody")
+
+    _, out, _ = await run(SpawnSpec(shell_text="id -u; id -g; id -G; nice", env=ENV, nice=-5, account=account))
+
+    groups = " ".join(map(str, os.getgrouplist("nobody", account.gid)))
+    assert out.split("\n")[:4] == [str(account.uid), str(account.gid), groups, "-5"]
+
+
+async def test_a_limit_that_cannot_be_set_keeps_the_job_from_starting() -> None:
+    """Without it the job would be unlimited: the line says which, and no descriptor is left open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SpawnFailed, match=r"can't set limits.open_files = 2147483647: "):
+        await run(SpawnSpec(argv=("true",), env=ENV, limits={"open_files": 2**31 - 1}))
+
+    assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(SpawnFailed, match="not found"):
+        await run(SpawnSpec(argv=("/no/such",), env=ENV, limits={"core": 0}))
+
+
+async def test_disk_traffic_is_told() -> None:
+    """What a job writes through to the disk, and what it waited for did, is in its figures."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        line = f"dd if=/dev/zero of={place}/x bs=1M count=4 conv=fsync 2>/dev/null"
+        status, _, _ = await run(SpawnSpec(shell_text=f"{line}; true", env=ENV))
+
+    assert status.io_written_bytes >= 4 << 20
