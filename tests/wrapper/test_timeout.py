@@ -11,7 +11,7 @@ from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host, is_alive, state
 
-_TIMEOUT = (*QUEUE, "--timeout", "300ms", "--kill-after", "300ms")
+_TIMEOUT = (*QUEUE, "--timeout", "1s", "--kill-after", "300ms")  # time enough for a busy machine to start the job
 
 
 @behaviour(
@@ -103,7 +103,7 @@ def test_the_timeout_leaves_our_surroundings_alone(host: Host) -> None:
 @behaviour("`--timeout` of a job that Ctrl-Z or a debugger has stopped", bare="-", ours="is woken up to end")
 def test_the_timeout_ends_a_stopped_job(host: Host) -> None:
     """A stopped process would hear of SIGTERM only when somebody lets it go on."""
-    ended = host.run(*QUEUE, "--timeout", "300ms", "--", "sh", "-c", "trap 'echo asked; exit 1' TERM; kill -STOP $$")
+    ended = host.run(*QUEUE, "--timeout", "1s", "--", "sh", "-c", "trap 'echo asked; exit 1' TERM; kill -STOP $$")
 
     assert (ended.returncode, ended.stdout) == (124, b"asked\n")
 
