@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from aura_agent.devserver.threaded import ThreadedDevServer
+from bench.distant import distant_service
 from bench.measure import Pairs, beside_its_job, first_byte_s, pairs, run_s, through_a_pipe_s
 
 BIN = Path(sys.executable).parent
@@ -84,6 +85,7 @@ def main() -> None:
                 server.set_fault("slow", delay_s=delay_s)
             with far.daemon():
                 _at_a_distance(near, far, distance, count)
+        _peers(near, count)
         _memory_and_time(near)
         _throughput(near, max(5, count // 5))
 
@@ -104,11 +106,16 @@ def _with_a_daemon(host: Host, count: int) -> None:
     _ratio("aura-run -- true, daemon up", "<= 1.35", named, "python -c pass")
     unnamed = pairs(lambda: host.run_s("--", "true"), host.bare_s, count)
     _ratio("the same, heartbeat by the command's name", "<= 1.35", unnamed, "python -c pass")
+
+
+def _peers(host: Host, count: int) -> None:
     sentry = shutil.which("sentry-cli")
-    if sentry is not None:
-        environment = host.environment | {"SENTRY_DSN": "http://key@127.0.0.1:9/1"}
-        peer = pairs(lambda: run_s([sentry, "monitors", "run", "bench", "--", "true"], environment), host.bare_s, count)
-        _ratio("sentry-cli monitors run bench -- true, port closed", "", peer, "python -c pass")
+    for delay_s in (0.0, *filter(None, _DISTANCES_S.values())) if sentry is not None else ():
+        with distant_service(delay_s) as port:
+            environment = host.environment | {"SENTRY_DSN": f"http://key@127.0.0.1:{port}/1"}
+            command = [str(sentry), "monitors", "run", "bench", "--", "true"]
+            taken = pairs(lambda: run_s(command, environment), host.bare_s, count)  # noqa: B023  # called at once
+        _ratio(f"sentry-cli monitors run bench -- true, {delay_s * 1000:.0f} ms away", "", taken, "python -c pass")
 
 
 def _at_a_distance(near: Host, far: Host, distance: str, count: int) -> None:
