@@ -198,7 +198,14 @@ async def _built(
         http = await stack.enter_async_context(build_http(limit=config.agent.max_concurrent_pings))
         resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
         courier = Courier(
-            worker, resolver, http, rng, observer, limit=config.agent.max_concurrent_pings, allow_insecure=insecure
+            worker,
+            resolver,
+            http,
+            rng,
+            observer,
+            limit=config.agent.max_concurrent_pings,
+            max_rate_per_s=config.agent.max_rate,
+            allow_insecure=insecure,
         )
 
         def accepted(report: Report) -> None:

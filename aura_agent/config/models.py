@@ -64,6 +64,9 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_concurrent_pings: Annotated[
         Annotated[int, Meta(ge=1, le=1000)], Meta(description="How many pings are sent at the same time.")
     ] = 16
+    max_rate: Annotated[
+        Annotated[int, Meta(ge=1, le=100_000)], Meta(description="How many pings are sent per second at the most.")
+    ] = 50
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe events that are logged.")
     ] = "info"

@@ -41,7 +41,7 @@ from aura_agent.watch.condition import Condition
 OWN_HEARTBEAT = "aura-agent itself"
 # What is bound, opened or set up once: a reload can't change it.
 _AT_START = (
-    *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "log_level")),
+    *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "max_rate", "log_level")),
     *(("status", key) for key in ("listen", "allow_remote")),
     ("api", "allow_insecure"),
 )
@@ -221,7 +221,16 @@ class Agent:
             "started_at": _stamp(self.started_at),
             "stopping": self.stopping,
             "healthy": not self.unhealthy(),
-            "problems": [text for text in (self.unhealthy(), self._parts.resolver.problem, _not_found(jobs)) if text],
+            "problems": [
+                text
+                for text in (
+                    self.unhealthy(),
+                    self._parts.courier.host_problem,
+                    self._parts.resolver.problem,
+                    _not_found(jobs),
+                )
+                if text
+            ],
             "degraded": self._parts.resolver.standing.degraded,
             "warnings": [other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}],
             "config_problem": self.config_problem,

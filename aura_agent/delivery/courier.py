@@ -1,13 +1,16 @@
 """The courier: takes entries from the outbox to their ping URLs.
 
-Before each attempt the outbox decides, in one transaction, what may still be sent, and leases it; one attempt is in
-flight per heartbeat, a bounded number in all. Nothing is polled: the courier sleeps until a report arrives, an attempt
-ends, or the earliest retry is due. An attempt under way is never cancelled by what happens meanwhile; when the courier
-itself is stopped in the middle of one, it gives the lease back, or that runs out, and the entry is sent again.
+It works in turns: in one transaction the outbox is told how the attempts went that have ended since the last turn,
+decides what may still be sent, and leases the most urgent of that. One attempt is in flight per heartbeat, a bounded
+number in all and per host (``hosts``), and no more begin than the pace allows (``pace``). Nothing is polled: the
+courier sleeps until a report arrives, an attempt ends, or the earliest retry, probe or place in the pace is due. An
+attempt under way is never cancelled by what happens meanwhile; when the courier itself is stopped in the middle of
+one, it gives the lease back, or that runs out, and the entry is sent again.
 """
 
 import asyncio
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import httpx
@@ -15,15 +18,18 @@ import httpx
 from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.delivery.answers import Answer, Verdict, classify
 from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.hosts import Hosts
 from aura_agent.delivery.observer import Observer
+from aura_agent.delivery.pace import Pace
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.errors import StoreError
-from aura_agent.outbox.claims import Attempt, Claim, Unresolved
+from aura_agent.outbox.claims import Attempt, Claim, Ended, Rooms, Unresolved
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 
+MAX_RATE_PER_S = 50.0  # pings that begin, unless the config says otherwise
 PARKED_S = 3600.0
 SPOOL_S = 60.0  # a wrapper that found us too slow to answer wrote to the spool, and nothing tells us
 _STORE_TROUBLE_S = 5.0
@@ -31,7 +37,7 @@ _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing
 
 
 class Courier:
-    """Delivers what one outbox holds. *limit* bounds the attempts in flight."""
+    """Delivers what one outbox holds. *limit* bounds the attempts in flight, *max_rate_per_s* how many begin."""
 
     def __init__(
         self,
@@ -42,6 +48,7 @@ class Courier:
         observer: Observer,
         *,
         limit: int,
+        max_rate_per_s: float = MAX_RATE_PER_S,
         allow_insecure: bool = False,
     ) -> None:
         self._worker = worker
@@ -50,10 +57,15 @@ class Courier:
         self._rng = rng
         self._observer = observer
         self._limit = limit
+        self._max_rate_per_s = max_rate_per_s
         self._allow_insecure = allow_insecure
+        self._hosts = Hosts(limit, rng)
+        self._pace: Pace | None = None  # there is no time yet to begin it at
+        self._reopened: set[str] = set()
         self._wake = asyncio.Event()
         self._ending = False
         self._under_way: set[asyncio.Task[None]] = set()
+        self._ended: list[Ended] = []  # not on record yet
         self._to_resolve: dict[int, Unresolved] = {}
         self._resolving: asyncio.Task[None] | None = None
         self._patience_unknown: set[int] = set()
@@ -72,9 +84,8 @@ class Courier:
         """Deliver until ``end``; attempts that are under way by then are left to ``drain`` or to their leases."""
         while not self._ending:
             self._wake.clear()
-            claim = await self._claim()
-            full = len(self._under_way) >= self._limit  # an attempt that ends wakes us
-            await self._pause(SPOOL_S if full or claim.next_due_s is None else min(SPOOL_S, claim.next_due_s))
+            again_s = await self._turn()
+            await self._pause(SPOOL_S if again_s is None else min(SPOOL_S, again_s))
 
     async def drain(self, timeout_s: float, *, retry: bool, only_runs: frozenset[str] | None = None) -> None:
         """Deliver what is due, for *timeout_s* at the most; with *retry* also what becomes due within that time.
@@ -87,16 +98,18 @@ class Courier:
             async with asyncio.timeout_at(deadline):
                 while True:
                     self._wake.clear()
-                    claim = await self._claim(only_runs)
-                    due_s = claim.next_due_s
-                    if due_s is not None and ((not retry and due_s > 0) or loop.time() + due_s > deadline):
+                    due_s = await self._turn(only_runs, probing=retry)
+                    paced = self._paced_s() > 0
+                    if due_s is not None and (
+                        (not retry and due_s > 0 and not paced) or loop.time() + due_s > deadline
+                    ):
                         due_s = None  # not for us
-                    busy = bool(self._under_way) or self._resolving is not None
+                    busy = bool(self._under_way) or self._resolving is not None or bool(self._ended)
                     if due_s is None and not busy:
                         return
                     if not busy and due_s is not None:
                         due_s = min(due_s, _OTHERS_S)
-                    await self._pause(None if len(self._under_way) >= self._limit else due_s)
+                    await self._pause(due_s)
         except TimeoutError:
             pass
         finally:
@@ -108,7 +121,9 @@ class Courier:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        ended, self._ended = self._ended, []
         try:
+            self._tell(ended, await self._worker.call(lambda outbox: outbox.settle(ended)))
             await self._worker.call(Outbox.release_leases)
         except StoreError as problem:
             self._trouble(problem)
@@ -122,18 +137,67 @@ class Courier:
             pass
 
     @property
+    def host_problem(self) -> str:
+        """Return, for people, which hosts of ping URLs don't answer; empty while all do."""
+        down = sorted(self._hosts.down())
+        if not down:
+            return ""
+        return f"{', '.join(down)} doesn't answer: what waits for it is sent when it does, and one ping at a time tries"
+
+    @property
     def in_flight(self) -> int:
         return len(self._under_way)
 
-    async def _claim(self, only_runs: frozenset[str] | None = None) -> Claim:
-        free = self._limit - len(self._under_way)
-        if free <= 0:
-            return Claim()
+    async def _turn(self, only_runs: frozenset[str] | None = None, *, probing: bool = True) -> float | None:
+        """Settle what has ended and launch what may begin; return when (s) there may be more, None: not by itself.
+
+        Without *probing*, a host that is down is left alone.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if self._pace is None:
+            self._pace = Pace(self._max_rate_per_s, now_s)
+        free = max(0, min(self._limit - len(self._under_way), self._pace.allows(now_s)))
+        ended, self._ended = self._ended, []
+        if not free and not ended:
+            return self._paced_s() or None  # an attempt that ends wakes us
+        probes = self._hosts.probes(now_s) if probing and free else frozenset()
+        rooms = dict(self._hosts.rooms(now_s)) | dict.fromkeys(self._hosts.down() - probes, 0)
+        reopened = frozenset(self._reopened) | probes
+        self._reopened.clear()
         try:
-            claim = await self._worker.call(lambda outbox: outbox.claim(free, only_runs=only_runs))
+            claim = await self._worker.call(
+                lambda outbox: outbox.claim(
+                    free,
+                    only_runs=only_runs,
+                    rooms=Rooms(rooms, self._hosts.unknown_room, reopened),
+                    ended=ended,
+                )
+            )
         except StoreError as problem:
+            # The answers are kept: on record late, they save Aura a second ping.
+            self._ended = ended + self._ended
+            self._reopened |= reopened
             self._trouble(problem)
-            return Claim(next_due_s=_STORE_TROUBLE_S)
+            return _STORE_TROUBLE_S
+        self._tell(ended, claim.settled)
+        self._take(claim)
+        if len(claim.attempts) < free:
+            for host in probes - {attempt.host for attempt in claim.attempts}:
+                self._hosts.forget(host)
+        return self._again_s(claim, probing=probing)
+
+    def _again_s(self, claim: Claim, *, probing: bool) -> float | None:
+        waits = [] if claim.next_due_s is None else [max(claim.next_due_s, self._paced_s())]
+        if probing and (probe_s := self._hosts.next_probe_s(asyncio.get_running_loop().time())) is not None:
+            waits.append(probe_s)
+        return min(waits) if waits and len(self._under_way) < self._limit else None
+
+    def _paced_s(self) -> float:
+        """Return how long the pace holds back the next attempt."""
+        return 0.0 if self._pace is None else self._pace.next_s()
+
+    def _take(self, claim: Claim) -> None:
+        """Do what a claim says."""
         if self.store_problem:
             self._observer.note("store.recovered")
         self.store_problem = ""
@@ -148,12 +212,14 @@ class Courier:
         self._to_resolve.update({stream.stream_id: stream for stream in claim.unresolved})
         if self._to_resolve and self._resolving is None:
             self._resolving = asyncio.create_task(self._resolve(), name="resolver")
-        return claim
 
     def _launch(self, attempt: Attempt) -> None:
         if not attempt.patience_known and attempt.stream_id not in self._patience_unknown:
             self._patience_unknown.add(attempt.stream_id)
             self._observer.note("heartbeat.interval_unknown", heartbeat=attempt.heartbeat, expires_after="24h")
+        assert self._pace is not None
+        self._pace.spend(1)
+        self._hosts.began(attempt.host)
         task = asyncio.create_task(self._deliver(attempt), name=f"ping {attempt.heartbeat}")
         self._under_way.add(task)
         task.add_done_callback(self._landed)
@@ -163,20 +229,35 @@ class Courier:
         self._wake.set()
 
     async def _deliver(self, attempt: Attempt) -> None:
-        sent = await post_ping(self._http, attempt.url, attempt.body, allow_insecure=self._allow_insecure)
-        answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
+        """Send once; what came of it waits in ``_ended`` for the next turn."""
         try:
-            await self._settle(attempt, answer, sent.duration_s)
+            sent = await post_ping(self._http, attempt.url, attempt.body, allow_insecure=self._allow_insecure)
+        except asyncio.CancelledError:
+            self._hosts.given_up(attempt.host)
+            raise
+        answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
+        self._judge_host(attempt, answer, answered=sent.status is not None)
+        try:
+            self._ended.append(await self._conclude(attempt, answer, sent.duration_s))
         except StoreError as problem:
-            # The answer is not on record: the lease runs out and the ping goes out again, which Aura can stand.
+            # Nothing is on record: the lease runs out and the ping goes out again, which Aura can stand.
             self._trouble(problem)
 
-    async def _settle(self, attempt: Attempt, answer: Answer, duration_s: float) -> None:
-        facts: dict[str, object] = {"heartbeat": attempt.heartbeat, "job": attempt.job, "run_id": attempt.run_id}
-        if answer.verdict is Verdict.DELIVERED:
-            await self._worker.call(lambda outbox: outbox.delivered(attempt, answer.reason))
-            self._observer.note("ping.delivered", **facts, tries=attempt.tries + 1, duration_s=round(duration_s, 3))
+    def _judge_host(self, attempt: Attempt, answer: Answer, *, answered: bool) -> None:
+        """Note what the answer says of its host; what waits for one that answers again is due."""
+        if answer.verdict is not Verdict.RETRY or answer.retry_after_s is not None:
+            if self._hosts.answered(attempt.host):
+                self._reopened.add(attempt.host)
+                self._observer.note("host.recovered", host=attempt.host)
             return
+        now_s = asyncio.get_running_loop().time()
+        if self._hosts.failed(attempt.host, now_s, answered=answered, left_s=attempt.left_s):
+            self._observer.note("host.down", host=attempt.host, reason=answer.reason)
+
+    async def _conclude(self, attempt: Attempt, answer: Answer, duration_s: float) -> Ended:
+        """Return what to put on record; asks for the ping URL anew where the answer wants that. Raises StoreError."""
+        if answer.verdict is Verdict.DELIVERED:
+            return Ended(attempt=attempt, reason=answer.reason, acknowledged=True, duration_s=duration_s)
         wait_s, parked, host_wait_s = delay_s(attempt.tries + 1, self._rng), False, None
         if answer.retry_after_s is not None:
             host_wait_s = after_retry_after_s(answer.retry_after_s, self._rng)
@@ -193,20 +274,29 @@ class Courier:
                 wait_s = 0.0
             elif found is Fresh.SAME:
                 wait_s, parked = PARKED_S, True
-        state = await self._worker.call(
-            lambda outbox: outbox.not_delivered(
-                attempt,
-                answer.reason,
-                delay_s=wait_s,
-                parked=parked,
-                drop_body=answer.verdict is Verdict.WITHOUT_BODY,
-                host_not_before_s=host_wait_s,
-            )
+        return Ended(
+            attempt=attempt,
+            reason=answer.reason,
+            duration_s=duration_s,
+            delay_s=wait_s,
+            parked=parked,
+            drop_body=answer.verdict is Verdict.WITHOUT_BODY,
+            host_not_before_s=host_wait_s,
         )
-        event = "ping.parked" if parked else "ping.postponed"
-        if state is not State.WAITING:
-            event = "ping." + state
-        self._observer.note(event, **facts, reason=answer.reason, tries=attempt.tries + 1, again_in_s=round(wait_s, 1))
+
+    def _tell(self, ended: Sequence[Ended], states: Sequence[State]) -> None:
+        """Say what became of attempts, once that is on record."""
+        for each, state in zip(ended, states, strict=True):
+            attempt = each.attempt
+            facts: dict[str, object] = {"heartbeat": attempt.heartbeat, "job": attempt.job, "run_id": attempt.run_id}
+            facts["tries"] = attempt.tries + 1
+            if each.acknowledged:
+                self._observer.note("ping.delivered", **facts, duration_s=round(each.duration_s, 3))
+                continue
+            event = "ping.parked" if each.parked else "ping.postponed"
+            if state is not State.WAITING:
+                event = "ping." + state
+            self._observer.note(event, **facts, reason=each.reason, again_in_s=round(each.delay_s, 1))
 
     async def _resolve(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """What one look at the queue gives: the right to send, what can't be sent yet, what was withdrawn."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from aura_agent.outbox.rules import State
 from aura_agent.secret import Secret
@@ -17,10 +18,41 @@ class Attempt:
     heartbeat: str
     heartbeat_id: str | None
     url: Secret
+    host: str  # and port of the URL
     body: bytes | None
     tries: int  # attempts of this stream in a row that brought no 2xx, this one not counted
     patience_known: bool  # whether the heartbeat's interval is known
+    left_s: float  # until the entry expires
     lease_until_ns: int  # which lease it is, for one process may have had several on the stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How an attempt ended: *acknowledged*, or to be made again after *delay_s* at the earliest.
+
+    *parked* is for what people have to mend. *host_not_before_s* holds back everything for that host (Retry-After).
+    """
+
+    attempt: Attempt
+    reason: str
+    duration_s: float = 0.0
+    acknowledged: bool = False
+    delay_s: float = 0.0
+    parked: bool = False
+    drop_body: bool = False
+    host_not_before_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """How many attempts may begin to each host; *unknown* to one that *known* doesn't name.
+
+    *reopened* are hosts for which a failure before now says nothing any more: what backs off for them is due.
+    """
+
+    known: Mapping[str, int] = field(default_factory=dict)
+    unknown: int = 1_000_000
+    reopened: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +87,12 @@ class Unresolved:
 class Claim:
     """What one look at the queue gave.
 
+    *settled* are the states of the entries whose attempts had ended, in their order.
     *lost* are the jobs of runs that were judged since the last look, *notices* tell people what was set aside.
     *next_due_s*: seconds until there may be more to send; None: not before a report.
     """
 
+    settled: tuple[State, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
     withdrawn: tuple[Gone, ...] = ()

@@ -19,7 +19,8 @@ from aura_agent.report.spool import sync_directory
 BUSY_TIMEOUT_S = 10.0
 
 # Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
-# A stream's ``due`` is when its next attempt may begin; NULL when nothing waits.
+# A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
+# when it was last looked at, empty before; ``urgency`` is about when what waits first expires.
 _STEPS = (
     """
     CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, newest_wall_ns INTEGER NOT NULL) STRICT;
@@ -71,6 +72,11 @@ _STEPS = (
     """
     ALTER TABLE runs ADD COLUMN io_read_bytes INTEGER;
     ALTER TABLE runs ADD COLUMN io_written_bytes INTEGER;
+    """,
+    """
+    ALTER TABLE streams ADD COLUMN host TEXT NOT NULL DEFAULT '';
+    ALTER TABLE streams ADD COLUMN urgency_wall_ns INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX streams_by_urgency ON streams (host, urgency_wall_ns) WHERE due_boot_ns IS NOT NULL;
     """,
 )
 SCHEMA_VERSION = len(_STEPS)

@@ -133,6 +133,16 @@ def lifetime_s(stream: Stream, max_age_s: float | None) -> float:
     return patience_s if max_age_s is None else min(patience_s, max_age_s)
 
 
+def left_s(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float = 0.0) -> float:
+    """Return for how long *entry* stays worth sending from *now* on; below zero: it expired so long ago."""
+    return lifetime_s(stream, entry.max_age_s) - age_s(entry.ended, now, epoch_age_s)
+
+
+def urgency_wall_ns(stream: Stream, waiting: Sequence[Waiting]) -> int:
+    """Return about when (Unix epoch) the first of *waiting* expires: for the order among streams, and nothing else."""
+    return min(entry.ended.wall_ns + int(lifetime_s(stream, entry.max_age_s) * 1e9) for entry in waiting)
+
+
 def _withdrawal(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float) -> tuple[State, str] | None:
     if stream.failed is not None and stream.failed > entry.key:
         return State.INVALIDATED, "a run that started later did not succeed"

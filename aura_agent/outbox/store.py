@@ -14,14 +14,14 @@ beside it (``streams``, ``intake``, ``jobs``, ``claims``, ``queries``).
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from aura_agent.clock import Clock, SystemClock
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox import rules
-from aura_agent.outbox.claims import Attempt, Claim, Dropped, Gone, Unresolved
+from aura_agent.outbox.claims import Attempt, Claim, Dropped, Ended, Gone, Rooms, Unresolved
 from aura_agent.outbox.database import open_database, reading, transaction
 from aura_agent.outbox.intake import as_lost, read_spooled, set_aside, storable
 from aura_agent.outbox.jobs import JobMarks
@@ -288,22 +288,37 @@ class Outbox:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def claim(self, limit: int, *, only_runs: frozenset[str] | None = None) -> Claim:
-        """Read in the spool, judge lost runs, apply the rules, and lease up to *limit* entries: one transaction.
+    def claim(
+        self,
+        limit: int,
+        *,
+        only_runs: frozenset[str] | None = None,
+        rooms: Rooms | None = None,
+        ended: Sequence[Ended] = (),
+    ) -> Claim:
+        """Settle what has *ended*, read in the spool, judge lost runs, apply the rules, lease up to *limit* entries.
 
+        All in one transaction, whose sync they share. Of each host no more than *rooms* says, the most urgent first.
         With *only_runs*, nothing but the streams of those runs is looked at.
         """
         attempts: list[Attempt] = []
         unresolved: list[Unresolved] = []
+        settled: list[State] = []
         next_due_s = None
-        if self._anything_to_do():
+        if ended or self._anything_to_do():
             with self._intake():
                 now = self.now()
+                settled = [self._end(each, now) for each in ended]
                 self._release_gone()
-                # Whatever becomes of a stream that is due, it is due no more: leased, postponed, merged or at rest.
-                while rows := self._due_streams(now, only_runs, limit - len(attempts)):
+                rooms = rooms or Rooms()
+                for host in rooms.reopened:
+                    self.streams.hurry_host(host)
+                left = dict(rooms.known)
+                # Whatever becomes of a stream that is due and whose host has room, it is that no more: leased,
+                # postponed, merged, at rest, or known to be another host's.
+                while rows := self._due_streams(now, only_runs, limit - len(attempts), left, rooms.unknown):
                     for row in rows:
-                        found = self._claim_stream(row, now)
+                        found = self._claim_stream(row, now, left, rooms.unknown)
                         if isinstance(found, Attempt):
                             attempts.append(found)
                         elif found is not None:
@@ -312,7 +327,13 @@ class Outbox:
         withdrawn, self._withdrawn = self._withdrawn, []
         lost, self._lost = self._lost, []
         return Claim(
-            tuple(attempts), tuple(unresolved), tuple(withdrawn), tuple(lost), tuple(self.take_notices()), next_due_s
+            tuple(settled),
+            tuple(attempts),
+            tuple(unresolved),
+            tuple(withdrawn),
+            tuple(lost),
+            tuple(self.take_notices()),
+            next_due_s,
         )
 
     def take_notices(self) -> list[str]:
@@ -320,24 +341,15 @@ class Outbox:
         notices, self._notices = self._notices, []
         return notices
 
-    def delivered(self, attempt: Attempt, reason: str) -> None:
-        """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
+    def settle(self, ended: Sequence[Ended]) -> list[State]:
+        """Put on record how attempts ended; return their entries' states."""
         with transaction(self._connection):
             now = self.now()
-            self._release(attempt)
-            row = self._connection.execute(
-                "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
-            ).fetchone()
-            if row is None:
-                return
-            stream_id, *key = row
-            self._connection.execute(
-                "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ?"
-                " WHERE id = ?",
-                (reason, now.wall_ns, attempt.entry_id),
-            )
-            self.streams.note_delivery(stream_id, Key(*key), now)
-            self._settle(self._merged(stream_id, now), now)
+            return [self._end(each, now) for each in ended]
+
+    def delivered(self, attempt: Attempt, reason: str) -> None:
+        """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
+        self.settle([Ended(attempt=attempt, reason=reason, acknowledged=True)])
 
     def not_delivered(
         self,
@@ -349,32 +361,16 @@ class Outbox:
         drop_body: bool = False,
         host_not_before_s: float | None = None,
     ) -> State:
-        """No acknowledgement: the entry waits *delay_s* for its next attempt, unless the rules withdraw it now.
-
-        *host_not_before_s* holds back everything for that host (Retry-After). Returns the entry's state.
-        """
-        with transaction(self._connection):
-            now = self.now()
-            if host_not_before_s is not None:
-                self._hold_host(host_of(attempt.url), now, host_not_before_s)
-            self._connection.execute(
-                "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
-                " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
-                (reason, now.wall_ns, drop_body, attempt.entry_id),
-            )
-            hurried = self.streams.is_hurried(attempt.stream_id)
-            if self._release(attempt):
-                # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
-                wait_s = 0.0 if parked and hurried else delay_s
-                self.streams.postpone(attempt.stream_id, now, wait_s, reason, parked=parked)
-            row = self._connection.execute(
-                "SELECT stream_id, state FROM entries WHERE id = ?", (attempt.entry_id,)
-            ).fetchone()
-            if row is None:
-                return State.DROPPED
-            self._settle(self._merged(row["stream_id"], now), now, may_have_arrived=attempt.entry_id)
-            row = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
-        return State(row["state"])
+        """No acknowledgement: the entry waits for its next attempt, unless the rules withdraw it now."""
+        ended = Ended(
+            attempt=attempt,
+            reason=reason,
+            delay_s=delay_s,
+            parked=parked,
+            drop_body=drop_body,
+            host_not_before_s=host_not_before_s,
+        )
+        return self.settle([ended])[0]
 
     def postpone_unresolved(self, stream_id: int, reason: str, delay_s: float, *, parked: bool = False) -> None:
         """The stream's ping URL can't be had now: ask again after *delay_s*."""
@@ -540,14 +536,61 @@ class Outbox:
         with reading():
             return bool(spool.waiting(self.directory)) or started.any_record(self.directory)
 
-    def _due_streams(self, now: Moment, only_runs: frozenset[str] | None, limit: int) -> list[sqlite3.Row]:
+    def _end(self, ended: Ended, now: Moment) -> State:
+        """Settle one attempt. An acknowledgement is final, whatever has been reported since the attempt began."""
+        attempt = ended.attempt
+        if ended.host_not_before_s is not None:
+            self._hold_host(attempt.host, now, ended.host_not_before_s)
+        if ended.acknowledged:
+            self._release(attempt)
+            self._connection.execute(
+                "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ?"
+                " WHERE id = ?",
+                (ended.reason, now.wall_ns, attempt.entry_id),
+            )
+        else:
+            self._connection.execute(
+                "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
+                " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
+                (ended.reason, now.wall_ns, ended.drop_body, attempt.entry_id),
+            )
+            hurried = self.streams.is_hurried(attempt.stream_id)
+            if self._release(attempt):
+                # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
+                wait_s = 0.0 if ended.parked and hurried else ended.delay_s
+                self.streams.postpone(attempt.stream_id, now, wait_s, ended.reason, parked=ended.parked)
+        row = self._connection.execute(
+            "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+        ).fetchone()
+        if row is None:
+            return State.DROPPED
+        stream_id, *key = row
+        if ended.acknowledged:
+            self.streams.note_delivery(stream_id, Key(*key), now)
+        self._settle(
+            self._merged(stream_id, now), now, may_have_arrived=None if ended.acknowledged else attempt.entry_id
+        )
+        row = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        return State(row["state"])
+
+    def _due_streams(
+        self, now: Moment, only_runs: frozenset[str] | None, limit: int, rooms: dict[str, int], unknown_room: int
+    ) -> list[sqlite3.Row]:
+        """Return up to *limit* streams that are due, the most urgent first, as far as their hosts have room."""
         condition, values = _of_runs(only_runs)
-        return self._connection.execute(
-            "SELECT * FROM streams WHERE due_boot_ns IS NOT NULL AND (due_epoch, due_boot_ns) <= (?, ?)"
-            f" AND (lease_owner IS NULL OR lease_epoch <> ? OR lease_until_ns <= ?){condition}"
-            " ORDER BY due_epoch, due_boot_ns LIMIT ?",
-            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values, limit),
-        ).fetchall()
+        found: list[sqlite3.Row] = []
+        for host in self.streams.hosts():
+            # The URLs of those without a host are looked at first: what they need is known then.
+            room = limit if host == "" else min(limit, rooms.get(host, unknown_room))
+            if room > 0:
+                found += self._connection.execute(
+                    "SELECT * FROM streams WHERE host = ? AND due_boot_ns IS NOT NULL"
+                    " AND (due_epoch, due_boot_ns) <= (?, ?)"
+                    f" AND (lease_owner IS NULL OR lease_epoch <> ? OR lease_until_ns <= ?){condition}"
+                    " ORDER BY urgency_wall_ns, id LIMIT ?",
+                    (host, now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values, room),
+                )
+        return sorted(found, key=lambda row: row["urgency_wall_ns"])[:limit]
 
     def _release_gone(self) -> None:
         """Take the leases from processes that have died: what they were sending may have arrived, and is due."""
@@ -555,7 +598,9 @@ class Outbox:
             self.streams.release(name)
             self._senders.forget(name)
 
-    def _claim_stream(self, row: sqlite3.Row, now: Moment) -> Attempt | Unresolved | None:
+    def _claim_stream(
+        self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int
+    ) -> Attempt | Unresolved | None:
         stream_id = row["id"]
         if self._merged(stream_id, now) != stream_id:
             return None  # the stream that it is part of is due
@@ -568,14 +613,21 @@ class Outbox:
             # By then it has been looked for.
             self.streams.set_due(stream_id, now.epoch, now.boot_ns + int(LEASE_S * 1e9))
             return Unresolved(stream_id, heartbeat_id, self.streams.refs(stream_id), row["tries"])
-        held_until_ns = self._host_not_before_ns(host_of(url), now)
+        host = host_of(url)
+        if host != row["host"]:
+            self.streams.set_host(stream_id, host)
+        if rooms.get(host, unknown_room) <= 0:
+            return None  # it stays due, and is looked at again when its host has room
+        held_until_ns = self._host_not_before_ns(host, now)
         if held_until_ns > now.boot_ns:
             self.streams.set_due(stream_id, now.epoch, held_until_ns)
             return None
+        rooms[host] = rooms.get(host, unknown_room) - 1
         lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
         self._senders.join()
         self.streams.lease(stream_id, self._owner, entry.id, now.epoch, lease_until_ns)
         sent = self._connection.execute("SELECT run_id, job, body FROM entries WHERE id = ?", (entry.id,)).fetchone()
+        facts, _ = self.streams.facts(stream_id, now)
         return Attempt(
             entry_id=entry.id,
             stream_id=stream_id,
@@ -584,9 +636,11 @@ class Outbox:
             heartbeat=self.streams.name(stream_id),
             heartbeat_id=heartbeat_id,
             url=url,
+            host=host,
             body=sent["body"],
             tries=row["tries"],
-            patience_known=self.streams.facts(stream_id, now)[0].lifetime_s is not None,
+            patience_known=facts.lifetime_s is not None,
+            left_s=rules.left_s(facts, entry, now, self._epoch_age_s(now)),
             lease_until_ns=lease_until_ns,
         )
 
@@ -612,7 +666,7 @@ class Outbox:
             for row in rows
             if row["id"] != in_flight
         ]
-        judgement = rules.judge(stream, waiting, now, (now.boot_ns - self._epoch_began_ns) / 1e9)
+        judgement = rules.judge(stream, waiting, now, self._epoch_age_s(now))
         for gone in judgement.withdrawn:
             reason = gone.reason
             if gone.state is State.INVALIDATED and gone.id in (may_have_arrived, self.streams.last_leased(stream_id)):
@@ -623,10 +677,15 @@ class Outbox:
             )
             self._withdrawn.append(Gone(gone.id, self.streams.name(stream_id), gone.state, reason))
         if judgement.sendable:
+            self.streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
             return judgement.sendable[0]
         if in_flight is None:
             self.streams.rest(stream_id)
         return None
+
+    def _epoch_age_s(self, now: Moment) -> float:
+        """Return for how long this store has known the boot of *now*."""
+        return (now.boot_ns - self._epoch_began_ns) / 1e9
 
     def _release(self, attempt: Attempt) -> bool:
         """End our lease; False when it had run out and the stream was taken anew."""
@@ -647,12 +706,12 @@ class Outbox:
         return int(row["not_before_ns"]) if row is not None and row["epoch"] == now.epoch else 0
 
     def _next_due_s(self, now: Moment, only_runs: frozenset[str] | None) -> float | None:
-        """Return when the next stream is due, once all that were due are leased. Two ranges of the index, no scan."""
+        """Return when the next stream is due, beside those whose hosts have no room. Two ranges of the index."""
         condition, values = _of_runs(only_runs)
         (lease_ends_ns,) = self._connection.execute(
             "SELECT min(lease_until_ns) FROM streams WHERE due_boot_ns IS NOT NULL"
-            f" AND (due_epoch, due_boot_ns) <= (?, ?){condition}",
-            (now.epoch, now.boot_ns, *values),
+            f" AND (due_epoch, due_boot_ns) <= (?, ?) AND lease_epoch = ? AND lease_until_ns > ?{condition}",
+            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values),
         ).fetchone()
         (due_ns,) = self._connection.execute(
             "SELECT min(due_boot_ns) FROM streams WHERE due_boot_ns IS NOT NULL"

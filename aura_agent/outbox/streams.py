@@ -177,6 +177,23 @@ class Streams:
             (owner, entry_id, epoch, until_ns, epoch, until_ns, stream_id),
         )
 
+    def set_urgency(self, stream_id: int, wall_ns: int) -> None:
+        self._connection.execute(
+            "UPDATE streams SET urgency_wall_ns = ? WHERE id = ? AND urgency_wall_ns <> ?",
+            (wall_ns, stream_id, wall_ns),
+        )
+
+    def set_host(self, stream_id: int, host: str) -> None:
+        self._connection.execute("UPDATE streams SET host = ? WHERE id = ?", (host, stream_id))
+
+    def hosts(self) -> list[str]:
+        """Return the hosts for which something waits; each is one look into an index, however much that is."""
+        found: list[str] = []
+        query = "SELECT min(host) FROM streams WHERE due_boot_ns IS NOT NULL AND host > ?"
+        while (host := self._connection.execute(query, (found[-1] if found else "",)).fetchone()[0]) is not None:
+            found.append(host)
+        return ["", *found]
+
     def release(self, owner: str) -> None:
         """End the leases of *owner*, whose attempts have no known end: their entries may have arrived, and are due."""
         self._connection.execute(
@@ -196,6 +213,14 @@ class Streams:
     def hurry(self, stream_id: int) -> None:
         """A new success: it is tried at once, also where the stream was parked or backing off."""
         self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE id = ?", (stream_id,))
+
+    def hurry_host(self, host: str) -> None:
+        """What backs off for *host* after a failure is tried at once; what is parked or held by somebody isn't."""
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE host = ? AND due_boot_ns IS NOT NULL AND tries > 0"
+            " AND NOT parked AND lease_owner IS NULL",
+            (host,),
+        )
 
     def hurry_heartbeat(self, heartbeat_id: str) -> None:
         """Its ping URL is another one, or known for the first time: what waits for it is tried at once."""

@@ -10,6 +10,8 @@ PING_INVALIDATED = "ping.invalidated"
 PING_SUPERSEDED = "ping.superseded"
 PING_EXPIRED = "ping.expired"
 PING_DROPPED = "ping.dropped"
+HOST_DOWN = "host.down"
+HOST_RECOVERED = "host.recovered"
 HEARTBEAT_RESOLVED = "heartbeat.resolved"
 HEARTBEAT_INTERVAL_UNKNOWN = "heartbeat.interval_unknown"
 API_FAILED = "api.failed"
@@ -48,6 +50,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     PING_SUPERSEDED: ("info", "a waiting success gave way to a newer one"),
     PING_EXPIRED: ("warning", "a success became too old to be told"),
     PING_DROPPED: ("warning", "somebody dropped a ping from the outbox by hand"),
+    HOST_DOWN: ("warning", "a host of ping URLs doesn't answer: one ping at a time is tried, the others wait"),
+    HOST_RECOVERED: ("info", "a host of ping URLs answers again"),
     HEARTBEAT_RESOLVED: ("info", "a heartbeat's ping URL was found"),
     HEARTBEAT_INTERVAL_UNKNOWN: ("warning", "a heartbeat's interval is unknown: its pings expire after 24 h"),
     API_FAILED: ("warning", "a call of the Aura API failed"),

@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,6 +107,16 @@ class Dispatch:
             self.courier.end()
             await task
             await self.courier.abandon()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let another process's transaction keep everybody from writing."""
+        other = sqlite3.connect(self.directory / "outbox.db", isolation_level=None, timeout=20)
+        try:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+        finally:
+            other.close()
 
     async def settled(self, run_id: str, state: str) -> None:
         """Return once the entry is in *state*."""

@@ -1,0 +1,125 @@
+"""How hard each host is asked, and when one that doesn't answer is asked again. Pure: time and randomness come in.
+
+A host's share of the attempts in flight grows with its answers and shrinks with its failures, and the last quarter of
+the slots is never one host's alone: one that hangs can't hold up the others. After a few failures in a row with no
+answer between them the host is *down*: it is left alone but for one probe at a time, however much waits for it, on a
+schedule short enough to notice soon that a network is back. The first answer opens it again.
+
+Instants are seconds on any clock that only goes forward.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aura_agent.delivery.backoff import CAP_S, delay_s
+
+PROBE_CAP_S = 60.0  # between the probes of a host that doesn't answer at all; one that answers 5xx has up to CAP_S
+_UNKNOWN_WINDOW = 4
+_DOWN_AFTER = 3  # failures in a row: one reset connection is no outage
+_SHARED = 4  # one slot in so many is for other hosts
+_LAST_CALL_S = (2.0, 10.0)  # how long before an entry expires it is tried once more
+_SOONEST_LAST_CALL_S = 1.0
+
+
+@dataclass(slots=True)
+class _Host:
+    """What is known of one host. *probes*: how many have failed since it is down, 0 while it isn't."""
+
+    window: int
+    in_flight: int = 0
+    failures: int = 0
+    probes: int = 0
+    closed_until_s: float = 0.0
+
+
+class Hosts:
+    """The hosts of one courier, which has *limit* attempts in flight at the most."""
+
+    def __init__(self, limit: int, rng: random.Random) -> None:
+        self._rng = rng
+        self._widest = max(1, limit - limit // _SHARED)
+        self._hosts: dict[str, _Host] = {}
+
+    @property
+    def unknown_room(self) -> int:
+        """How many attempts may begin to a host that ``rooms`` doesn't name."""
+        return min(_UNKNOWN_WINDOW, self._widest)
+
+    def rooms(self, now_s: float) -> Mapping[str, int]:
+        """Return how many more attempts may begin now, by host."""
+        return {name: self._room(host, now_s) for name, host in self._hosts.items()}
+
+    def probes(self, now_s: float) -> frozenset[str]:
+        """Return the hosts that are down and due for a probe."""
+        due = (name for name, host in self._hosts.items() if host.probes and self._room(host, now_s))
+        return frozenset(due)
+
+    def next_probe_s(self, now_s: float) -> float | None:
+        """Return how long until a probe is due; None: no host is down, or each has its probe under way."""
+        waits = [host.closed_until_s - now_s for host in self._hosts.values() if host.probes and not host.in_flight]
+        return max(0.0, min(waits)) if waits else None
+
+    def down(self) -> frozenset[str]:
+        """Return the hosts that don't answer."""
+        return frozenset(name for name, host in self._hosts.items() if host.probes)
+
+    def began(self, name: str) -> None:
+        """An attempt has begun."""
+        self._known(name).in_flight += 1
+
+    def given_up(self, name: str) -> None:
+        """An attempt has ended without saying anything of the host."""
+        host = self._known(name)
+        host.in_flight = max(0, host.in_flight - 1)
+
+    def answered(self, name: str) -> bool:
+        """An attempt has ended with an answer that only a living service gives; return whether it was down."""
+        self.given_up(name)
+        host = self._known(name)
+        was_down = host.probes > 0
+        host.failures, host.probes, host.closed_until_s = 0, 0, 0.0
+        host.window = min(self._widest, host.window + 1)
+        return was_down
+
+    def failed(self, name: str, now_s: float, *, answered: bool, left_s: float | None = None) -> bool:
+        """An attempt has ended in a way that says nothing for its host; return whether that is news: it is down.
+
+        *answered*: there was an answer, of a service that is ill. *left_s* is for how long what was sent stays true.
+        """
+        self.given_up(name)
+        host = self._known(name)
+        host.failures += 1
+        host.window = max(self.unknown_room, host.window // 2)
+        if host.failures < _DOWN_AFTER or now_s < host.closed_until_s:
+            return False
+        host.probes += 1
+        host.window = 1
+        cap_s = CAP_S if answered else PROBE_CAP_S
+        host.closed_until_s = now_s + probe_delay_s(host.probes, self._rng, cap_s=cap_s, left_s=left_s)
+        return host.probes == 1
+
+    def forget(self, name: str) -> None:
+        """Nothing waits for it any more: nothing is left to probe it with."""
+        host = self._hosts.get(name)
+        if host is not None and not host.in_flight:
+            del self._hosts[name]
+
+    def _known(self, name: str) -> _Host:
+        return self._hosts.setdefault(name, _Host(self.unknown_room))
+
+    def _room(self, host: _Host, now_s: float) -> int:
+        return 0 if now_s < host.closed_until_s else max(0, host.window - host.in_flight)
+
+
+def probe_delay_s(probes: int, rng: random.Random, *, cap_s: float = PROBE_CAP_S, left_s: float | None = None) -> float:
+    """Return the wait after *probes* failed ones: full jitter up to 1, 2, 4, … s, *cap_s* at the most.
+
+    Where that would come too late for what expires in *left_s*, it is tried once more shortly before: each agent at a
+    moment of its own, for many have jobs that are due at the same full hour.
+    """
+    wait_s = delay_s(probes, rng, cap_s=cap_s)
+    if left_s is None:
+        return wait_s
+    last_call_s = left_s - rng.uniform(*_LAST_CALL_S)
+    return last_call_s if _SOONEST_LAST_CALL_S <= last_call_s < wait_s else wait_s

@@ -1,0 +1,151 @@
+"""How hard hosts are asked, and when they are probed: the policy alone, in simulated time."""
+
+import random
+
+import pytest
+from hypothesis import given, strategies as st
+
+from aura_agent.delivery.hosts import PROBE_CAP_S, Hosts, probe_delay_s
+
+HOST = "a.example:443"
+
+
+def hosts(limit: int = 16) -> Hosts:
+    return Hosts(limit, random.Random(1))
+
+
+def taken(made: Hosts, name: str, now_s: float = 0.0) -> int:
+    """Begin as many attempts as there is room for; return how many that were."""
+    room = made.rooms(now_s).get(name, made.unknown_room)
+    for _ in range(room):
+        made.began(name)
+    return room
+
+
+def fail_until_down(made: Hosts, now_s: float = 0.0) -> None:
+    for _ in range(3):
+        made.began(HOST)
+        made.failed(HOST, now_s, answered=False)
+
+
+def test_a_host_that_never_answered_takes_few_slots() -> None:
+    """Of 16 it has 4 until it answers: what hangs there leaves room for others."""
+    made = hosts()
+
+    assert taken(made, HOST) == 4
+    assert taken(made, "b.example") == 4
+    assert made.rooms(0.0) == {HOST: 0, "b.example": 0}
+
+
+def test_answers_widen_and_the_last_quarter_is_for_others() -> None:
+    """One more slot per answer, up to three quarters of all."""
+    made = hosts()
+    for _ in range(50):
+        made.began(HOST)
+        made.answered(HOST)
+
+    assert taken(made, HOST) == 12
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_few_slots_are_all_for_whoever_comes(limit: int) -> None:
+    """With fewer than four there is nothing to divide."""
+    assert taken(hosts(limit), HOST) == limit
+
+
+def test_three_failures_in_a_row_are_an_outage() -> None:
+    """Two are not, nor are many with answers between them; the third is news, the fourth no more."""
+    made = hosts()
+    news = []
+    for answered in (False, False, True, False, False, False, False):
+        made.began(HOST)
+        if answered:
+            made.answered(HOST)
+        else:
+            news.append(made.failed(HOST, 0.0, answered=False))
+
+    assert news == [False, False, False, False, True, False]
+    assert made.down() == {HOST}
+
+
+def test_a_host_that_is_down_has_one_probe_at_a_time() -> None:
+    """Nothing before the probe is due, one attempt then, and nothing beside it."""
+    made = hosts()
+    fail_until_down(made)
+    wait_s = made.next_probe_s(0.0)
+    assert wait_s is not None
+    assert 0 < wait_s <= 1
+    assert (made.rooms(0.0)[HOST], made.probes(0.0)) == (0, frozenset())
+    assert (made.rooms(wait_s)[HOST], made.probes(wait_s)) == (1, frozenset({HOST}))
+
+    made.began(HOST)
+
+    assert (made.rooms(wait_s)[HOST], made.probes(wait_s), made.next_probe_s(wait_s)) == (0, frozenset(), None)
+
+
+def test_a_day_of_outage_is_a_probe_or_two_a_minute() -> None:
+    """However much waits: the gaps grow up to a minute and stay below it, so a network that is back is noticed."""
+    made = hosts()
+    fail_until_down(made)
+    now_s, probes = 0.0, 0
+    while now_s < 86_400:
+        wait_s = made.next_probe_s(now_s)
+        assert wait_s is not None
+        assert wait_s <= PROBE_CAP_S
+        now_s += wait_s
+        made.began(HOST)
+        made.failed(HOST, now_s, answered=False)
+        probes += 1
+
+    assert 1440 < probes < 2 * 2880
+
+
+def test_the_first_answer_opens_a_host() -> None:
+    """It is told as news once, and the slots grow from there."""
+    made = hosts()
+    fail_until_down(made)
+    now_s = made.next_probe_s(0.0) or 0.0
+    made.began(HOST)
+
+    assert made.answered(HOST)
+    assert (made.down(), made.rooms(now_s)) == (frozenset(), {HOST: 2})
+    made.began(HOST)
+    assert not made.answered(HOST)
+
+
+def test_attempts_from_before_do_not_lengthen_the_wait() -> None:
+    """A dozen that began together and fail together are one sign, not twelve."""
+    made = hosts()
+    for _ in range(12):
+        made.began(HOST)
+        made.answered(HOST)
+    taken(made, HOST)
+    for _ in range(12):
+        made.failed(HOST, 100.0, answered=False)
+
+    wait_s = made.next_probe_s(100.0)
+    assert wait_s is not None
+    assert wait_s <= 1.0
+
+
+def test_a_host_for_which_nothing_waits_is_forgotten() -> None:
+    """Nothing is polled for its sake; one with an attempt under way is kept."""
+    made = hosts()
+    fail_until_down(made)
+    made.began(HOST)
+    made.forget(HOST)
+    assert made.down() == {HOST}
+    made.given_up(HOST)
+    made.forget(HOST)
+
+    assert (made.down(), made.next_probe_s(0.0)) == (frozenset(), None)
+
+
+@given(st.integers(1, 1000), st.floats(0, 7200), st.integers(0, 2**32))
+def test_a_last_call_comes_before_expiry_or_not_at_all(probes: int, left_s: float, seed: int) -> None:
+    """The wait is that of the back-off, or a shorter one that ends 2 to 10 s before the entry expires."""
+    wait_s = probe_delay_s(probes, random.Random(seed), left_s=left_s)
+    plain_s = probe_delay_s(probes, random.Random(seed))
+
+    assert 0 <= wait_s <= plain_s <= PROBE_CAP_S
+    assert wait_s == plain_s or 2 <= left_s - wait_s <= 10
