@@ -63,3 +63,24 @@ def test_stopping_the_unit_ends_the_job(machine: Machine) -> None:
 
     assert machine.try_run("pgrep", "-fx", "sleep 86396").returncode == 1
     assert machine.show("stopped", "Result") == "success"
+
+
+_COUNT = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print("ready", flush=True)
+signal.sigwait({signal.SIGTERM})
+print("told", 1 + (signal.sigtimedwait({signal.SIGTERM}, 1.0) is not None), flush=True)
+"""
+
+
+@behaviour("`systemctl stop` of a unit with `KillMode=mixed`", bare="SIGTERM, once")
+def test_a_unit_that_tells_only_its_main_process_tells_the_job_once(machine: Machine) -> None:
+    """systemd tells us alone, and we the job; with control-group, its default, both would."""
+    job = ("/opt/aura-agent/bin/python", "-c", _COUNT)
+    machine.run("systemd-run", "--quiet", "--unit=mixed", "--property=KillMode=mixed", *_AURA_RUN, *job)
+    wait_until(lambda: "ready" in machine.journal("-u", "mixed"))
+
+    machine.run("systemctl", "stop", "mixed")
+
+    wait_until(lambda: "told 1\n" in machine.journal("-u", "mixed"))

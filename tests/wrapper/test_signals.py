@@ -87,7 +87,7 @@ def test_a_stop_sent_to_us_stops_job_and_wrapper(host: Host) -> None:
 @behaviour(
     "one signal by a process to the whole process group",
     bare="once",
-    ours="up to twice: directly and through us, who can't tell that the job has it",
+    ours="up to twice: directly and through us, who can't tell that the job has it; so too by a unit's `KillMode=control-group`",
 )
 def test_a_signal_to_the_whole_group_is_not_lost(host: Host) -> None:
     """The job hears it; the second may merge with the first while that is pending (signal(7))."""
