@@ -53,8 +53,8 @@ class Senders:
     def _lives(self, name: str) -> bool:
         try:
             file = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True  # it has left in order
+        except OSError:
+            return True  # it has left in order; of what can't be looked at, nothing is concluded
         try:
             flock(file, LOCK_SH | LOCK_NB)
         except BlockingIOError:

@@ -6,6 +6,7 @@ job never has it: the record is opened after the job has been spawned, and close
 takes a local disk: over NFS, flock(2) means something else.
 """
 
+import errno
 import os
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
@@ -13,6 +14,7 @@ from aura_agent.report.spool import make_room, may_grow, no_space, sync_director
 
 _DIRECTORY = "runs"
 _MAX_BYTES = 1 << 17
+_NO_RECORD = (errno.ENOENT, errno.ELOOP, errno.EACCES)  # gone, or nothing that we have put there
 
 
 class StartRecord:
@@ -73,7 +75,9 @@ def forget(path: str) -> None:
 def _line_if_abandoned(path: str, wall_ns: int) -> bytes | None:
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError as problem:
+        if problem.errno not in _NO_RECORD:
+            raise
         return None
     line = None
     try:
@@ -83,8 +87,8 @@ def _line_if_abandoned(path: str, wall_ns: int) -> bytes | None:
             line = unwrap(os.read(file, _MAX_BYTES))
             if line is None and not may_grow(status.st_mtime_ns, wall_ns):
                 forget(path)
-    except BlockingIOError:
-        pass  # held: the wrapper lives
+    except (BlockingIOError, IsADirectoryError):
+        pass  # held: the wrapper lives; or no file at all
     finally:
         os.close(file)
     return line

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aura_agent.clock import Reading
-from aura_agent.errors import StoreError
+from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.claims import Attempt, Claim
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
@@ -438,6 +438,23 @@ def test_what_waits_survives_a_reboot(at: Bench) -> None:
     at.outbox.claim(10)
 
     assert at.states() == {run_id: "expired"}
+
+
+def test_nothing_is_taken_from_the_spool_into_a_database_that_was_set_aside(at: Bench) -> None:
+    """Somebody else found it damaged, and gave it another name under our hands: its commits are nobody's any more."""
+    at.run()
+    os.rename(at.directory / "outbox.db", at.directory / "outbox.db.corrupt-now")
+    (at.directory / "outbox.db").touch()
+    fields = {"run": "spooled1", "boot": current_boot_id(), "outcome": "succeeded", "ref": "heartbeat:backup"}
+    fields |= dict.fromkeys(("start_boot_ns", "start_ns", "end_boot_ns", "end_ns"), "1")
+    path = spool.write(str(at.directory), "spooled1", wire.encode("run", fields))
+
+    with pytest.raises(StoreDamagedError, match="set aside"):
+        at.outbox.take_spool()
+    assert spool.waiting(str(at.directory)) == [path]
+    at.reopen()
+    assert at.outbox.take_spool() == 1
+    assert list(at.states()) == ["spooled1"]
 
 
 def test_a_store_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:

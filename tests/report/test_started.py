@@ -93,6 +93,16 @@ def test_an_unfinished_record_is_left_alone_first_and_removed_later(tmp_path: Pa
     assert not path.exists()
 
 
+def test_what_is_no_file_of_ours_hinders_nobody(tmp_path: Path) -> None:
+    """A link, a directory: they are left where they are, and the records beside them are read."""
+    with _wrapper(tmp_path / "s", "run1"):
+        pass
+    (tmp_path / "s" / "runs" / "link").symlink_to("/dev/zero")
+    (tmp_path / "s" / "runs" / "directory").mkdir()
+
+    assert _lines(tmp_path / "s") == [b"x"]
+
+
 def test_of_a_runs_attempts_the_last_comes_first(tmp_path: Path) -> None:
     """Who was killed between two of them left both, and the last decides."""
     script = "from sys import argv; from aura_agent.report.started import StartRecord as S\n"
