@@ -14,7 +14,7 @@ RANKS = {
     **dict.fromkeys(("config", "api", "outbox", "process", "telemetry"), 3),
     **dict.fromkeys(("delivery", "sync", "watch"), 4),
     **dict.fromkeys(("wrapper", "daemon"), 5),
-    **dict.fromkeys(("web", "devserver"), 6),
+    **dict.fromkeys(("web", "devserver", "discover"), 6),
     "app": 7,
     **dict.fromkeys(("cli", "demo", "__main__"), 8),
 }
