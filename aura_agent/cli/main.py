@@ -26,6 +26,7 @@ _COMMANDS = {
     "queue": ("aura_agent.cli.queue", "queue", "The outbox: what waits, delivering it now, dropping it."),
     "ping": ("aura_agent.cli.ping", "ping", "One ping by hand."),
     "sync": ("aura_agent.cli.sync", "sync", "Create or update the heartbeats that the config declares."),
+    "discover": ("aura_agent.cli.discover", "discover", "Find this host's crontabs and timers, and wrap their jobs."),
     "api": ("aura_agent.cli.api", "api", "The REST API: monitors, checks, heartbeats, incidents, integrations."),
     "dev-server": ("aura_agent.cli.dev", "dev_server", "An embedded Aura on loopback."),
     "demo": ("aura_agent.cli.demo", "demo", "Everything at once on an embedded Aura, in one terminal."),

@@ -28,6 +28,7 @@ COMMANDS = (
     ["ping"],
     ["api"],
     ["sync"],
+    ["discover"],
     ["dev-server"],
     ["demo"],
 )
@@ -96,6 +97,7 @@ def test_wrong_usage_is_one_line_and_status_2(site: Site, arguments: list[str], 
         ["ping", "beat"],
         ["api", "heartbeats", "list"],
         ["sync"],
+        ["discover"],
     ],
     ids=" ".join,
 )

@@ -1,0 +1,375 @@
+"""What to do about the jobs of a host: their names, the lines that change, the heartbeats to declare. Pure.
+
+Nothing is guessed: what can't be wrapped without a change of its meaning is left alone, with the reason. A line that
+has aura-run already is left alone too, so that a second look changes nothing.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aura_agent.config.schema import write_duration
+from aura_agent.discover.crontab import Entry, Form, Line, read_table
+from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, name_of, plain_words, shell_call
+from aura_agent.discover.units import Settings, bare_command, confinement, drop_in, service_command, timing_of
+from aura_agent.errors import UsageError
+
+Shape = Literal["crontab", "config"]  # aura-run in front of what runs the job now; or a job of the daemon instead
+
+DROP_INS = "/etc/systemd/system"
+_DROP_IN_NAME = "50-aura-run.conf"
+_SYSTEMD_RUNS = "/run/systemd/system"  # what lines that leave their work to a timer test for, sd_booted(3)
+_ANACRON = "/usr/sbin/anacron"
+_OURS = re.compile(r"(?:^|[\s/;&|(\"'])aura-(?:run|agent)(?=\s)")
+_THEIR_HEARTBEAT = re.compile(r"aura-run\s[^|;&\n]*?(?:-H\s*|--heartbeat[= ]\s*)([\w./-]+)")
+# Variables that are cron's own affair, and none of the job's.
+_CRONS_OWN = frozenset(
+    {"CONTENT_TRANSFER_ENCODING", "CONTENT_TYPE", "CRON_TZ", "LOGNAME", "MAILFROM", "MAILTO", "MLS_LEVEL", "SHELL"}
+)
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_MOVED = "# aura-agent runs this: "
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A crontab or anacrontab; ``owner`` is whose, None for the system's."""
+
+    path: str
+    text: str
+    form: Form
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A systemd timer and its service."""
+
+    name: str
+    service_name: str
+    timer: Settings
+    service: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A directory that run-parts works through: the scripts that it runs, and the files that it ignores."""
+
+    scripts: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decides about this host's lines.
+
+    ``cron_tz``: whether its cron heeds CRON_TZ, None if that isn't known; ``max_command_bytes``: the longest command
+    that it takes; ``run_parts_tells``: whether run-parts fails when a script does.
+    """
+
+    hostname: str
+    aura_run: str
+    systemd: bool = False
+    anacron: bool = False
+    cron_tz: bool | None = None
+    max_command_bytes: int | None = None
+    run_parts_tells: bool = True
+    batches: Mapping[str, Batch] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that can have a heartbeat; ``when`` is as it is written, ``notes`` are for people."""
+
+    where: str
+    name: str
+    heartbeat: str
+    when: str
+    interval_s: float
+    user: str | None
+    command: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A job that is left alone."""
+
+    where: str
+    command: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file that becomes another; ``before`` is None for a new one, which gets ``mode``. ``owner``: whose crontab."""
+
+    path: str
+    before: str | None
+    after: str
+    owner: str | None = None
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """All of it, in the order of the files and lines."""
+
+    jobs: tuple[Job, ...]
+    left: tuple[Left, ...]
+    changes: tuple[Change, ...]
+
+
+class Names:
+    """Names of jobs and their heartbeats, each given once."""
+
+    def __init__(self, hostname: str, taken: Collection[str]) -> None:
+        self._host = _clean(hostname.partition(".")[0]) or "host"
+        self._taken = set(taken)
+
+    def give(self, wanted: str | None) -> tuple[str, str]:
+        """Return a name for a job that should be called *wanted*, and its heartbeat's: numbered if it is taken."""
+        base = _clean(wanted or "") or "job"
+        name, number = base, 1
+        while {name, f"{self._host}/{name}"} & self._taken:
+            number += 1
+            name = f"{base}-{number}"
+        self._taken |= {name, f"{self._host}/{name}"}
+        return name, f"{self._host}/{name}"
+
+
+def propose(
+    tables: Sequence[Table],
+    timers: Sequence[Timer],
+    declared: Change | None,
+    facts: Facts,
+    *,
+    taken: Collection[str] = (),
+    shape: Shape = "crontab",
+    only: Collection[str] = (),
+) -> Proposal:
+    """Return what to do about the jobs in *tables* and *timers*; with *only* about those of these names alone.
+
+    *declared* is the file of the config that is to hold the jobs, as it is now (``after`` is ignored), None if nothing
+    can be declared; *taken* are names of jobs and heartbeats that are in use. Raises UsageError: a name in *only* is
+    none.
+    """
+    names = Names(facts.hostname, {*taken, *_names_in_use(tables, timers)})
+    found: list[tuple[Job, str]] = []  # each with its section of the config
+    left: list[Left] = []
+    changes: list[Change] = []
+    for table in tables:
+        lines = read_table(table.text, table.form)
+        texts = [line.text for line in lines]
+        for index, line in enumerate(lines):
+            where = f"{table.path}:{line.number}"
+            if line.entry is None:
+                if line.problem:
+                    left.append(Left(where, line.text.strip(), line.problem))
+                continue
+            entry = line.entry
+            reason = _why_not(entry, table, facts, shape)
+            if reason:
+                left.append(Left(where, entry.command, reason))
+                continue
+            job = _job(where, entry, table, facts, names, shape)
+            if only and not {job.name, job.heartbeat} & set(only):
+                continue
+            texts[index] = _wrapped(line, job, facts) if shape == "crontab" else _MOVED + line.text
+            if shape == "crontab" and _too_long(texts[index][entry.at :], table, facts):
+                reason = f"too long for cron with aura-run in front of it: more than {facts.max_command_bytes} bytes"
+                left.append(Left(where, entry.command, reason))
+                texts[index] = line.text
+                continue
+            found.append((job, _declaration(job) if shape == "crontab" else _moved(job, entry, facts)))
+        after = "".join(texts)
+        if after != table.text:
+            changes.append(Change(table.path, table.text, after, table.owner))
+    for timer in timers:
+        outcome = _propose_timer(timer, facts, names, shape)
+        if isinstance(outcome, Left):
+            left.append(outcome)
+        elif not only or {outcome[0].name, outcome[0].heartbeat} & set(only):
+            found.append((outcome[0], _declaration(outcome[0])))
+            changes.append(outcome[1])
+    unknown = set(only) - {name for job, _ in found for name in (job.name, job.heartbeat)}
+    if unknown:
+        raise UsageError(f"no job to propose is called {', '.join(sorted(unknown))}; see them without --only")
+    if found and declared is not None:
+        changes.append(_declare(declared, [section for _, section in found], shape))
+    return Proposal(tuple(job for job, _ in found), tuple(left), tuple(changes))
+
+
+def _why_not(entry: Entry, table: Table, facts: Facts, shape: Shape) -> str:
+    """Return why a job is left alone; empty if it isn't."""
+    shell = entry.settings.get("SHELL") or "/bin/sh"
+    if _OURS.search(entry.command):
+        return "aura-run is there already"
+    if entry.interval_s is None:
+        return "runs at boot only, so no ping can be expected of it"
+    if facts.systemd and _SYSTEMD_RUNS in entry.command:
+        return "does nothing where systemd runs: a timer does its work"
+    if facts.anacron and _ANACRON in entry.command and table.form != "anacron":
+        return "does nothing where anacron is: see /etc/anacrontab"
+    if shell.rpartition("/")[2] not in POSIX_SHELLS or not re.fullmatch(r"[\w./+-]+", shell):
+        return f"SHELL={shell} may read quotes in ways of its own"
+    if "run-parts" in entry.command:
+        if not facts.run_parts_tells:
+            return "this run-parts ends well whatever its scripts do; give them lines of their own"
+        batch = _batch(entry, facts)
+        if batch is not None and not batch.scripts:
+            return "there is no script for it to run"
+    return _why_not_config(entry, table, facts) if shape == "config" else ""
+
+
+def _why_not_config(entry: Entry, table: Table, facts: Facts) -> str:
+    """Return why a job that could be wrapped can't be one of the daemon."""
+    if table.form == "anacron":
+        return "anacron decides when; --as crontab leaves it there"
+    if entry.given:
+        return "has input after a %, which a job of the config can't; --as crontab keeps it"
+    if "CRON_TZ" in entry.settings and facts.cron_tz is None:
+        return "CRON_TZ: whether this host's cron heeds it can't be told; --as crontab leaves that to cron"
+    try:
+        "".join((entry.command, *entry.settings.values())).encode()
+    except UnicodeEncodeError:
+        return "isn't UTF-8, which TOML wants; --as crontab keeps the bytes"
+    return ""
+
+
+def _too_long(command: str, table: Table, facts: Facts) -> bool:
+    if table.form == "anacron" or facts.max_command_bytes is None:
+        return False
+    return len(command.rstrip("\n").encode("utf-8", "surrogateescape")) > facts.max_command_bytes
+
+
+def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, shape: Shape) -> Job:
+    name, heartbeat = names.give(name_of(_as_shell_sees(entry)))
+    notes = [doubt(entry.command)]
+    batch = _batch(entry, facts)
+    if batch is not None:
+        notes.append(f"run-parts runs {', '.join(batch.scripts)}; it fails if one of them does")
+        if batch.ignored:
+            notes.append(
+                f"run-parts ignores {', '.join(batch.ignored)}: not executable, or its name has other"
+                " characters than letters, digits, _ and -"
+            )
+    if shape == "config" and entry.settings.get("MAILTO"):
+        notes.append(f"cron mailed its output to {entry.settings['MAILTO']}; aura-agent doesn't")
+    if table.form == "anacron":
+        notes.append("anacron runs it late where the host was off; set grace to suit")
+    assert entry.interval_s is not None
+    user = entry.user or table.owner
+    return Job(
+        where, name, heartbeat, entry.when, entry.interval_s, user, entry.command, tuple(note for note in notes if note)
+    )
+
+
+def _wrapped(line: Line, job: Job, facts: Facts) -> str:
+    """Return the line with aura-run in front of its command."""
+    entry = line.entry
+    assert entry is not None
+    command = entry.command
+    if not is_plain(command.replace("\\\n", "")):  # anacron's lines may go on
+        command = shell_call(entry.settings.get("SHELL") or "/bin/sh", command)
+    return line.with_command(f"{facts.aura_run} -H {job.heartbeat} -- {command}")
+
+
+def _propose_timer(timer: Timer, facts: Facts, names: Names, shape: Shape) -> Left | tuple[Job, Change]:
+    commands, reason = service_command(timer.service)
+    command = bare_command(commands[-1]) if commands else ""
+    timing = timing_of(timer.timer)
+    if any(_OURS.search(f" {line}") for line in commands):
+        reason = "aura-run is there already"
+    reason = reason or timing.problem
+    if shape == "config" and not reason:
+        reason = "systemd decides when; --as crontab puts aura-run in front of its command"
+    if reason or timing.interval_s is None:
+        return Left(timer.name, command, reason)
+    name, heartbeat = names.give(timer.name.removesuffix(".timer"))
+    hint = confinement(timer.service)
+    user = next(reversed(timer.service.get(("Service", "User"), [])), None)
+    job = Job(timer.name, name, heartbeat, timing.text, timing.interval_s, user, command, (hint,) if hint else ())
+    path = f"{DROP_INS}/{timer.service_name}.d/{_DROP_IN_NAME}"
+    return job, Change(path, None, drop_in(commands, f"{facts.aura_run} -H {heartbeat} --"))
+
+
+def _declare(declared: Change, sections: Sequence[str], shape: Shape) -> Change:
+    """Return *declared* with *sections* at its end. Commands may hold what others mustn't read."""
+    head = (
+        "# What aura-agent discover has found on this host. aura-agent sync creates the heartbeats; grace and all else"
+        " may be added.\n"
+    )
+    before = head if declared.before is None else declared.before
+    text = "\n".join((before if before.endswith("\n") or not before else f"{before}\n", *sections))
+    return Change(declared.path, declared.before, text, mode=0o600 if shape == "config" else 0o644)
+
+
+def _declaration(job: Job) -> str:
+    """Return a job of the config that something else runs."""
+    return _section(job, {"expected_interval": write_duration(job.interval_s)})
+
+
+def _moved(job: Job, entry: Entry, facts: Facts) -> str:
+    """Return a job of the config that the daemon runs in cron's place."""
+    keys: dict[str, object] = {"schedule": entry.when}
+    if "CRON_TZ" in entry.settings and facts.cron_tz:
+        keys["timezone"] = entry.settings["CRON_TZ"]
+    if job.user not in (None, "root"):
+        keys["user"] = job.user
+    line = _as_shell_sees(entry)
+    shell = entry.settings.get("SHELL") or "/bin/sh"
+    words = plain_words(line)
+    if words is not None:
+        keys["command"] = words
+    elif shell == "/bin/sh":
+        keys["shell"] = line
+    else:
+        keys["command"] = [shell, "-c", line]
+    env = {
+        name: value for name, value in entry.settings.items() if name not in _CRONS_OWN and _VARIABLE.fullmatch(name)
+    }
+    return _section(job, keys | ({"env": env} if env else {}))
+
+
+def _section(job: Job, keys: Mapping[str, object]) -> str:
+    said = "".join(f"{key} = {_toml(value)}\n" for key, value in {"heartbeat": job.heartbeat, **keys}.items())
+    name = _toml(job.name) if "." in job.name else job.name
+    return f"[jobs.{name}]  # {_printable(f'{job.where}: {job.when}')}\n{said}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {_toml(text)}' for name, text in value.items())} }}"
+    # JSON's strings and lists of them are TOML's, but for one control character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _as_shell_sees(entry: Entry) -> str:
+    """Return the command's line as the shell gets it: cron takes the backslashes off ``%``."""
+    return entry.command.replace("\\\n", "").replace("\\%", "%").strip()
+
+
+def _batch(entry: Entry, facts: Facts) -> Batch | None:
+    return next(
+        (batch for path, batch in facts.batches.items() if re.search(rf"{path}(?![\w/-])", entry.command)), None
+    )
+
+
+def _names_in_use(tables: Sequence[Table], timers: Sequence[Timer]) -> Iterator[str]:
+    """Yield the heartbeats that lines name which have aura-run already."""
+    for table in tables:
+        yield from _THEIR_HEARTBEAT.findall(table.text)
+    for timer in timers:
+        for command in timer.service.get(("Service", "ExecStart"), []):
+            yield from _THEIR_HEARTBEAT.findall(command)
+
+
+def _clean(text: str) -> str:
+    """Return *text* as a job's name may be: the rule is JOB_NAME_PATTERN of the config."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text, flags=re.ASCII).strip("-._")[:80]
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

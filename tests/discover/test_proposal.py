@@ -1,0 +1,276 @@
+"""What is proposed for a host: which jobs, under which names, and what is left alone for which reason."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aura_agent.cli.next import schedule_of
+from aura_agent.config.load import examine_config
+from tests.discover.hosts import CONFIG, DISCOVERED, Copy
+
+HOST = os.uname().nodename.partition(".")[0]
+
+
+def names(copy: Copy, *arguments: str) -> list[str]:
+    return [job["name"] for job in copy.told(*arguments)["jobs"]]
+
+
+def test_all_tables_of_a_host_are_read(copy: Copy) -> None:
+    """User crontabs of Debian and cronie, the system's, cron.d, anacron's; each job with its user and interval."""
+    copy.write("/var/spool/cron/crontabs/bob", "0 3 * * * one\n", 0o600)
+    copy.write("/var/spool/cron/eve", "@hourly two\n", 0o600)
+    copy.write("/etc/crontab", "0 3 * * 1-5 www-data three\n")
+    copy.write("/etc/cron.d/own", "*/5 * * * * root four\n")
+    copy.write("/etc/anacrontab", "7 10 five-id five\n")
+
+    told = copy.told()
+
+    assert [(job["where"], job["name"], job["user"], job["interval_s"]) for job in told["jobs"]] == [
+        ("/var/spool/cron/crontabs/bob:1", "one", "bob", 86_400),
+        ("/var/spool/cron/eve:1", "two", "eve", 3600),
+        ("/etc/crontab:1", "three", "www-data", 3 * 86_400),
+        ("/etc/cron.d/own:1", "four", "root", 300),
+        ("/etc/anacrontab:1", "five", None, 7 * 86_400),
+    ]
+    assert [job["heartbeat"] for job in told["jobs"]] == [f"{HOST}/{job['name']}" for job in told["jobs"]]
+
+
+def test_names_are_given_once(copy: Copy) -> None:
+    """Numbered on a clash: with each other, with jobs of the config, and with lines that have aura-run already."""
+    copy.write("/etc/aura-agent/config.toml", f'{CONFIG}[jobs.backup]\nheartbeat = "other"\n')
+    copy.write("/etc/crontab", f"0 1 * * * root aura-run -H {HOST}/backup-2 -- x\n0 2 * * * root /a/backup.sh\n")
+    copy.write("/etc/cron.d/b", "0 3 * * * root /b/backup.py\n0 4 * * * root echo x\n0 5 * * * root echo y\n")
+
+    assert names(copy) == ["backup-3", "backup-4", "job", "job-2"]
+
+
+def test_names_stay_when_a_part_is_written(copy: Copy) -> None:
+    """What was proposed for the others before is what is proposed for them after."""
+    copy.write("/etc/crontab", "".join(f"{minute} 3 * * * root /{minute}/backup.sh\n" for minute in range(4)))
+    before = names(copy)
+
+    copy.told("--write", "--only", "backup-2")
+
+    assert before == ["backup", "backup-2", "backup-3", "backup-4"]
+    assert names(copy) == ["backup", "backup-3", "backup-4"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("@reboot root x", "at boot only"),
+        ("0 3 * * * root /usr/local/bin/aura-run -- x", "aura-run is there already"),
+        ("0 3 * * * root sh -c 'aura-run -H x -- y'", "aura-run is there already"),
+        ("0 3 * * * root test -d /run/systemd/system || x", "does nothing where systemd runs"),
+        ("0 3 * * * root test -x /usr/sbin/anacron || x", "does nothing where anacron is"),
+        ("0 3 * * * root run-parts /etc/cron.weekly", "no script for it"),
+        ("0 3 * * * root " + "x" * 990, "too long for cron"),
+        ("0 3 * * * root", "no user before the command"),
+    ],
+)
+def test_what_would_not_be_true_is_left_alone(copy: Copy, line: str, reason: str) -> None:
+    """Each with its reason."""
+    copy.path("/run/systemd/system").mkdir(parents=True)
+    copy.path("/etc/cron.weekly").mkdir(parents=True)
+    copy.write("/usr/sbin/anacron", "")
+    copy.write("/etc/crontab", f"{line}\n")
+
+    assert reason in copy.reasons()["/etc/crontab:1"]
+    assert copy.told()["changes"] == []
+
+
+def test_lines_for_hosts_without_systemd_or_anacron_count_there(copy: Copy) -> None:
+    """The same lines, where neither is."""
+    copy.write(
+        "/etc/crontab",
+        "0 3 * * * root test -d /run/systemd/system || x\n0 4 * * * root test -x /usr/sbin/anacron || y\n",
+    )
+
+    assert names(copy) == ["x", "y"]
+
+
+def test_a_shell_with_other_quotes_is_left_alone(copy: Copy) -> None:
+    """What it makes of single quotes isn't known here."""
+    copy.write("/etc/crontab", "SHELL=/usr/bin/fish\n0 3 * * * root x\nSHELL=/bin/bash\n0 3 * * * root y; z\n")
+
+    assert names(copy) == ["y"]
+    assert "SHELL=/usr/bin/fish" in copy.reasons()["/etc/crontab:2"]
+    assert "-- /bin/bash -c 'y; z'" in copy.told()["changes"][0]["after"]
+
+
+def test_a_batch_of_run_parts_is_one_job(copy: Copy) -> None:
+    """Called after its directory; what run-parts runs and what it ignores, as a script with a dot, is told."""
+    copy.write("/etc/crontab", "25 6 * * * root cd / && run-parts --report /etc/cron.daily\n")
+    for name, mode in (
+        ("apt", 0o755),
+        ("b_1-x", 0o755),
+        ("backup.sh", 0o755),
+        ("README", 0o644),
+        (".placeholder", 0o644),
+    ):
+        copy.write(f"/etc/cron.daily/{name}", "#!/bin/sh\n", mode)
+
+    (job,) = copy.told()["jobs"]
+
+    assert job["name"] == "cron.daily"
+    assert any("runs apt, b_1-x;" in note for note in job["notes"])
+    assert any("ignores README, backup.sh:" in note for note in job["notes"])
+
+
+def test_a_run_parts_that_hides_failures_is_left_alone(copy: Copy) -> None:
+    """cronie's is a script that ends with 0 whatever happened: each ping would be a guess."""
+    copy.write("/usr/bin/run-parts", "#!/bin/bash\nexit 0\n", 0o755)
+    copy.write("/etc/crontab", "25 6 * * * root run-parts /etc/cron.daily\n")
+
+    assert "ends well whatever" in copy.reasons()["/etc/crontab:1"]
+
+
+def test_files_that_cron_ignores_are_ignored(copy: Copy) -> None:
+    """Debian's cron takes no dots in /etc/cron.d; cronie does, but no backups and no hidden files."""
+    for name in ("good", "with.dot", ".hidden", "old~", "x.rpmsave"):
+        copy.write(f"/etc/cron.d/{name}", "0 3 * * * root x\n")
+    debian = [job["where"] for job in copy.told()["jobs"]]
+    copy.write("/usr/sbin/crond", "knows CRON_TZ")
+    cronie = [job["where"] for job in copy.told()["jobs"]]
+
+    assert debian == ["/etc/cron.d/good:1"]
+    assert cronie == ["/etc/cron.d/good:1", "/etc/cron.d/with.dot:1"]
+    assert "cron ignores a file of this name" in copy.reasons()["/etc/cron.d/old~"]
+
+
+def test_a_timer_gets_a_drop_in_for_its_service(copy: Copy) -> None:
+    """In front of the last command: those before it must have succeeded. Prefixes stay in front."""
+    copy.timer(
+        "report",
+        "OnCalendar=*-*-* 4:00\nRandomizedDelaySec=1h",
+        "Type=oneshot\nExecStart=/a b\nExecStart=-/c \\\n  'd e'",
+    )
+
+    told = copy.told()
+
+    (job,) = told["jobs"]
+    assert (job["where"], job["heartbeat"], job["interval_s"]) == ("report.timer", f"{HOST}/report", 90_000)
+    drop_in, declared = told["changes"]
+    assert drop_in["path"] == "/etc/systemd/system/report.service.d/50-aura-run.conf"
+    first, second, third, fourth = drop_in["after"].splitlines()
+    assert (first, second, third) == ("[Service]", "ExecStart=", "ExecStart=/a b")
+    assert fourth.startswith("ExecStart=-/")
+    assert fourth.endswith(f"aura-run -H {HOST}/report -- /c 'd e'")
+    assert 'expected_interval = "1d1h"' in declared["after"]
+
+
+@pytest.mark.parametrize(
+    ("timer", "service", "reason"),
+    [
+        ("OnBootSec=5min", "ExecStart=/x", "once per boot"),
+        ("OnCalendar=Sat *-*-1..7 18:00", "ExecStart=/x", "day and weekday at once"),
+        ("OnCalendar=daily", "Type=notify\nExecStart=/x", "Type=notify"),
+        ("OnCalendar=daily", "ExecStart=@/x y", '"@"'),
+        ("OnCalendar=daily", "ExecStart=/x ; /y", "several commands"),
+        ("OnCalendar=daily", "Type=oneshot", "no ExecStart"),
+        ("OnCalendar=daily\nUnit=gone.service", "ExecStart=/x", "gone.service isn't there"),
+        ("OnCalendar=daily", "ExecStart=/usr/local/bin/aura-run -H x -- /x", "aura-run is there already"),
+    ],
+)
+def test_a_timer_that_can_not_be_told_is_left_alone(copy: Copy, timer: str, service: str, reason: str) -> None:
+    """Each with its reason, and no drop-in."""
+    copy.timer("x", timer, service)
+
+    assert reason in copy.reasons()["x.timer"]
+    assert copy.told()["changes"] == []
+
+
+def test_drop_ins_of_a_unit_count(copy: Copy) -> None:
+    """An empty value takes back what the fragment said; of two with one name the administrator's counts."""
+    copy.timer("x", "OnCalendar=daily", "ExecStart=/x")
+    copy.write("/etc/systemd/system/x.timer.d/often.conf", "[Timer]\nOnCalendar=\nOnUnitActiveSec=10min\n")
+    copy.write("/usr/lib/systemd/system/x.service.d/a.conf", "[Service]\nExecStart=\nExecStart=/vendor\n")
+    copy.write("/etc/systemd/system/x.service.d/a.conf", "# none\n[Service]\nExecStart=\nExecStart=/ours\n")
+
+    (job,) = copy.told()["jobs"]
+
+    assert (job["interval_s"], job["command"]) == (600, "/ours")
+
+
+def test_jobs_of_the_config_run_when_cron_ran_them(copy: Copy) -> None:
+    """Time, zone, user, variables and the line itself; the config is right as ``check`` sees it."""
+    copy.write("/usr/sbin/crond", "knows CRON_TZ")
+    copy.write(
+        "/etc/cron.d/own",
+        'MAILTO=bob\nCRON_TZ=Asia/Tokyo\nA=\'x " \u00e9\'\n0\t3 * * * root /bin/true "a b"\n'
+        "SHELL=/bin/bash\n*/5 * * * * nobody date +\\%F >> ~/log\n",
+    )
+
+    told = copy.told("--as", "config", "--write")
+
+    examined = examine_config(str(copy.path("/etc/aura-agent/config.toml")))
+    assert examined.problems == []
+    assert examined.config is not None
+    first, second = examined.config.jobs["job"], examined.config.jobs["date"]
+    assert (first.schedule, first.timezone, first.user, first.env) == (
+        "0 3 * * *",
+        "Asia/Tokyo",
+        None,
+        {"A": 'x " \u00e9'},
+    )
+    assert (second.command, second.user) == (("/bin/bash", "-c", "date +%F >> ~/log"), "nobody")
+    assert schedule_of("job", first)[1].key == "Asia/Tokyo"
+    assert any("mailed its output to bob" in note for note in told["jobs"][0]["notes"])
+    assert copy.path(DISCOVERED).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("0 3 * * * root cat%x", "input after a %"),
+        ("0 3 * * * root x \udcff", "isn't UTF-8"),
+        ("CRON_TZ=UTC\n0 3 * * * root x", "CRON_TZ"),
+    ],
+)
+def test_what_the_config_can_not_say_stays_with_cron(copy: Copy, line: str, reason: str) -> None:
+    """It is said, and can still be wrapped."""
+    copy.path("/usr/sbin/cron").unlink()
+    copy.write("/etc/crontab", f"{line}\n")
+
+    (left,) = copy.told("--as", "config")["left_alone"]
+
+    assert reason in left["reason"]
+    assert len(copy.told()["jobs"]) == 1
+
+
+def test_moved_jobs_are_no_longer_cron_s(copy: Copy) -> None:
+    """Their lines are comments, so nothing runs twice, and a second look finds nothing."""
+    copy.write("/etc/crontab", "# m h\n0 3 * * * root x\n0 4 * * * root cat%x\n")
+
+    copy.told("--as", "config", "--write")
+
+    assert copy.read("/etc/crontab") == "# m h\n# aura-agent runs this: 0 3 * * * root x\n0 4 * * * root cat%x\n"
+    assert copy.told("--as", "config")["jobs"] == []
+
+
+def test_declared_jobs_are_a_right_config(copy: Copy) -> None:
+    """As ``sync`` reads it: the heartbeat and how often it is pinged; what was there stays, byte by byte."""
+    mine = '# mine\n[jobs.other]\nexpected_interval = "1h"'
+    copy.write(DISCOVERED, mine, 0o640)
+    copy.write("/etc/cron.d/a", "0 3 * * * root /x/run.parts.sh\n@weekly root x\n")
+
+    copy.told("--write")
+
+    examined = examine_config(str(copy.path("/etc/aura-agent/config.toml")))
+    assert examined.problems == []
+    assert examined.config is not None
+    assert {name: (job.heartbeat, job.expected_interval) for name, job in examined.config.jobs.items()} == {
+        "other": ("other", 3600),
+        "run.parts": (f"{HOST}/run.parts", 86_400),
+        "x": (f"{HOST}/x", 604_800),
+    }
+    assert copy.read(DISCOVERED).startswith(mine)
+    assert copy.path(DISCOVERED).stat().st_mode & 0o777 == 0o640
+
+
+def test_a_host_without_anything_says_so(tmp_path: Path) -> None:
+    """Nothing to propose is no error."""
+    ran = Copy(tmp_path).discover()
+
+    assert (ran.status, ran.stdout, ran.stderr) == (0, "nothing to propose\n", "")
