@@ -51,6 +51,11 @@ class Ledger(msgspec.Struct):
     told: list[Told | None] = msgspec.field(default_factory=lambda: [None] * len(WINDOWS))
     held_until_ns: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what was written for other windows."""
+        if len(self.told) != len(WINDOWS):
+            raise ValueError(f"told must be {len(WINDOWS)} long")
+
     def bring_to(self, boot_id: str, now_ns: int) -> None:
         """Make it a ledger of this boot, written at *now_ns*, and forget what no window holds any more."""
         if boot_id != self.boot_id:

@@ -61,6 +61,7 @@ class Limiter:
         self._on_wait = on_wait
         self._sleep = sleep
         self._ledger = Ledger(boot_id)
+        self._garbled: bytes | None = None
 
     async def admit(self, purpose: Purpose, patience_s: float) -> int:
         """Wait for the turn of a request for *purpose*, and count it; return what ``settle`` knows it by.
@@ -116,8 +117,10 @@ class Limiter:
         try:
             ledger = msgspec.json.decode(written, type=Ledger)
         except ValueError:
-            # What it held is unknown: leave the shorter window alone, and let the answers tell of the longer.
-            self._ledger.hold(self._clock.read().boot_ns + WINDOWS[0].length_ns)
+            if written != self._garbled:  # else it can't be replaced either, and that minute has begun
+                # What it held is unknown: leave the shorter window alone, and let the answers tell of the longer.
+                self._ledger.hold(self._clock.read().boot_ns + WINDOWS[0].length_ns)
+                self._garbled = written
             return
         of_this_boot = ledger.boot_id == self._boot_id
         if ledger.written_ns >= self._ledger.written_ns if of_this_boot else self._ledger.written_ns == 0:

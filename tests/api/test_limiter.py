@@ -101,7 +101,17 @@ async def test_the_file_is_private_and_holds_no_token(tmp_path: Path) -> None:
     assert not any(TOKEN in path.name or TOKEN.encode() in path.read_bytes() for path in made)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b'{"boot_id": "b", "latest_ns": "many"}', os.urandom(500)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b'{"boot_id": "b", "latest_ns": "many"}',
+        b'{"boot_id": "b", "told": [null]}',
+        os.urandom(500),
+    ],
+)
 async def test_a_file_that_cannot_be_read_costs_a_minute(tmp_path: Path, content: bytes) -> None:
     """What was asked isn't known: the minute passes first, then all goes on."""
     clock = StillClock()
@@ -113,6 +123,21 @@ async def test_a_file_that_cannot_be_read_costs_a_minute(tmp_path: Path, content
     clock.advance(60)
 
     assert await admitted(limiter(tmp_path, clock)) > 50
+
+
+async def test_a_file_that_can_neither_be_read_nor_replaced_costs_no_more(tmp_path: Path) -> None:
+    """Damaged, and the disk is full: each process waits for its minute once, not for ever."""
+    clock = StillClock()
+    await limiter(tmp_path, clock).admit(Purpose.NEEDED, 0.0)
+    (file,) = (path for path in (tmp_path / "budget").iterdir() if not path.suffix)
+    file.write_bytes(b"{")
+    file.with_suffix(".new").mkdir()
+    budget = limiter(tmp_path, clock)
+    with pytest.raises(BudgetSpent, match="1m"):
+        await budget.admit(Purpose.NEEDED, 0.0)
+    clock.advance(60)
+
+    assert await admitted(budget) == 60
 
 
 async def test_a_directory_that_cannot_be_used_keeps_nobody_from_asking(tmp_path: Path) -> None:
