@@ -9,10 +9,19 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from aura_agent.api import ApiError, AuraClient, BudgetSpent, Forbidden, NotFound, Purpose
+from aura_agent.api import (
+    ApiError,
+    ApiGarbled,
+    AuraClient,
+    BudgetSpent,
+    Forbidden,
+    InternalError,
+    NotFound,
+    Purpose,
+)
 from aura_agent.clock import Clock
 from aura_agent.delivery.freshness import Refresh, plan
-from aura_agent.delivery.resolver import THIS_ONE, UNKNOWN_NAME_S, Resolver, ambiguous
+from aura_agent.delivery.resolver import ODD_ANSWERS, THIS_ONE, UNKNOWN_NAME_S, Resolver, ambiguous
 from aura_agent.errors import StoreError
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
@@ -115,6 +124,7 @@ class Refresher:
             *((self._resolver.renew_url, key) for key in refresh.urls),
         ]
         had = False
+        odd: dict[str, ApiError] = {}
         async with self._resolver.asking(Purpose.REFRESH) as client:
             for renew, heartbeat_id in asked[:_BATCH]:
                 try:
@@ -126,6 +136,14 @@ class Refresher:
                         raise  # any token may read what its organization has: it is the token, not this heartbeat
                     if not (isinstance(problem, NotFound) and await self._resolver.follow_name(client, heartbeat_id)):
                         await self._leave_alone_id(heartbeat_id, str(problem))
+                except (InternalError, ApiGarbled) as problem:
+                    odd[heartbeat_id] = problem
+                    if len(odd) > ODD_ANSWERS:
+                        raise
+            for heartbeat_id, answer in odd.items():
+                if not had:
+                    raise answer
+                await self._leave_alone_id(heartbeat_id, str(answer))
 
     async def _found(self) -> tuple[dict[str, list[CachedHeartbeat]], int]:
         """Return what the cache has for each name or id that is wanted, and how many heartbeats it has in all."""

@@ -43,7 +43,7 @@ _RELIST_S = 60.0  # a listing younger than this answers for the next unknown nam
 _LISTING_PATIENCE_S = 90.0  # a page that comes a minute later is better than all of them once more
 _CONFIRMED_S = 600.0  # a ping URL that the API has just confirmed isn't asked for again at the next 404
 _FEW = 3  # so many heartbeats are asked for one by one rather than by a listing of all
-_ODD_ANSWERS = 2  # so many heartbeats may be answered oddly before it is the API that is ill
+ODD_ANSWERS = 2  # so many heartbeats may be answered oddly before it is the API that is ill
 THIS_ONE = (NotFound, Forbidden, BadRequest, Conflict)  # errors that say nothing about other heartbeats
 
 # Given what for, and how long a request may wait for its turn (s).
@@ -203,7 +203,7 @@ class Resolver:
                     await self._postpone([stream], str(problem), delay_s=UNKNOWN_NAME_S, parked=True)
                 except (InternalError, ApiGarbled) as problem:
                     odd += 1
-                    if odd > _ODD_ANSWERS or len(missing) == 1:
+                    if odd > ODD_ANSWERS or len(missing) == 1:
                         raise
                     await self._postpone([stream], str(problem), delay_s=delay_s(stream.tries + 3, self._rng))
                 missing.pop(0)
@@ -252,7 +252,11 @@ class Resolver:
             return await self.follow_name(client, heartbeat_id)
 
     async def _list(self, client: AuraClient) -> frozenset[str]:
-        found = [self._to_cache(heartbeat) async for heartbeat in client.list_heartbeats(limit=100)]
+        try:
+            found = [self._to_cache(heartbeat) async for heartbeat in client.list_heartbeats(limit=100)]
+        except NotFound as problem:
+            # A collection is always there: this is no Aura.
+            raise ApiGarbled(f"{problem}; is the base URL right?", status=problem.status) from problem
         known = await self._worker.call(lambda outbox: outbox.streams.cached())
         if known and not found:
             # More likely a fault of the service than an organization that has lost all it had.

@@ -8,13 +8,14 @@ person can mend it.
 import random
 from enum import StrEnum
 
-from aura_agent.api import ApiError, ApiMisconfigured, Forbidden, Unauthorized
+from aura_agent.api import ApiError, ApiMisconfigured, Forbidden, RateLimited, Unauthorized
 from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.clock import Clock
 from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
 
-_AUTH_BASE_S, _AUTH_CAP_S = 300.0, 3600.0
+_AUTH_BASE_S = 300.0
+_SLOW_CAP_S = 3600.0
 
 
 class Degraded(StrEnum):
@@ -55,12 +56,15 @@ class Standing:
         self.degraded = Degraded.AUTH if refused else Degraded.API
         self.reason = str(problem)
         self._observer.note("api.failed", error=self.reason, status=problem.status, degraded=self.degraded.value)
-        if problem.retry_after_s is not None:
-            wait_s = after_retry_after_s(problem.retry_after_s, self._rng)
-        elif refused:
-            wait_s = delay_s(self._failures, self._rng, base_s=_AUTH_BASE_S, cap_s=_AUTH_CAP_S)
+        if refused:
+            wait_s = delay_s(self._failures, self._rng, base_s=_AUTH_BASE_S, cap_s=_SLOW_CAP_S)
+        elif isinstance(problem, RateLimited):
+            # A fleet that uses up its token together must come back over an hour, or nobody's listing ever ends.
+            wait_s = delay_s(self._failures, self._rng, cap_s=_SLOW_CAP_S)
         else:
             wait_s = delay_s(self._failures + 1, self._rng)
+        if problem.retry_after_s is not None:
+            wait_s = max(wait_s, after_retry_after_s(problem.retry_after_s, self._rng))
         self._held_until_ns = self._clock.read().boot_ns + int(wait_s * 1e9)
 
     def answered(self) -> None:

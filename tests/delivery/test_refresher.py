@@ -191,10 +191,18 @@ async def test_a_heartbeat_that_is_gone_costs_one_listing_an_hour(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "apart_s"), [(401, "auth", 0), (403, "auth", 0), (500, "api", 0), (429, "api", 120)]
+    ("status", "retry_after", "kind", "apart_s"),
+    [
+        (401, None, "auth", 0),
+        (403, None, "auth", 0),
+        (404, None, "api", 0),  # also for the list of all, which an Aura always has
+        (500, None, "api", 0),
+        (429, 120, "api", 120),
+        (429, 0, "api", 0),
+    ],
 )
 async def test_an_api_that_fails_drops_nothing_and_is_asked_slowly(
-    tmp_path: Path, clock: PassingClock, status: int, kind: str, apart_s: float
+    tmp_path: Path, clock: PassingClock, status: int, retry_after: int | None, kind: str, apart_s: float
 ) -> None:
     """The agent is degraded, says why, and recovers by itself."""
     async with DevServer(clock=clock) as aura:
@@ -202,14 +210,14 @@ async def test_an_api_that_fails_drops_nothing_and_is_asked_slowly(
         async with keeper(tmp_path / "store", aura, clock, ["backup"]) as at:
             await at.settle()
             known = await at.resolved()
-            aura.set_fault("status", target="api", status=status, retry_after=120 if status == 429 else None)
+            aura.set_fault("status", target="api", status=status, retry_after=retry_after)
             clock.advance(1.3 * DAY_S)
             aura.clear_received()
             for _ in range(30):
                 clock.advance(max(1.0, await at.refresher.round()))
             assert at.resolver.standing.degraded == kind
             assert at.resolver.problem.startswith(f"degraded: {kind}: the Aura API")
-            asked = [request.at.timestamp() for request in aura.requests()]
+            asked = sorted({request.at.timestamp() for request in aura.requests()})  # a round may take two
             assert all(later - earlier >= apart_s for earlier, later in pairwise(asked))
             assert (asked[-1] - asked[0]) / len(asked) > 60
             assert await at.resolved() == known
@@ -217,6 +225,26 @@ async def test_an_api_that_fails_drops_nothing_and_is_asked_slowly(
             await at.settle()
 
             assert at.resolver.problem == ""
+
+
+async def test_one_heartbeat_that_is_answered_with_errors_holds_up_no_other(
+    tmp_path: Path, clock: PassingClock
+) -> None:
+    """It is told and left alone for an hour; the API as a whole isn't ill."""
+    async with DevServer(clock=clock) as aura:
+        first, second = (aura.create_heartbeat(name) for name in ("first", "second"))
+        aura.set_fault("status", target="api", heartbeat="first", status=500)
+        async with keeper(tmp_path / "store", aura, clock, ["first", "second"]) as at:
+            wait_s = await at.refresher.round()
+            assert set(await at.resolved()) == {"second"}
+            assert at.resolver.problem == ""
+            assert "500" in at.refresher.problems["first"]
+            assert 3500 <= wait_s <= 1.2 * 3600
+            aura.clear_faults()
+            clock.advance(1.2 * 3600)
+            await at.refresher.round()
+
+            assert await at.resolved() == {"first": first.ping_url, "second": second.ping_url}
 
 
 async def test_a_listing_that_comes_back_empty_is_not_believed(tmp_path: Path, clock: PassingClock) -> None:

@@ -100,6 +100,17 @@ async def test_while_the_api_asks_for_patience_nobody_asks_it(aura: DevServer, a
     assert at.heard.count("api.failed") == 1
 
 
+async def test_a_base_url_that_is_not_an_auras_is_told(aura: DevServer, at: Dispatch) -> None:
+    """There is no list of heartbeats: that is no answer about one of them."""
+    aura.set_fault("status", target="api", status=404)
+    run_id = await at.run("backup")
+    await at.courier.drain(0.5, retry=False)
+
+    row = (await at.rows())[run_id]
+    assert "degraded: api" in row.reason
+    assert "is the base URL right?" in row.reason
+
+
 @pytest.mark.parametrize("status", [403, 404, 500])
 async def test_one_heartbeat_that_is_refused_holds_up_no_other(aura: DevServer, at: Dispatch, status: int) -> None:
     """The error is that heartbeat's: the others get their URLs and their pings."""
