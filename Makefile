@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd test-container stress bench-wrapper behaviour check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container stress bench-wrapper bench-delivery behaviour check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything
 
 bench-wrapper: $(READY) ## what aura-run adds to a job: time, memory, throughput
 	$(BIN)/python -m bench.wrapper $(ARGS)
+
+bench-delivery: $(READY) ## what outbox and courier do in a second, what waiting costs, how a herd comes back
+	$(BIN)/python -m bench.delivery $(ARGS)
 
 behaviour: $(READY) ## write docs/wrapper-behaviour.md from the tests that prove it
 	$(BIN)/python -m tests.wrapper.behaviour
