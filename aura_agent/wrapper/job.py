@@ -276,12 +276,12 @@ def in_foreground() -> bool:
 
 def end_as(status: int, signum: int | None) -> None:
     """Leave as the job left: with its status, or by its signal (128 + n where we are PID 1 and can't)."""
-    if signum is not None and os.getpid() != 1:
+    if signum is not None:
         _leave_no_core()
         if signum in _signal.valid_signals() - {SIGKILL, SIGSTOP}:
             _signal.signal(signum, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (signum,))
-        os.kill(os.getpid(), signum)
+        os.kill(os.getpid(), signum)  # which process 1 survives (pid_namespaces(7))
     os._exit(status if signum is None else 128 + signum)
 
 

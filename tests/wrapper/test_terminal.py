@@ -1,6 +1,7 @@
 """At a terminal: keys reach the job once, job control works, and the job sees the terminal itself."""
 
 import json
+import os
 import signal
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
-from tests.wrapper.runs import AURA_RUN, QUEUE, Host, is_alive, pending
+from tests.wrapper.runs import AURA_RUN, QUEUE, Host, is_alive, pending, state
 from tests.wrapper.terminals import Terminal
 
 _RUN = [AURA_RUN, *QUEUE]
@@ -20,19 +21,24 @@ _RUN = [AURA_RUN, *QUEUE]
 def test_a_key_reaches_the_job_once(host: Host, key: str, signum: int, timeout: tuple[str, ...]) -> None:
     """The terminal tells the whole foreground group; with a time-out the job stays in it."""
     program = (
-        "import signal,sys,time\n"
-        "n=[0]\n"
-        f"signal.signal({signum}, lambda *_: n.__setitem__(0, n[0]+1))\n"
+        "import signal,sys\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(signum)}}})\n"
         "print('ready', flush=True)\n"
+        f"signal.sigwait({{{int(signum)}}})\n"
+        "print('told', flush=True)\n"
         "sys.stdin.readline()\n"
-        "print('count', n[0], flush=True)\n"
+        "print('again', signal.sigpending(), flush=True)\n"
     )
     with Terminal([*_RUN, *timeout, "--", sys.executable, "-c", program], host.environment) as terminal:
         terminal.until("ready")
+        os.kill(terminal.pid, signal.SIGSTOP)  # or two signals that come together would be one
+        wait_until(lambda: state(terminal.pid) == "T")
         terminal.type(key)
-        wait_until(lambda: pending(terminal.pid) == 0)
+        terminal.until("told")
+        os.kill(terminal.pid, signal.SIGCONT)
+        wait_until(lambda: pending(terminal.pid) == 0 and state(terminal.pid) == "S")
         terminal.type("go\n")
-        terminal.until("count 1")
+        terminal.until("again set()")
 
         assert terminal.wait() == 0
 
