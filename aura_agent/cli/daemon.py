@@ -57,8 +57,12 @@ def trigger(job: str, config_file: str | None, as_json: bool) -> None:
     Example: aura-agent trigger backup
     """
     answer = ask_daemon(config_file, "POST", f"/jobs/{quote(job, safe='')}/trigger")
-    said = f"{job}: looked at" if answer["run"] == "looking" else f"{job}: started as run {answer['run']}"
-    _tell(answer, said, as_json=as_json)
+    said = {
+        "looking": "looked at",
+        "started": f"started as run {answer.get('run')}",
+        "waiting": f"run {answer.get('run')} waits: {answer.get('reason')}",
+    }
+    _tell(answer, f"{job}: {said[answer['state']]}", as_json=as_json)
 
 
 @click.command()
@@ -166,6 +170,8 @@ def _job_row(job: dict[str, Any]) -> list[str]:
     state = "paused" if job["paused"] else job["kind"]
     if job["running"]:
         state = f"running since {local(job['running'][0]['since'])}"
+    elif job.get("waiting"):  # an older daemon doesn't say
+        state = f"waits: {job['waiting']}"
     ended = (
         "" if last is None else f"{last['outcome']} {local(last['started_at'])}, {format_duration(last['duration_s'])}"
     )

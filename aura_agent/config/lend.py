@@ -17,6 +17,8 @@ def lend(name: str, job: Job) -> dict[str, str]:
         "kill_after_s": _number(job.kill_after),
         "retries": str(job.retries),
         "retry_delay_s": _number(job.retry_delay),
+        "retry_backoff": str(job.retry_backoff),
+        "retry_max_delay_s": _number(job.retry_max_delay),
         "success_codes": ",".join(str(code) for code in job.success_codes),
         "max_age_s": _number(job.max_age),
         "replay": job.replay,

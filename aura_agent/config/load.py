@@ -5,7 +5,7 @@ job is in one file as a whole. What ``[defaults]`` says goes into each job that 
 replaces the default, only the variables of ``env`` are joined one by one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from aura_agent.config.models import (
     Config,
     Job,
     JobDefaults,
+    JobGroup,
     StatusSettings,
 )
 from aura_agent.config.report import Findings
@@ -91,23 +92,33 @@ def _read(joined: dict[str, object], complain: Complain) -> Config:
     """
     sections: dict[str, Any] = {}
     values: dict[str, dict[str, object]] = {name: {} for name in _SECTIONS}
-    top = {key: value for key, value in joined.items() if key not in _SECTIONS and key != "jobs"}
+    top = {key: value for key, value in joined.items() if key not in _SECTIONS and key not in ("job_groups", "jobs")}
     read_table(Config, top, (), complain)  # none of these is known: it complains
     for name, model in _SECTIONS.items():
         if name in joined:
             values[name] = read_table(model, joined[name], (name,), complain)
         sections[name] = finish(model, values[name], (name,), complain)
+    job_groups: dict[str, JobGroup] = {}
+    for name, raw in _tables(joined, "job_groups", "expected tables of groups; write [job_groups.NAME]", complain):
+        path = ("job_groups", name)
+        group = finish(JobGroup, read_table(JobGroup, raw, path, complain), path, complain)
+        if group is not None:
+            job_groups[name] = group
     jobs: dict[str, Job] = {}
-    tables = joined.get("jobs", {})
-    if not isinstance(tables, dict):
-        complain(("jobs",), "expected tables of jobs; write [jobs.NAME]")
-        tables = {}
-    for name, raw in tables.items():
+    for name, raw in _tables(joined, "jobs", "expected tables of jobs; write [jobs.NAME]", complain):
         own = read_table(Job, raw, ("jobs", name), complain)
         job = finish(Job, _inherit(name, own, values["defaults"]), ("jobs", name), complain)
         if job is not None:
             jobs[name] = job
-    return Config(**sections, jobs=jobs)
+    return Config(**sections, job_groups=job_groups, jobs=jobs)
+
+
+def _tables(joined: dict[str, object], key: str, expected: str, complain: Complain) -> Iterable[tuple[str, object]]:
+    tables = joined.get(key, {})
+    if isinstance(tables, dict):
+        return tables.items()
+    complain((key,), expected)
+    return ()
 
 
 def _inherit(name: str, own: dict[str, object], defaults: dict[str, object]) -> dict[str, object]:

@@ -61,6 +61,10 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
     stop_grace: Annotated[Duration, Meta(description="How long running jobs may go on after a SIGTERM to us.")] = 30.0
     flush_timeout: Annotated[Duration, Meta(description="How long waiting pings are delivered before we end.")] = 10.0
+    max_concurrent: Annotated[
+        Annotated[int, Meta(ge=1, le=100_000)] | None,
+        Meta(description="How many runs go on at once, the others wait for their turn; default: no limit."),
+    ] = None
     max_concurrent_pings: Annotated[
         Annotated[int, Meta(ge=1, le=1000)], Meta(description="How many pings are sent at the same time.")
     ] = 16
@@ -81,6 +85,15 @@ class StatusSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allow_remote: Annotated[
         bool, Meta(description="Let listen be an address that other hosts reach; the page has no login.")
     ] = False
+
+
+class JobGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[job_groups.NAME]: jobs that take turns."""
+
+    max_concurrent: Annotated[
+        Annotated[int, Meta(ge=1, le=100_000)] | None,
+        Meta(description="How many runs of the group's jobs go on at once; default: no limit."),
+    ] = None
 
 
 class AttachSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -164,7 +177,11 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = None
     kill_after: Annotated[Duration, Meta(description="SIGKILL this long after the SIGTERM.")] = 10.0
     retries: Annotated[Annotated[int, Meta(ge=0, le=1000)], Meta(description="How often a failed run is repeated.")] = 0
-    retry_delay: Annotated[Duration, Meta(description="How long to wait before each repetition.")] = 10.0
+    retry_delay: Annotated[Duration, Meta(description="How long to wait before the first repetition.")] = 10.0
+    retry_backoff: Annotated[
+        Annotated[int, Meta(ge=1, le=10)], Meta(description="How many times longer each further wait is; 1: the same.")
+    ] = 2
+    retry_max_delay: Annotated[Duration, Meta(description="The longest wait that this comes to.")] = 3600.0
     success_codes: Annotated[
         Annotated[tuple[ExitCode, ...], Meta(min_length=1)], Meta(description="The exit codes that count as success.")
     ] = (0,)
@@ -212,6 +229,9 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     misfire_grace: Annotated[
         Duration, Meta(description="How late a start may be before its fire time counts as missed.")
     ] = 60.0
+    job_group: Annotated[
+        Text | None, Meta(description="The group of [job_groups] whose max_concurrent counts for it; default: none.")
+    ] = None
     jitter: Annotated[
         Duration, Meta(description="Start up to this much later, always equally late on the same host.")
     ] = 0.0
@@ -239,6 +259,10 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     stop_grace: Annotated[
         Duration | None, Meta(description="How long a run may go on after a SIGTERM to us; default: that of [agent].")
     ] = None
+    when_removed: Annotated[
+        Literal["finish", "stop"],
+        Meta(description="What a run does whose job has left the config: go on to its end, or be stopped."),
+    ] = "finish"
     enabled: Annotated[bool, Meta(description="false: neither run nor watch it.")] = True
 
 
@@ -277,4 +301,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     attach: Annotated[AttachSettings, Meta(description="What goes with pings.")] = AttachSettings()
     defaults: Annotated[JobDefaults, Meta(description="What each job has unless it says otherwise.")] = JobDefaults()
+    job_groups: Annotated[dict[JobName, JobGroup], Meta(description="Groups of jobs by name.")] = {}
     jobs: Annotated[dict[JobName, Job], Meta(description="The jobs by name.")] = {}

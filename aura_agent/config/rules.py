@@ -28,7 +28,7 @@ from aura_agent.config.models import (
     WatchProcess,
 )
 from aura_agent.config.report import Findings
-from aura_agent.config.shape import quoted
+from aura_agent.config.shape import nearest, quoted
 from aura_agent.errors import ScheduleError
 from aura_agent.report.redaction import compile_pattern
 from aura_agent.units import format_duration
@@ -39,8 +39,11 @@ Said = Callable[[Path, type[Struct]], frozenset[str]]
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ENV_NAMES = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?\*|[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_NAME_RULE = 'use letters, digits, ".", "_" and "-", at most 100, the first a letter or digit'
 # Keys that mean something to a job with fire times only, and to one that is run at all.
-_FIRE_TIME_ONLY = frozenset({"catch_up", "catch_up_limit", "jitter", "misfire_grace", "overlap", "timezone"})
+_FIRE_TIME_ONLY = frozenset(
+    {"catch_up", "catch_up_limit", "jitter", "job_group", "misfire_grace", "overlap", "timezone", "when_removed"}
+)
 _NEVER_USELESS = frozenset({"enabled", "grace", "reporters"})
 _RUN_ONLY = frozenset(JobDefaults.__struct_fields__) - _NEVER_USELESS
 
@@ -67,6 +70,9 @@ def check(config: Config, said: Said, host: Host, findings: Findings, *, now: da
     _check_api(config, findings)
     _check_agent(config, host, findings)
     _check_redaction(config, findings)
+    for name in config.job_groups:
+        if re.fullmatch(JOB_NAME_PATTERN, name) is None:
+            findings.error(("job_groups", name), f"{quoted(name)} is not a group's name; {_NAME_RULE}")
     for name in config.jobs:
         _JobCheck(name, config, said, host, findings).check(now)
     _check_sharing(config, findings)
@@ -115,6 +121,7 @@ class _JobCheck:
     def __init__(self, name: str, config: Config, said: Said, host: Host, findings: Findings) -> None:
         self._name = name
         self._job: Job = config.jobs[name]
+        self._groups = config.job_groups
         self._said_in: Said = lambda path, model: said(("jobs", name, *path), model)
         self._said = self._said_in((), Job)
         self._host = host
@@ -122,14 +129,14 @@ class _JobCheck:
 
     def check(self, now: datetime | None) -> None:
         if re.fullmatch(JOB_NAME_PATTERN, self._name) is None:
-            rule = 'letters, digits, ".", "_" and "-", at most 100, the first a letter or digit'
-            self._error((), f"{quoted(self._name)} is not a job's name; use {rule}")
+            self._error((), f"{quoted(self._name)} is not a job's name; {_NAME_RULE}")
         _check_heartbeat(("jobs", self._name, "heartbeat"), self._job.heartbeat, self._findings)
         self._check_source()
         self._check_schedule(now)
         self._check_watch()
         self._check_expectations()
         self._check_limits()
+        self._check_group()
         self._check_surroundings()
 
     def _check_source(self) -> None:
@@ -230,6 +237,13 @@ class _JobCheck:
             self._findings.error(self._path("tail_bytes"), "out of range; write a size from 1B to 200kB")
         if job.every is not None and job.every >= 1 and job.jitter >= job.every:
             self._warn_key("jitter", "is as long as every; runs may fall on the next fire time")
+
+    def _check_group(self) -> None:
+        group, groups = self._job.job_group, self._groups
+        if group is not None and group not in groups:
+            near = nearest(group, list(groups))
+            hint = f'did you mean "{near}"?' if near else f"add [job_groups.{group}]"
+            self._findings.error(self._path("job_group"), f"there is no job group {quoted(group)}; {hint}")
 
     def _check_surroundings(self) -> None:
         job, host = self._job, self._host

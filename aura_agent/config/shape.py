@@ -23,6 +23,7 @@ from aura_agent.config.models import (
     AttachSettings,
     Job,
     JobDefaults,
+    JobGroup,
     StatusSettings,
 )
 from aura_agent.units import parse_duration_s, parse_size_bytes
@@ -133,6 +134,7 @@ def _home_of(key: str) -> str | None:
         "[attach]": AttachSettings,
         "[jobs.NAME] or [defaults]": JobDefaults,
         "[jobs.NAME]": Job,
+        "[job_groups.NAME]": JobGroup,
     }
     return next((home for home, model in homes.items() if key in fields_of(model)), None)
 

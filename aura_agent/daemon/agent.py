@@ -13,8 +13,9 @@ from typing import Any
 from aura_agent import __version__
 from aura_agent.clock import Clock
 from aura_agent.config.models import Config, Job
-from aura_agent.daemon.runner import Runner
+from aura_agent.daemon.runner import Firing, Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
+from aura_agent.daemon.slots import ALL
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
@@ -105,6 +106,7 @@ class Agent:
         self._parts.resolver.use(open_client)
         self._parts.refresher.replace(_heartbeats(config))
         self._parts.watcher.replace(watched)
+        self._parts.runner.use({name: job for name, job in config.jobs.items() if job.enabled}, _limits(config))
         self._parts.scheduler.replace(timed)
 
     async def reload(self) -> str:
@@ -141,14 +143,14 @@ class Agent:
             if getattr(getattr(then, section), key) != getattr(getattr(now, section), key)
         ]
 
-    def trigger(self, name: str) -> str:
-        """Run the job now, beside its schedule; return the run's id, or why there is none. Raises KeyError."""
+    def trigger(self, name: str) -> Firing | None:
+        """Run the job now, beside its schedule; None: it is a watch, and is looked at. Raises KeyError."""
         job = self.config.jobs[name]
         if job.watch is not None:
             self._parts.watcher.look(name)
-            return "looking"
+            return None
         if not (job.command or job.shell):
-            return "skipped: this job has no command: something else runs it"
+            return Firing("skipped", "", "this job has no command: something else runs it")
         return self._parts.runner.fire(name, job, self._parts.clock.read().wall, "triggered by hand")
 
     async def pause(self, name: str, *, paused: bool) -> None:
@@ -197,9 +199,11 @@ class Agent:
                 "kind": _kind(job),
                 "next": _stamp(next_fire),
                 "running": [
-                    {"run_id": run.run_id, "since": _stamp(run.started.wall if run.started else None)}
+                    {"run_id": run.run_id, "since": _stamp(run.started.wall)}
                     for run in self._parts.runner.running(name)
+                    if run.started is not None
                 ],
+                "waiting": self._parts.runner.waiting(name),
                 "problem": self._parts.refresher.problems.get(job.heartbeat or name, ""),
                 "paused": name in self._parts.scheduler.paused,
                 "last": None
@@ -271,6 +275,12 @@ class Agent:
 
 def _has_times(job: Job) -> bool:
     return job.schedule is not None or job.every is not None
+
+
+def _limits(config: Config) -> dict[str, int]:
+    limits = {ALL: config.agent.max_concurrent}
+    limits |= {name: group.max_concurrent for name, group in config.job_groups.items()}
+    return {pool: limit for pool, limit in limits.items() if limit is not None}
 
 
 def _heartbeats(config: Config) -> list[str]:

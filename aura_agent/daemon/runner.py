@@ -8,15 +8,17 @@ neither takes is offered again until one does. An error that nobody foresaw make
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Literal
 
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
-from aura_agent.daemon.aside import aside
+from aura_agent.daemon.expectation import unmet_expectation
 from aura_agent.daemon.jobspec import spawn_spec
+from aura_agent.daemon.slots import Slot, Slots
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.rules import Moment
@@ -32,27 +34,38 @@ from aura_agent.process.tree import ProcessTree
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
+from aura_agent.schedule.retry import retry_delay_s
 from aura_agent.units import format_duration
 
 DRAIN_S = 1.0  # what a job leaves in the background may hold its pipe for ever
 HISTORY_TAIL_BYTES = 10_000
 _STORE_TROUBLE_S = 5.0
-_EXPECTATION_S = 60.0  # for looking at what the run should have made
+_REMOVED = "its job has left the config"
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """One run that is going on, or waits for its turn."""
+    """One run that is going on, or waits for its turn. ``idle``: no process of it is there, nor is one under way."""
 
     job_name: str
     job: Job
     run_id: str
     fire_time: datetime
     reason: str
+    slot: Slot | None = None
     started: Reading | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     stop_reason: str = ""
-    between_attempts: bool = False
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """What became of a fire time, or of somebody's wish to run a job: *reason* is why it waits or is skipped."""
+
+    state: Literal["started", "waiting", "skipped"]
+    run_id: str
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -99,6 +112,7 @@ class Runner:
         self._redact = redact
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
+        self._slots = Slots()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._memory = MemoryPeaks()
@@ -109,12 +123,36 @@ class Runner:
     def running(self, name: str) -> list[Run]:
         return list(self._running.get(name, ()))
 
+    def waiting(self, name: str) -> str:
+        """Return what a run of the job waits for that hasn't begun; empty if none does."""
+        if name in self._waiting:
+            return "the previous run is still going"
+        waiting = (run.slot for run in self._running.get(name, ()) if run.slot is not None)
+        return next((self._slots.full(slot) for slot in waiting if not slot.given.is_set()), "")
+
+    def use(self, jobs: Mapping[str, Job], limits: Mapping[str, int]) -> None:
+        """Take note of the config in force: its enabled *jobs*, and how many runs may go on in each job group.
+
+        What runs goes on under the config that it began with; a run of a job that is gone ends if its ``when_removed``
+        says so. A run that waits for the one before it begins under the new config.
+        """
+        self._slots.limit(limits)
+        for name, run in list(self._waiting.items()):
+            if name in jobs:
+                run.job = jobs[name]
+            elif run.job.enabled:
+                self._skip(self._waiting.pop(name), _REMOVED)
+        for name in self._running.keys() - jobs.keys():
+            for run in self._running[name]:
+                if run.job.enabled and run.job.when_removed == "stop":
+                    self._ask_to_stop(run, _REMOVED)
+
     @property
     def count(self) -> int:
         return sum(len(runs) for runs in self._running.values())
 
-    def fire(self, name: str, job: Job, fire_time: datetime, reason: str) -> str:
-        """A fire time has come, or somebody asks: start, queue or skip a run. Returns its id, or why there is none."""
+    def fire(self, name: str, job: Job, fire_time: datetime, reason: str) -> Firing:
+        """A fire time has come, or somebody asks: start, queue or skip a run."""
         run = Run(name, job, os.urandom(16).hex(), fire_time, reason)
         if self._stopping:
             return self._skip(run, "the agent is stopping")
@@ -123,13 +161,15 @@ class Runner:
         if decision.action == "skip":
             return self._skip(run, decision.reason)
         if decision.action == "start":
-            self._start(run)
-            return run.run_id
+            slot = self._start(run)
+            if slot.given.is_set():
+                return Firing("started", run.run_id)
+            return Firing("waiting", run.run_id, self._slots.full(slot))
         self._waiting[name] = run
         if decision.action == "replace":
             for old in running:
                 self._ask_to_stop(old, "replaced by its next run")
-        return run.run_id
+        return Firing("waiting", run.run_id, decision.reason)
 
     async def finish(self, grace_s: float) -> None:
         """No new runs and attempts; what runs has its job's ``stop_grace``, else *grace_s*, and is then told to end.
@@ -144,7 +184,7 @@ class Runner:
         timers = []
         for run in [run for runs in self._running.values() for run in runs]:
             own_s = run.job.stop_grace
-            run_grace_s = 0.0 if run.between_attempts else grace_s if own_s is None else own_s
+            run_grace_s = 0.0 if run.idle else grace_s if own_s is None else own_s
             timers.append(loop.call_later(run_grace_s, self._ask_to_stop, run, "the agent is stopping"))
         await self._idle.wait()
         for timer in timers:
@@ -161,15 +201,20 @@ class Runner:
             run.stop_reason = reason
             run.stop.set()
 
-    def _skip(self, run: Run, reason: str) -> str:
-        now = self._clock.read()
-        skipped = _Attempt(now, now, Outcome.SKIPPED, reason=reason)
-        self._launch(self._record(self._report(run, skipped, 1)), f"skip {run.job_name}")
-        return f"skipped: {reason}"
+    def _skip(self, run: Run, reason: str) -> Firing:
+        self._launch(self._record(self._report(run, self._skipped(reason), 1)), f"skip {run.job_name}")
+        return Firing("skipped", run.run_id, reason)
 
-    def _start(self, run: Run) -> None:
+    def _skipped(self, reason: str) -> _Attempt:
+        now = self._clock.read()
+        return _Attempt(now, now, Outcome.SKIPPED, reason=reason)
+
+    def _start(self, run: Run) -> Slot:
         self._running.setdefault(run.job_name, []).append(run)
-        self._launch(self._run(run), f"run {run.job_name}")
+        slot = run.slot = self._slots.ask(run.job.job_group)
+        run.idle = not slot.given.is_set()
+        self._launch(self._run(run, slot), f"run {run.job_name}")
+        return slot
 
     def _launch(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         self._idle.clear()
@@ -194,33 +239,62 @@ class Runner:
             if waiting is not None and not self._stopping:
                 self._start(waiting)
 
-    async def _run(self, run: Run) -> None:
+    async def _run(self, run: Run, slot: Slot) -> None:
         try:
-            await self._attempts(run)
+            attempt, attempts = await self._attempts(run, slot)
+            await self._record(self._report(run, attempt, attempts))
         finally:
             self._ended(run)
 
-    async def _attempts(self, run: Run) -> None:
-        attempts = 0
+    async def _attempts(self, run: Run, slot: Slot) -> tuple[_Attempt, int]:
+        """Return the deciding attempt, and how many there were. Each has a slot of its own: nobody waits beside it."""
+        if not await self._is_its_turn(run, slot):
+            self._slots.give_back(slot)
+            return self._skipped(run.stop_reason), 1
+        attempts = 1
         while True:
-            attempts += 1
-            started = self._clock.read()
             try:
-                attempt = await self._attempt(run, started, first=attempts == 1)
-            except Exception as problem:  # noqa: BLE001  # whatever it was, the run has an end, and it isn't a success
-                self._observer.note("run.crashed", job=run.job_name, run_id=run.run_id, exc_info=problem)
-                reason = f"the agent met an error that nobody foresaw: {type(problem).__name__}"
-                attempt = _Attempt(started, self._clock.read(), Outcome.FAILED, reason=reason)
+                attempt = await self._attempt_at_last(run, first=attempts == 1)
+            finally:
+                self._slots.give_back(slot)
             if not await self._is_tried_again(run, attempt, attempts):
-                break
-        await self._record(self._report(run, attempt, attempts))
+                return attempt, attempts
+            slot = run.slot = self._slots.ask(run.job.job_group)
+            if not await self._is_its_turn(run, slot):
+                self._slots.give_back(slot)
+                return attempt, attempts
+            attempts += 1
+
+    async def _is_its_turn(self, run: Run, slot: Slot) -> bool:
+        """Wait until there is room for the run beside the others; False: it was told to end first."""
+        if slot.given.is_set():
+            return True
+        run.idle = True
+        given = asyncio.create_task(slot.given.wait(), name=f"turn {run.job_name}")
+        stop = asyncio.create_task(run.stop.wait(), name=f"stop {run.job_name}")
+        await asyncio.wait({given, stop}, return_when=asyncio.FIRST_COMPLETED)
+        given.cancel()
+        stop.cancel()
+        run.idle = run.stop.is_set()
+        return not run.idle
+
+    async def _attempt_at_last(self, run: Run, *, first: bool) -> _Attempt:
+        started = self._clock.read()
+        try:
+            return await self._attempt(run, started, first=first)
+        except Exception as problem:  # noqa: BLE001  # whatever it was, the run has an end, and it isn't a success
+            self._observer.note("run.crashed", job=run.job_name, run_id=run.run_id, exc_info=problem)
+            reason = f"the agent met an error that nobody foresaw: {type(problem).__name__}"
+            return _Attempt(started, self._clock.read(), Outcome.FAILED, reason=reason)
 
     async def _is_tried_again(self, run: Run, attempt: _Attempt, attempts: int) -> bool:
         if attempt.outcome is Outcome.SUCCEEDED or attempts > run.job.retries or self._stopping:
             return False
-        run.between_attempts = True
-        stopped = run.stop.is_set() or await _comes_within(run.stop, run.job.retry_delay)
-        run.between_attempts = False
+        run.idle = True
+        job = run.job
+        delay_s = retry_delay_s(attempts, job.retry_delay, job.retry_backoff, job.retry_max_delay)
+        stopped = run.stop.is_set() or await _comes_within(run.stop, delay_s)
+        run.idle = False
         return not (stopped or self._stopping)
 
     async def _attempt(self, run: Run, started: Reading, *, first: bool) -> _Attempt:
@@ -312,7 +386,7 @@ class Runner:
         elif status.signal is not None:
             attempt.outcome, attempt.reason = Outcome.KILLED, str(status)
         elif status.code in run.job.success_codes:
-            attempt.reason = await _unmet_expectation(run.job, started, ended)
+            attempt.reason = await unmet_expectation(run.job, started, ended)
             attempt.outcome = Outcome.FAILED if attempt.reason else Outcome.SUCCEEDED
         else:
             attempt.reason = str(status)
@@ -368,34 +442,6 @@ class Runner:
                 return False
         self.store_problem = ""
         return True
-
-
-async def _unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
-    """Return what the run should have brought about and didn't; empty when all is well."""
-    if job.expect is None or job.expect.file is None:
-        return ""
-    from aura_agent.watch.expect import expect_file
-
-    wanted = job.expect.file
-    looking = aside(
-        partial(
-            expect_file,
-            path=wanted.path,
-            started_at=started.wall,
-            now=ended.wall,
-            newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
-            min_size_bytes=wanted.min_size,
-        ),
-        "expectation",
-    )
-    try:
-        async with asyncio.timeout(_EXPECTATION_S):
-            condition = await looking
-    except TimeoutError:
-        return f"{wanted.path} could not be looked at within {format_duration(_EXPECTATION_S)}: does its disk hang?"
-    except Exception as problem:  # noqa: BLE001  # what can't be looked at can't be vouched for
-        return f"{wanted.path} can't be looked at: {problem}"
-    return "" if condition.healthy else condition.reason
 
 
 def _ref(job: Job) -> str | None:

@@ -21,6 +21,7 @@ from aura_agent.schedule.plan import CatchUp, Due, Schedule, plan_due, reboot_du
 
 SLICE_S = 30.0  # CLOCK_MONOTONIC stops in suspend (clock_gettime(2)): one long sleep would overshoot by the time asleep
 _STORE_TROUBLE_S = 5.0
+_ALL_JOBS = ""  # no job is called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Scheduler:
         self._observer = observer
         self._boot_id = boot_id
         self._jobs: dict[str, Timed] = {}
+        self._laid_out = False
         self._last: dict[str, datetime] = {}
         self._on_record: set[str] = set()
         self._heap: list[tuple[datetime, str]] = []
@@ -66,12 +68,17 @@ class Scheduler:
         self._paused = await self._worker.call(lambda outbox: outbox.jobs.paused())
 
     def replace(self, jobs: Mapping[str, Timed]) -> None:
-        """Schedule exactly *jobs*; one that is there already with the same schedule keeps its place."""
+        """Schedule exactly *jobs*. One that was there keeps its place, one with a new schedule begins now."""
         now = self._now()
-        self._jobs = dict(jobs)
-        for job in self._jobs.values():
+        before, self._jobs = self._jobs, dict(jobs)
+        for name, job in self._jobs.items():
             # A job seen for the first time has missed nothing, and one from the future waits for its own past.
-            self._last.setdefault(job.name, now)
+            last = self._last.setdefault(name, now)
+            old = before.get(name) if self._laid_out else job  # at first the places are those of earlier daemons
+            if old is None or old.schedule != job.schedule:
+                self._last[name] = max(last, now)
+                self._on_record.discard(name)
+        self._laid_out = True
         self._lay_out()
         self._changed.set()
 
@@ -198,10 +205,13 @@ class Scheduler:
 
     async def _fire_reboot_jobs(self) -> None:
         stored = await self._worker.call(lambda outbox: outbox.jobs.reboot_fires())
+        if stored.get(_ALL_JOBS) == self._boot_id:
+            return  # a daemon has been here in this boot: what has been added since waits for the next one
         for job in self._jobs.values():
             if reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(job.name)):
                 await self._worker.call(partial(_note_boot, job=job.name, boot_id=self._boot_id))
                 job.fire(self._now(), "the host has booted")
+        await self._worker.call(partial(_note_boot, job=_ALL_JOBS, boot_id=self._boot_id))
 
     def _now(self) -> datetime:
         return self._clock.read().wall

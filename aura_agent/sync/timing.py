@@ -14,6 +14,7 @@ from aura_agent.config.models import Job
 from aura_agent.config.schema import write_duration
 from aura_agent.schedule.gaps import Gap, changed_gaps, clock_changes_s, coming_gaps, nominal_interval_s
 from aura_agent.schedule.plan import Schedule
+from aura_agent.schedule.retry import all_retries_s
 
 # A try that fails is repeated after five minutes at the latest (delivery.backoff); nobody is to be woken for one.
 DELIVERY_S = 300.0
@@ -127,6 +128,7 @@ def _longest_run(job: Job) -> tuple[float | None, str]:
     """
     if job.timeout is None:
         return None, ""
-    run_s = job.timeout + job.retries * (job.timeout + job.kill_after + job.retry_delay)
+    waits_s = all_retries_s(job.retries, job.retry_delay, job.retry_backoff, job.retry_max_delay)
+    run_s = job.timeout + job.retries * (job.timeout + job.kill_after) + waits_s
     retries = {0: "", 1: " and 1 retry"}.get(job.retries, f" and {job.retries} retries")
     return run_s, f"a run may take {write_duration(run_s)} (timeout{retries})"

@@ -25,10 +25,12 @@ def control_app(agent: Agent) -> Starlette:
         return JSONResponse({"jobs": len(agent.config.jobs), "needs_restart": agent.needs_restart()})
 
     async def trigger(request: Request) -> JSONResponse:
-        said = agent.trigger(request.path_params["name"])
-        if said.startswith("skipped"):
-            return JSONResponse({"error": said}, 409)
-        return JSONResponse({"run": said})
+        firing = agent.trigger(request.path_params["name"])
+        if firing is None:
+            return JSONResponse({"state": "looking"})
+        if firing.state == "skipped":
+            return JSONResponse({"error": f"skipped: {firing.reason}"}, 409)
+        return JSONResponse({"state": firing.state, "run": firing.run_id, "reason": firing.reason})
 
     async def pause(request: Request) -> JSONResponse:
         name, verb = request.path_params["name"], request.path_params["verb"]

@@ -90,6 +90,7 @@ def _page_row(job: dict[str, Any]) -> str:
     ping = job["problem"] or ("" if last is None else last["ping"] or "")
     if watch is not None:
         ended, ping = watch["reason"], watch["problem"] or watch["pinged_at"] or ""
-    state = "paused" if job["paused"] else f"running ({len(job['running'])})" if job["running"] else job["kind"]
+    waits = f"waits: {job['waiting']}" if job["waiting"] else job["kind"]
+    state = "paused" if job["paused"] else f"running ({len(job['running'])})" if job["running"] else waits
     cells = (job["name"], job["heartbeat"], state, ended, ping, job["next"] or "")
     return "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells) + "</tr>"

@@ -197,8 +197,12 @@ class _Run:
     def _may_retry(self) -> bool:
         if self._attempts > (self._options.retries or 0) or self._signals.terminated_by is not None:
             return False
-        delay_s = self._options.retry_delay_s
-        return self._signals.pause(10.0 if delay_s is None else delay_s)
+        from aura_agent.schedule.retry import retry_delay_s
+
+        options = self._options
+        first_s = 10.0 if options.retry_delay_s is None else options.retry_delay_s
+        delay_s = retry_delay_s(self._attempts, first_s, options.retry_backoff, options.retry_max_delay_s)
+        return self._signals.pause(delay_s)
 
     # -- around the job ------------------------------------------------------------------------------------------
 

@@ -83,7 +83,9 @@ class Options:
         "redact",
         "replay",
         "retries",
+        "retry_backoff",
         "retry_delay_s",
+        "retry_max_delay_s",
         "success_codes",
         "tail_bytes",
         "timeout_s",
@@ -101,6 +103,7 @@ class Options:
         self.kill_after_s = _duration(said, "kill_after")
         self.retries = _count(said, "retries")
         self.retry_delay_s = _duration(said, "retry_delay")
+        self.retry_backoff, self.retry_max_delay_s = 1, 0.0  # the same wait each time, unless a job says otherwise
         self.success_codes = _codes(said)
         self.no_overlap = "no_overlap" in said
         self.quiet = "quiet" in said
@@ -131,6 +134,8 @@ class Options:
             self.retries = int(lent["retries"])
         if self.retry_delay_s is None and "retry_delay_s" in lent:
             self.retry_delay_s = float(lent["retry_delay_s"])
+            self.retry_backoff = int(lent.get("retry_backoff", "1"))
+            self.retry_max_delay_s = float(lent.get("retry_max_delay_s", "0"))
         if self.success_codes is None and "success_codes" in lent:
             self.success_codes = frozenset(int(code) for code in lent["success_codes"].split(","))
         if self.attach is None:

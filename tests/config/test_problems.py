@@ -274,6 +274,18 @@ TABLE: dict[str, tuple[str, list[str]]] = {
             'config.toml:10: jobs.a.attach: output = "drop" leaves nothing to send; change one of them',
         ],
     ),
+    "groups that aren't there": (
+        (f'[job_groups.database]\nmax_concurrent = 0\n[job_groups."a b"]\n[jobs.a]\n{RUNNING}job_group = "databse"\n'
+        f'[jobs.b]\n{RUNNING}job_group = "mail"'),
+        [
+            "config.toml:2: job_groups.database.max_concurrent: 0 is out of range; write a whole number from 1 to 100000",
+            ('config.toml:3: job_groups."a b": "a b" is not a group\'s name; use letters, digits, ".", "_" and "-", at most '
+            "100, the first a letter or digit"),
+            'config.toml:7: jobs.a.job_group: there is no job group "databse"; did you mean "database"?',
+            'config.toml:11: jobs.b.job_group: there is no job group "mail"; add [job_groups.mail]',
+        ],
+    ),
+    "groups that are no tables": ("job_groups = 3", ["config.toml:1: job_groups: expected tables of groups; write [job_groups.NAME]"]),
     "a NUL in an argument": (
         '[jobs.a]\nevery = "1h"\ncommand = ["x", "\\u0000"]',
         ["config.toml:3: jobs.a.command[1]: a string with a NUL character; leave it out"],

@@ -9,6 +9,7 @@ import pytest
 from aura_agent.clock import SystemClock
 from aura_agent.config.models import Expect, ExpectFile, Job
 from aura_agent.daemon.runner import Runner
+from aura_agent.daemon.slots import ALL
 from aura_agent.outbox.queries import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
@@ -25,7 +26,7 @@ def _runner(worker: OutboxWorker, directory: Path, accepted: list[Report]) -> Ru
 
 
 def _fire(runner: Runner, name: str, job: Job) -> str:
-    return runner.fire(name, job, SystemClock().read().wall, "a test")
+    return runner.fire(name, job, SystemClock().read().wall, "a test").run_id
 
 
 def _job(text: str, **more: object) -> Job:
@@ -58,7 +59,7 @@ async def test_the_end_starts_no_further_attempt_and_no_queued_run(tmp_path: Pat
     async with opened(tmp_path) as worker:
         runner = _runner(worker, tmp_path, accepted)
         _fire(runner, "retried", _job("raise SystemExit(3)", retries=5, retry_delay=1000.0))
-        await until(lambda: [run for run in runner.running("retried") if run.between_attempts])
+        await until(lambda: [run for run in runner.running("retried") if run.idle])
         queueing = _job("import time; time.sleep(1000)", overlap="queue")
         _fire(runner, "queueing", queueing)
         _fire(runner, "queueing", queueing)
@@ -95,3 +96,86 @@ async def test_an_expectation_that_cannot_be_judged_is_a_failure(tmp_path: Path)
 
     assert accepted[0].outcome.value == "failed"
     assert accepted[0].reason
+
+
+async def test_runs_of_a_group_take_turns_and_who_waits_for_a_retry_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Two at once are never seen; the wait before a repetition takes no room."""
+    accepted: list[Report] = []
+    # Whoever finds the file of another is not alone.
+    alone = "import os, pathlib, time\np = pathlib.Path('busy')\np.touch(exist_ok=False)\ntime.sleep(.1)\np.unlink()"
+    async with opened(tmp_path / "state") as worker:
+        runner = _runner(worker, tmp_path / "state", accepted)
+        runner.use({}, {"db": 1})
+        _fire(runner, "retried", _job("raise SystemExit(3)", job_group="db", retries=1, retry_delay=1000.0))
+        await until(lambda: [run for run in runner.running("retried") if run.idle])
+        for name in ("a", "b", "c"):
+            _fire(runner, name, _job(alone, job_group="db", cwd=str(tmp_path)))
+        assert [bool(runner.waiting(name)) for name in ("a", "b", "c")] == [False, True, True]
+        await until(lambda: len(accepted) == 3)
+        await runner.finish(0.0)
+
+    assert [(report.job, report.outcome.value) for report in accepted] == [
+        ("a", "succeeded"),
+        ("b", "succeeded"),
+        ("c", "succeeded"),
+        ("retried", "failed"),
+    ]
+
+
+async def test_what_waits_for_its_turn_is_skipped_at_the_end(tmp_path: Path) -> None:
+    """It has not begun: nothing of it failed, and its place is given to nobody who would begin now."""
+    accepted: list[Report] = []
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        runner.use({}, {ALL: 1})
+        for name in ("first", "second", "third"):
+            _fire(runner, name, _job("import time; time.sleep(1000)"))
+        await runner.finish(0.0)
+
+    ended = sorted((report.job, report.outcome.value, report.reason) for report in accepted)
+    assert ended == [
+        ("first", "killed", "the agent is stopping"),
+        ("second", "skipped", "the agent is stopping"),
+        ("third", "skipped", "the agent is stopping"),
+    ]
+
+
+async def test_a_reload_ends_the_runs_of_removed_jobs_by_their_own_policy(tmp_path: Path) -> None:
+    """One is stopped, one goes on; one that waits for its previous run is skipped, or begins under the new config."""
+    accepted: list[Report] = []
+    hang, queued = "import time; time.sleep(1000)", "import sys; open(sys.argv[1], 'a').close()"
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        stays, goes = _job(hang, overlap="queue"), _job(hang, overlap="queue", when_removed="stop")
+        _fire(runner, "unchanged", _job(hang, when_removed="stop"))
+        _fire(runner, "finishing", _job(hang))
+        for _ in range(2):
+            _fire(runner, "changed", stays)
+            _fire(runner, "stopped", goes)
+        await until(lambda: all(runner.running(name)[0].started for name in ("changed", "stopped", "finishing")))
+        changed = Job(heartbeat="h", command=(sys.executable, "-c", queued, str(tmp_path / "new")), overlap="queue")
+        runner.use({"changed": changed, "unchanged": changed}, {})
+        await until(lambda: len(accepted) == 2)
+        assert sorted((report.job, report.outcome.value, report.reason) for report in accepted) == [
+            ("stopped", "killed", "its job has left the config"),
+            ("stopped", "skipped", "its job has left the config"),
+        ]
+        assert all(runner.running(name) for name in ("changed", "unchanged", "finishing"))
+        runner.running("changed")[0].stop.set()
+        await until((tmp_path / "new").exists)
+        await runner.finish(0.0)
+
+
+async def test_repetitions_wait_longer_and_longer(tmp_path: Path) -> None:
+    """The outcome is that of the last attempt, and the time between them at least the waits."""
+    accepted: list[Report] = []
+    text = f"import time; open({str(tmp_path / 'tries')!r}, 'a').write(f'{{time.monotonic()}}\\n'); raise SystemExit(1)"
+    async with opened(tmp_path / "state") as worker:
+        runner = _runner(worker, tmp_path / "state", accepted)
+        _fire(runner, "job", _job(text, retries=2, retry_delay=0.2, retry_backoff=3))
+        await until(lambda: accepted)
+
+    first, second, third = (float(line) for line in (tmp_path / "tries").read_text().split())
+    assert (accepted[0].outcome.value, accepted[0].attempts) == ("failed", 3)
+    assert second - first >= 0.2
+    assert third - second >= 0.6

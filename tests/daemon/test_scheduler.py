@@ -8,6 +8,7 @@ import pytest
 
 from aura_agent.clock import Reading
 from aura_agent.daemon.scheduler import Scheduler, Timed
+from aura_agent.outbox.store import Outbox
 from aura_agent.schedule.plan import Schedule
 from tests.daemon.stores import Seen, allow, opened, refuse
 from tests.waiting import until
@@ -122,3 +123,63 @@ async def test_the_first_fire_time_of_a_new_job_is_caught_up_after_a_down_time(t
         await running
 
     assert fired.times == [datetime(2026, 3, 1, 12, 1, tzinfo=UTC)]
+
+
+async def test_a_reload_makes_up_for_nothing(tmp_path: Path) -> None:
+    """A new schedule, and a job that comes back, begin now: what they would have missed was nobody's to run."""
+    clock, fired = SetClock(), Fired()
+    hourly = Timed("job", Schedule(period_us=3600 * 10**6), lambda at, _: fired.times.append(at))
+    async with opened(tmp_path) as worker:
+        scheduler = Scheduler(worker, clock, Seen(), "boot")
+        await scheduler.load()
+        scheduler.replace({"job": hourly})
+        running = asyncio.create_task(scheduler.run())
+        for jobs in (fired.timed(), {}, fired.timed()):
+            clock.now += timedelta(minutes=20)
+            scheduler.replace(jobs)
+            await worker.call(Outbox.now)
+        clock.now += timedelta(seconds=40)
+        scheduler.replace(fired.timed())
+        await until(lambda: fired.times)
+        scheduler.end()
+        await running
+
+    assert fired.times == [datetime(2026, 3, 1, 13, 1, tzinfo=UTC)]
+
+
+async def test_a_clock_that_is_set_back_runs_no_slot_twice(tmp_path: Path) -> None:
+    """Neither in the same daemon nor in the next; once the clock has passed the slot again, all goes on."""
+    clock, fired = SetClock(), Fired()
+    clock.now += timedelta(minutes=10)
+    async with opened(tmp_path) as worker:
+        for step_s in (0, 60, -300, 0, 290, 20, 60):
+            clock.now += timedelta(seconds=step_s)
+            scheduler = Scheduler(worker, clock, Seen(), "boot")
+            await scheduler.load()
+            scheduler.replace(fired.timed())
+            built_s = scheduler.looked_s
+            running = asyncio.create_task(scheduler.run())
+            await until(lambda scheduler=scheduler, built_s=built_s: scheduler.looked_s > built_s)  # type: ignore[misc]
+            scheduler.end()
+            await running
+
+    assert fired.times == [datetime(2026, 3, 1, 12, minute, tzinfo=UTC) for minute in (11, 12)]
+
+
+async def test_reboot_is_once_per_boot_and_not_for_what_comes_later_in_it(tmp_path: Path) -> None:
+    """Not at a reload, not at the daemon's next start in the same boot; in the next boot for all."""
+    clock, fired = SetClock(), []
+    reboot = Schedule(at_reboot=True)
+    jobs = {name: Timed(name, reboot, lambda _at, _why, name=name: fired.append(name)) for name in ("old", "new")}  # type: ignore[misc]
+    async with opened(tmp_path) as worker:
+        for boot, names in (("one", ["old"]), ("one", ["old", "new"]), ("two", ["old", "new"])):
+            scheduler = Scheduler(worker, clock, Seen(), boot)
+            await scheduler.load()
+            scheduler.replace({name: jobs[name] for name in names})
+            running = asyncio.create_task(scheduler.run())
+            while (await worker.call(lambda outbox: outbox.jobs.reboot_fires())).get("") != boot:
+                pass
+            scheduler.replace(jobs)
+            scheduler.end()
+            await running
+            assert fired == {"one": ["old"], "two": ["old", "old", "new"]}[boot]

@@ -497,3 +497,28 @@ command = ["true"]
         "not_started",
         f"env_file {site.home}/none: No such file or directory",
     )
+
+
+def test_a_trigger_says_whether_its_run_waits_and_a_removed_job_is_stopped(site: Site) -> None:
+    """Started, waits for the previous run, or for its turn: as status has it. Gone from the config, it is ended."""
+    hang = 'schedule = "@yearly"\ncommand = ["sleep", "1000"]\njob_group = "slow"\nwhen_removed = "stop"\n'
+    site.configure(f'[job_groups.slow]\nmax_concurrent = 1\n[jobs.one]\noverlap = "queue"\n{hang}[jobs.two]\n{hang}')
+    site.start()
+    said = [site.agent("trigger", job).stdout for job in ("one", "one", "two")]
+    states = {job["name"]: job["waiting"] for job in json.loads(site.agent("status", "--json").stdout)["jobs"]}
+    skipped = site.agent("trigger", "two")
+    assert said[0].startswith("one: started as run ")
+    assert said[1].endswith('waits: the previous run is still going (overlap = "queue")\n')
+    assert said[2].endswith("waits: 1 runs go on, and max_concurrent of job group slow is 1\n")
+    assert all(states.values())
+    assert (skipped.returncode, len(skipped.stderr.splitlines())) == (1, 1)
+    wait_until(lambda: site.events("run.started"))
+    site.configure(f"[job_groups.slow]\nmax_concurrent = 1\n[jobs.two]\n{hang}")
+    assert site.agent("reload").returncode == 0
+    wait_until(lambda: len(site.events("run.started")) == 2)
+
+    assert {str(run["outcome"]): run["reason"] for run in _runs(site, "one")} == {
+        "killed": "its job has left the config",
+        "skipped": "its job has left the config",
+    }
+    assert site.events("run.started")[1]["job"] == "two"

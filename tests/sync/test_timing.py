@@ -21,7 +21,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
         (
             {"every": 3600.0, "timeout": 600.0, "retries": 2, "retry_delay": 30.0, "kill_after": 20.0},
             HOUR,
-            HOUR + 3 * 600 + 2 * 50,
+            HOUR + 3 * 600 + 2 * 20 + 30 + 60,
             40 * MINUTE,
         ),
         ({"every": 3600.0, "timeout": 600.0, "jitter": 300.0}, HOUR, HOUR + 900, 20 * MINUTE),
