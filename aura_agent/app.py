@@ -39,6 +39,7 @@ from aura_agent.report import boots, places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
 from aura_agent.telemetry.counts import Counts
+from aura_agent.telemetry.logging import configure_logging
 from aura_agent.telemetry.observer import LoggingObserver
 from aura_agent.telemetry.redact import Redactor
 from aura_agent.web.serving import LazyServer
@@ -57,9 +58,10 @@ def sockets(config: Config) -> Sockets:
     return Sockets(reports, os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET))
 
 
-async def run_agent(config: Config, load: Callable[[], Config], redactor: Redactor) -> None:
-    """Run the daemon until SIGTERM or SIGINT. *load* reads the config anew for a reload. Raises AuraError.
+async def run_agent(config: Config, path: str | None, load: Callable[[], Config], redactor: Redactor) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises AuraError.
 
+    *load* reads the config, which is at *path*, anew for a reload.
     *redactor* learns each secret that the daemon does, so that no log line can hold one.
     """
     signals = _Signals()
@@ -69,6 +71,8 @@ async def run_agent(config: Config, load: Callable[[], Config], redactor: Redact
     loop.add_signal_handler(signal.SIGHUP, signals.reload.set)  # one that comes early is heard once all is built
     notifier = Notifier.from_environ(os.environ)
     async with _built(config, load, notifier, redactor, signals) as daemon:
+        if config.agent.reload_on_change and path is not None:
+            daemon.vitals.start(_tell_of_changes(path, load, daemon, signals.reload), "config watch")
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
         await signals.stop.wait()
         notifier.stopping()
@@ -226,7 +230,7 @@ async def _built(
         await scheduler.load()
         refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)
-        agent = Agent(parts, config, load, connect, hostname)
+        agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
         agent.apply(config)
         reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted))
         vitals = _Vitals(agent, observer, signals.stop)
@@ -295,6 +299,27 @@ async def _reload_when_told(notifier: Notifier, agent: Agent, told: asyncio.Even
         except AuraError as trouble:
             problem = str(trouble)
         notifier.ready(f"config rejected: {problem}" if problem else f"{len(agent.config.jobs)} jobs")
+
+
+async def _tell_of_changes(path: str, load: Callable[[], Config], daemon: _Daemon, told: asyncio.Event) -> None:
+    """Ask for a reload whenever the config's files have changed, also since we have read them ourselves."""
+    from aura_agent.config.changes import changes
+
+    watching = False
+    try:
+        async for _ in changes(path):
+            if watching or _differs(load, daemon.agent.config):
+                told.set()
+            watching = True
+    except OSError as problem:
+        daemon.parts.observer.note("config.unwatched", error=problem.strerror or str(problem))
+
+
+def _differs(load: Callable[[], Config], config: Config) -> bool:
+    try:
+        return load() != config
+    except AuraError:
+        return True
 
 
 async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:

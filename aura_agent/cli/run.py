@@ -7,6 +7,7 @@ import click
 
 from aura_agent.app import run_agent
 from aura_agent.cli.settings import config_option, read_config
+from aura_agent.config.settings import config_path
 from aura_agent.telemetry.logging import configure_logging, log_crashes
 from aura_agent.telemetry.redact import Redactor
 
@@ -23,4 +24,5 @@ def run(config_file: str | None) -> None:
     redactor = Redactor()
     configure_logging(redactor, level=config.agent.log_level)
     log_crashes()
-    asyncio.run(run_agent(config, lambda: read_config(config_file), redactor))
+    path = config_path(config_file, os.environ)
+    asyncio.run(run_agent(config, path, lambda: read_config(config_file), redactor))

@@ -71,6 +71,9 @@ class AgentSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_rate: Annotated[
         Annotated[int, Meta(ge=1, le=100_000)], Meta(description="How many pings are sent per second at the most.")
     ] = 50
+    reload_on_change: Annotated[
+        bool, Meta(description="Reload when the config's files change, as after a SIGHUP; also those of a ConfigMap.")
+    ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe events that are logged.")
     ] = "info"

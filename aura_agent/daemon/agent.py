@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from aura_agent import __version__
 from aura_agent.clock import Clock
@@ -42,7 +42,7 @@ from aura_agent.watch.condition import Condition
 OWN_HEARTBEAT = "aura-agent itself"
 # What is bound, opened or set up once: a reload can't change it.
 _AT_START = (
-    *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "max_rate", "log_level")),
+    *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "max_rate", "reload_on_change")),
     *(("status", key) for key in ("listen", "allow_remote")),
     ("api", "allow_insecure"),
 )
@@ -68,7 +68,7 @@ class Agent:
     """Holds the config in force.
 
     *load* reads the config anew; *connect* returns what opens the API with a config's token, None without one. Both
-    raise AuraError if that can't be done.
+    raise AuraError if that can't be done. *set_log_level* sets the least severe events that are logged.
     """
 
     def __init__(
@@ -78,11 +78,13 @@ class Agent:
         load: Callable[[], Config],
         connect: Callable[[Config], ClientFactory | None],
         hostname: str,
+        set_log_level: Callable[[Literal["debug", "info", "warning", "error"]], None],
     ) -> None:
         self._parts = parts
         self._connect = connect
         self._load = load
         self._hostname = hostname
+        self._set_log_level = set_log_level
         self._started_with = config
         self.config = config
         self.config_problem = ""
@@ -103,6 +105,7 @@ class Agent:
             watched[OWN_HEARTBEAT] = Watched(config.agent.heartbeat, self._look_at_ourselves)
         open_client = self._connect(config)
         self.config = config
+        self._set_log_level(config.agent.log_level)
         self._parts.resolver.use(open_client)
         self._parts.refresher.replace(_heartbeats(config))
         self._parts.watcher.replace(watched)

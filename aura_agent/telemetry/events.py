@@ -28,6 +28,7 @@ RUN_CRASHED = "run.crashed"
 FIRE_TIME_SKIPPED = "fire_time.skipped"
 CONFIG_LOADED = "config.loaded"
 CONFIG_REFUSED = "config.refused"
+CONFIG_UNWATCHED = "config.unwatched"
 TOKEN_EXPOSED = "token.exposed"
 HOOK_FAILED = "hook.failed"
 WATCH_CHANGED = "watch.changed"
@@ -68,6 +69,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     FIRE_TIME_SKIPPED: ("warning", "a fire time passed without a run"),
     CONFIG_LOADED: ("info", "a config is in force"),
     CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
+    CONFIG_UNWATCHED: ("error", "changes of the config's files go unnoticed: reload by SIGHUP"),
     TOKEN_EXPOSED: ("warning", "others can read the file that holds the token"),
     HOOK_FAILED: ("warning", "a hook failed"),
     WATCH_PINGED: ("debug", "a watch is healthy, and Aura knows"),

@@ -522,3 +522,22 @@ def test_a_trigger_says_whether_its_run_waits_and_a_removed_job_is_stopped(site:
         "skipped": "its job has left the config",
     }
     assert site.events("run.started")[1]["job"] == "two"
+
+
+def test_changed_files_are_reloaded_by_themselves_if_that_is_asked_for(site: Site) -> None:
+    """A broken one is refused and told, the old one stays; the next good one holds, its log level too."""
+    top = '[status]\nlisten = "127.0.0.1:0"\n'
+    site.configure(agent="reload_on_change = true", top=top)
+    site.start()
+    site.configure('[jobs.a]\ncomand = ["true"]\n', agent="reload_on_change = true", top=top)
+    wait_until(lambda: site.events("config.refused"))
+    assert "comand" in json.loads(site.agent("status", "--json").stdout)["config_problem"]
+    import httpx
+
+    port = site.events("status.listening")[0]["port"]
+    assert "aura_agent_config_problems 1.0" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    site.configure("[jobs.b]\n", agent='reload_on_change = true\nlog_level = "warning"', top=top)
+    wait_until(lambda: [job["name"] for job in json.loads(site.agent("status", "--json").stdout)["jobs"]] == ["b"])
+
+    assert site.agent("reload").returncode == 0
+    assert site.events("config.loaded") == []
