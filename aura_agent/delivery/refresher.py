@@ -108,6 +108,10 @@ class Refresher:
         return replace(refresh, next_s=min([refresh.next_s, *(left_ns / 1e9 for left_ns in alone.values())]))
 
     async def _list(self) -> None:
+        found, _ = await self._found()
+        unknown = [name for name, each in found.items() if not each and name not in self._left_alone]
+        if unknown and await self._resolver.renew_few(unknown, Purpose.REFRESH):
+            return
         listed = await self._resolver.renew_list(Purpose.REFRESH)
         found, _ = await self._found()
         for name, each in found.items():

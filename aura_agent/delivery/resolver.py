@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
-from uuid import UUID
 
 from aura_agent.api import (
     ApiError,
@@ -27,6 +26,7 @@ from aura_agent.api import (
     NotFound,
     Purpose,
 )
+from aura_agent.api.assumptions import looks_like_id
 from aura_agent.clock import Clock
 from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
@@ -169,9 +169,26 @@ class Resolver:
         async with self.asking(purpose, _LISTING_PATIENCE_S) as client:
             return await self._list(client)
 
+    async def renew_few(self, names: Sequence[str], purpose: Purpose) -> bool:
+        """Fetch heartbeats into the cache one by one, if *names* are few ids; return whether that has found them all.
+
+        Raises ApiError, StoreError.
+        """
+        if len(names) > _FEW or not all(looks_like_id(name) and name == name.lower() for name in names):
+            return False
+        try:
+            async with self.asking(purpose) as client:
+                for name in names:
+                    await self.renew_facts(client, name)
+        except NotFound:
+            return False  # a name that looks like an id, perhaps
+        return True
+
     async def renew_facts(self, client: AuraClient, heartbeat_id: str) -> None:
         """Fetch one heartbeat into the cache. Raises ApiError: NotFound if there is none, StoreError."""
         row = self._to_cache(await client.get_heartbeat(heartbeat_id))
+        if row.id != heartbeat_id:
+            raise ApiGarbled(f"the Aura API answered with another heartbeat than {heartbeat_id}")
         await self._worker.call(lambda outbox: outbox.remember([row], whole=False))
 
     async def renew_url(self, client: AuraClient, heartbeat_id: str) -> bool:
@@ -212,17 +229,8 @@ class Resolver:
         """Bring into the cache what *unknown* may stand for: by their ids if that is cheap, else by a listing."""
         if not unknown or self._listed_just_now():
             return
-        ids = [_id_in(stream) for stream in unknown]
-        if len(ids) <= _FEW and all(ids):
-            try:
-                async with self.asking(Purpose.NEEDED) as client:
-                    for heartbeat_id in ids:
-                        await self.renew_facts(client, heartbeat_id)
-            except NotFound:
-                pass  # a name that looks like an id, perhaps
-            else:
-                return
-        await self.renew_list(Purpose.NEEDED)
+        if not await self.renew_few([_name_in(stream) for stream in unknown], Purpose.NEEDED):
+            await self.renew_list(Purpose.NEEDED)
 
     async def _resolve_one(self, client: AuraClient, stream: Unresolved) -> None:
         if await self._attach_from_cache(stream):
@@ -332,13 +340,10 @@ def _not_found(stream: Unresolved) -> str:
     return f"no heartbeat named {_wanted(stream)!r}: create it in Aura, or name another with -H"
 
 
-def _id_in(stream: Unresolved) -> str:
-    """Return what all of the stream's refs say, if it is a UUID; else nothing."""
+def _name_in(stream: Unresolved) -> str:
+    """Return what all of the stream's refs say; empty if they differ."""
     named = {ref.removeprefix(Ref.HEARTBEAT) for ref in stream.refs}
-    try:
-        return str(UUID(named.pop())) if len(named) == 1 else ""
-    except ValueError:
-        return ""
+    return named.pop() if len(named) == 1 else ""
 
 
 def _cached(heartbeat: Heartbeat, wall_ns: int) -> CachedHeartbeat:

@@ -18,6 +18,7 @@ from aura_agent.devserver.server import DevServer
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.secret import Secret
+from tests.api.raw_server import json_answer, serving
 from tests.delivery.dispatch import Recorder
 from tests.devserver.clocks import PassingClock
 
@@ -118,6 +119,42 @@ async def test_what_a_heartbeat_expects_is_looked_at_about_once_a_day(tmp_path: 
             cached = {each.name: each for each in await at.worker.call(lambda outbox: outbox.streams.cached())}
 
             assert cached["mine"].interval_s == 1234
+
+
+async def test_a_heartbeat_named_by_its_id_costs_no_listing(tmp_path: Path, clock: PassingClock) -> None:
+    """Two requests, however many heartbeats the organization has; an id that nobody has is told."""
+    async with DevServer(clock=clock) as aura:
+        for number in range(150):
+            aura.create_heartbeat(f"other{number}")
+        mine = aura.create_heartbeat("mine")
+        async with keeper(tmp_path / "store", aura, clock, [mine.id]) as at:
+            await at.settle()
+            asked = [request.path.removeprefix("/api-v1/heartbeats/") for request in aura.requests()]
+            assert asked == [mine.id, f"{mine.id}/ping-url"]
+            nobodys = "11111111-1111-4111-8111-111111111111"
+            at.refresher.replace([mine.id, nobodys])
+            await at.settle()
+
+            assert set(at.refresher.problems) == {nobodys}
+
+
+async def test_an_answer_about_another_heartbeat_is_not_believed(tmp_path: Path, clock: PassingClock) -> None:
+    """Whatever mixes them up in between: nothing is learnt, and it isn't asked again at once."""
+    async with (
+        DevServer(clock=clock) as aura,
+        serving(json_answer(200, {"id": "another", "name": "backup"})) as mixed_up,
+    ):
+        backup = aura.create_heartbeat("backup")
+        async with keeper(tmp_path / "store", aura, clock, ["backup"]) as at:
+            await at.settle()
+            known = await at.resolved()
+            at.resolver.use(lambda *_: AuraClient(mixed_up.url, Secret(aura.token)))
+            clock.advance(1.3 * DAY_S)
+            async with asyncio.timeout(30):
+                assert await at.refresher.round() > 0
+            assert len(mixed_up.requests) == 1
+            assert f"another heartbeat than {backup.id}" in at.resolver.problem
+            assert await at.resolved() == known
 
 
 async def test_two_hosts_look_at_different_times(tmp_path: Path, clock: PassingClock) -> None:
