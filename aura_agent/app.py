@@ -33,6 +33,7 @@ from aura_agent.delivery.post import build_http
 from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.errors import AuraError, DaemonError, StoreError
+from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import boots, places
@@ -134,6 +135,7 @@ class _Daemon:
     agent: Agent
     parts: Parts
     reports: ReportServer
+    hooks: Caller
     vitals: _Vitals
     scheduling: asyncio.Task[None]
     delivering: asyncio.Task[None]
@@ -153,12 +155,13 @@ class _Daemon:
         parts.courier.end()
         await self.vitals.ended(but=self.delivering)
         if not hurry.is_set():
-            flush = asyncio.create_task(parts.courier.drain(settings.flush_timeout, retry=False), name="flush")
             hurried = asyncio.create_task(hurry.wait(), name="hurried")
-            await asyncio.wait({flush, hurried}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (flush, hurried):
+            last = asyncio.create_task(self._flush(settings.flush_timeout), name="flush")
+            await asyncio.wait({last, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (last, hurried):
                 task.cancel()
-            await asyncio.gather(flush, hurried, return_exceptions=True)
+            await asyncio.gather(last, hurried, return_exceptions=True)
+        await self.hooks.abandon()
         await parts.courier.abandon()
         try:
             left = await parts.worker.call(Outbox.waiting_count)
@@ -166,6 +169,12 @@ class _Daemon:
             parts.observer.note("store.failed", error=type(problem).__name__)
             left = None
         parts.observer.note("agent.stopped", waiting=left)
+
+    async def _flush(self, timeout_s: float) -> None:
+        """Send and tell what is due, for *timeout_s* at the most."""
+        async with asyncio.TaskGroup() as last:
+            last.create_task(self.parts.courier.drain(timeout_s, retry=False), name="last pings")
+            last.create_task(self.hooks.finish(timeout_s), name="last hooks")
 
 
 @asynccontextmanager
@@ -201,6 +210,7 @@ async def _built(
         insecure = config.api.allow_insecure
         http = await stack.enter_async_context(build_http(limit=config.agent.max_concurrent_pings))
         resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
+        hooks = Caller(worker, observer, hostname, lambda: agent.config, lambda url: redactor.add(url.reveal()))
         courier = Courier(
             worker,
             resolver,
@@ -210,6 +220,7 @@ async def _built(
             limit=config.agent.max_concurrent_pings,
             max_rate_per_s=config.agent.max_rate,
             allow_insecure=insecure,
+            claimed=hooks.saw,
         )
 
         def accepted(report: Report) -> None:
@@ -232,16 +243,17 @@ async def _built(
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)
         agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
         agent.apply(config)
-        reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted))
+        reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake))
         vitals = _Vitals(agent, observer, signals.stop)
         await _listen(agent, reports, vitals, counts, observer, stack)
         scheduling = vitals.start(scheduler.run(), "scheduler")
         delivering = vitals.start(courier.run(), "courier")
         vitals.start(refresher.run(), "refresher")
+        vitals.start(hooks.run(), "hooks")
         vitals.start(_feed_watchdog(notifier, agent), "watchdog")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
-        yield _Daemon(agent, parts, reports, vitals, scheduling, delivering)
+        yield _Daemon(agent, parts, reports, hooks, vitals, scheduling, delivering)
 
 
 async def _listen(

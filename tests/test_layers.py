@@ -13,10 +13,11 @@ RANKS = {
     **dict.fromkeys(("schedule", "report", "systemd"), 2),
     **dict.fromkeys(("config", "api", "outbox", "process", "telemetry"), 3),
     **dict.fromkeys(("delivery", "sync", "watch"), 4),
-    **dict.fromkeys(("wrapper", "daemon"), 5),
-    **dict.fromkeys(("web", "devserver", "discover"), 6),
-    "app": 7,
-    **dict.fromkeys(("cli", "demo", "__main__"), 8),
+    "hooks": 5,
+    **dict.fromkeys(("wrapper", "daemon"), 6),
+    **dict.fromkeys(("web", "devserver", "discover"), 7),
+    "app": 8,
+    **dict.fromkeys(("cli", "demo", "__main__"), 9),
 }
 # These two make one program of what is below: __main__ is an entrance of cli, and cli has the command for demo.
 _ENTRANCES = {("__main__", "cli"), ("cli", "demo")}

@@ -32,6 +32,20 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost"
 
 
+def judge_webhook(url: str, *, allow_insecure: bool) -> str:
+    """Return what is wrong with *url* as a webhook's, empty if nothing is; *url* itself may be a secret."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or not url.isprintable() or not url.isascii() or " " in url:
+        return "not a URL; write one that begins with https://, or file:PATH"
+    if parts.scheme == "http" and not allow_insecure and not is_loopback(host):
+        return "http:// would show it to the network; write https://, or set allow_insecure = true in [api]"
+    return ""
+
+
 def clean_base_url(text: str, *, allow_insecure: bool) -> str:
     """Return the base URL without a slash at its end. Raises ValueError with what to write instead."""
     text = text.strip()

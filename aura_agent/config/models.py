@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 DEFAULT_BASE_URL = "https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1"
 JOB_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 MAX_TAIL_BYTES = 200_000
+HOOKS = ("on_failure", "on_recovery", "on_lost_run", "on_undeliverable")
 MAX_DURATION_S = 10 * 365 * 86400.0  # far beyond any use, and well within what dates can be moved by
 
 
@@ -169,6 +170,27 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stack: Annotated[Size | None, Meta(description="The main thread's stack (RLIMIT_STACK).")] = None
 
 
+class Hook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """on_…: what is called when something has happened to a job: a command, a webhook, or both. Empty: nothing."""
+
+    command: Annotated[
+        Annotated[tuple[str, ...], Meta(min_length=1)] | None,
+        Meta(description="The program and its arguments; it runs as the job's user."),
+    ] = None
+    webhook: Annotated[
+        Text | None, Meta(description='Where a JSON object is posted: a URL, or "file:PATH" of a file that holds it.')
+    ] = None
+    timeout: Annotated[Duration, Meta(description="How long each of them may take; what fails is tried once more.")] = (
+        30.0
+    )
+
+
+class UndeliverableHook(Hook, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """on_undeliverable: the same, once pings have not got through for so long."""
+
+    after: Annotated[Duration, Meta(description="How long a ping may wait before.")] = 3600.0
+
+
 class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[defaults]: what each job has unless it says otherwise. A job's own key replaces the one here; only the
     variables of env are joined, one by one.
@@ -266,6 +288,15 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         Literal["finish", "stop"],
         Meta(description="What a run does whose job has left the config: go on to its end, or be stopped."),
     ] = "finish"
+    on_failure: Annotated[Hook | None, Meta(description="Called when a run has failed.")] = None
+    on_recovery: Annotated[Hook | None, Meta(description="Called at the first success after a failure.")] = None
+    on_lost_run: Annotated[
+        Hook | None, Meta(description="Called when nobody will tell how a run ended; default: as on_failure.")
+    ] = None
+    on_undeliverable: Annotated[
+        UndeliverableHook | None,
+        Meta(description="Called when the job's pings don't get through, once until one does."),
+    ] = None
     enabled: Annotated[bool, Meta(description="false: neither run nor watch it.")] = True
 
 

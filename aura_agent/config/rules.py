@@ -15,15 +15,18 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from aura_agent.config.addresses import clean_base_url, is_loopback, parse_listen
+from aura_agent.config.addresses import clean_base_url, is_loopback, judge_webhook, parse_listen
 from aura_agent.config.lines import Path
 from aura_agent.config.models import (
+    HOOKS,
     JOB_NAME_PATTERN,
     MAX_TAIL_BYTES,
     Config,
     Expect,
+    Hook,
     Job,
     JobDefaults,
+    UndeliverableHook,
     Watch,
     WatchProcess,
 )
@@ -36,6 +39,7 @@ from aura_agent.units import format_duration
 # Which keys the table at a path has, one that is misspelt being the model's that was meant.
 Said = Callable[[Path, type[Struct]], frozenset[str]]
 
+_MAX_HOOK_S = 600.0
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ENV_NAMES = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?\*|[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -122,6 +126,8 @@ class _JobCheck:
         self._name = name
         self._job: Job = config.jobs[name]
         self._groups = config.job_groups
+        self._allow_insecure = config.api.allow_insecure
+        self._said_at = said
         self._said_in: Said = lambda path, model: said(("jobs", name, *path), model)
         self._said = self._said_in((), Job)
         self._host = host
@@ -138,6 +144,7 @@ class _JobCheck:
         self._check_limits()
         self._check_group()
         self._check_surroundings()
+        self._check_hooks()
 
     def _check_source(self) -> None:
         said = self._said
@@ -268,6 +275,16 @@ class _JobCheck:
             self._warn_key("group", f"this host has no group {quoted(job.group)}; the job won't start")
         _check_reporters(self._path("reporters"), job.reporters, host, self._findings)
 
+    def _check_hooks(self) -> None:
+        insecure = self._allow_insecure
+        for key in HOOKS:
+            hook: Hook | None = getattr(self._job, key)
+            if hook is None:
+                continue
+            path = self._path(key)
+            for at, problem in _hook_problems(hook, self._said_at(path, type(hook)), allow_insecure=insecure):
+                self._findings.error((*path, *at), problem)
+
     def _warn_useless(self, keys: frozenset[str], of: str) -> None:
         for key in keys & self._said:
             self._warn((key,), f"has no effect on {of}")
@@ -284,6 +301,22 @@ class _JobCheck:
 
     def _warn_key(self, key: str, message: str) -> None:
         self._findings.warn(self._path(key), message)
+
+
+def _hook_problems(hook: Hook, said: frozenset[str], *, allow_insecure: bool) -> Iterator[tuple[Path, str]]:
+    if said and not {"command", "webhook"} & said:
+        yield (), 'nothing is called; add command = ["…"] or webhook = "…", or write {} for nothing'
+    if hook.command is not None and not hook.command[0].strip():
+        yield ("command", 0), "an empty program name; write the program's path"
+    if hook.webhook is not None and not hook.webhook.startswith("file:"):
+        if problem := judge_webhook(hook.webhook, allow_insecure=allow_insecure):
+            yield ("webhook",), problem
+    elif hook.webhook is not None and not hook.webhook.startswith("file:/"):
+        yield ("webhook",), 'not an absolute path; begin it with "file:/"'
+    if not 0 < hook.timeout <= _MAX_HOOK_S:
+        yield ("timeout",), f"out of range; write a duration up to {format_duration(_MAX_HOOK_S)}"
+    if isinstance(hook, UndeliverableHook) and hook.after <= 0:
+        yield ("after",), "every ping waits a moment; write a longer duration"
 
 
 def _watch_problems(watch: Watch, said: Said) -> Iterator[tuple[Path, str]]:

@@ -8,14 +8,14 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 
-from aura_agent.config.addresses import clean_base_url
+from aura_agent.config.addresses import clean_base_url, judge_webhook
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.shape import hide_secrets
 from aura_agent.errors import ConfigError, Problem
 from aura_agent.report.places import SYSTEM_CONFIG, socket_path, state_dir
 from aura_agent.secret import Secret
 
-__all__ = ["base_url", "config_path", "find_token", "socket_path", "state_dir"]
+__all__ = ["base_url", "config_path", "find_token", "socket_path", "state_dir", "webhook_url"]
 
 MAX_TOKEN_BYTES = 4096
 CREDENTIAL = "aura-token"  # LoadCredential=aura-token:… in a systemd unit
@@ -63,6 +63,22 @@ def find_token(api: ApiSettings, environ: Mapping[str, str], *, warn: Warn | Non
             return _token(environ[api.token_env], "api.token_env")
         return _credential(environ, warn)
     return _credential(environ, warn)
+
+
+def webhook_url(said: str, *, allow_insecure: bool) -> Secret:
+    """Return the URL of a hook's ``webhook``: itself, or what the file holds that it names. Raises ConfigError."""
+    source, text = "webhook", said
+    if said.startswith("file:"):
+        path = said.removeprefix("file:")
+        source = f"webhook: {hide_secrets(path)}"
+        try:
+            text = _read(path)[0].decode("utf-8", "replace").strip()
+        except OSError as exc:
+            raise _problem(source, f"can't be read: {exc.strerror}") from exc
+    problem = judge_webhook(text, allow_insecure=allow_insecure)
+    if problem:
+        raise _problem(source, problem)
+    return Secret(text)
 
 
 def _credential(environ: Mapping[str, str], warn: Warn | None) -> Secret | None:

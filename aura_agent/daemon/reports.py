@@ -28,7 +28,8 @@ MAX_CONNECTIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What it takes to judge and keep a report. *config* returns the one in force; *accepted* hears of new reports.
+    """What it takes to judge and keep a report. *config* returns the one in force; *accepted* hears of new reports,
+    *wake* that others than those were brought in.
 
     *directory* is the store's, for the spool.
     """
@@ -39,6 +40,7 @@ class Desk:
     observer: Observer
     config: Callable[[], Config]
     accepted: Callable[[Report], None]
+    wake: Callable[[], None]
 
     async def accept(self, report: Report) -> None:
         """Make *report* durable and tell who listens. Raises StoreError."""
@@ -48,7 +50,8 @@ class Desk:
     async def conclude(self, lost: Report) -> None:
         """Keep *lost* unless its run's outcome is known by now; it may have reached the spool."""
         try:
-            await self.worker.call(lambda outbox: outbox.take_spool())
+            if await self.worker.call(lambda outbox: outbox.take_spool()):
+                self.wake()
             await self.accept(lost)
         except StoreError as problem:
             self.observer.note("store.failed", error=str(problem))

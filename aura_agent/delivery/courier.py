@@ -10,7 +10,7 @@ one, it gives the lease back, or that runs out, and the entry is sent again.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import httpx
@@ -37,7 +37,10 @@ _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing
 
 
 class Courier:
-    """Delivers what one outbox holds. *limit* bounds the attempts in flight, *max_rate_per_s* how many begin."""
+    """Delivers what one outbox holds. *limit* bounds the attempts in flight, *max_rate_per_s* how many begin.
+
+    *claimed* hears of each look at the queue.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Courier:
         limit: int,
         max_rate_per_s: float = MAX_RATE_PER_S,
         allow_insecure: bool = False,
+        claimed: Callable[[Claim], None] = lambda _: None,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -59,6 +63,7 @@ class Courier:
         self._limit = limit
         self._max_rate_per_s = max_rate_per_s
         self._allow_insecure = allow_insecure
+        self._claimed = claimed
         self._hosts = Hosts(limit, rng)
         self._pace: Pace | None = None  # there is no time yet to begin it at
         self._reopened: set[str] = set()
@@ -207,6 +212,7 @@ class Courier:
             self._observer.note("store.set_aside", what=notice)
         for job in claim.lost:
             self._observer.note("run.lost", job=job)
+        self._claimed(claim)
         for attempt in claim.attempts:
             self._launch(attempt)
         self._to_resolve.update({stream.stream_id: stream for stream in claim.unresolved})

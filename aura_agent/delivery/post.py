@@ -23,7 +23,7 @@ _ANSWER_S = 2.0  # for the body after the head, which is read only to keep the c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """What came of a ping: a *status*, or an *error* (a Trouble's value, or that and a type's name).
+    """What came of a POST: a *status*, or an *error* (a Trouble's value, or that and a type's name).
 
     *retry_after* and *date* are the headers as they came; *duration_s* is elapsed time.
     """
@@ -51,13 +51,22 @@ async def post_ping(
     http: httpx.AsyncClient, url: Secret, body: bytes | None, *, allow_insecure: bool, total_s: float = TOTAL_S
 ) -> Attempt:
     """Send one ping, with *body* as text if there is one; *total_s* bounds it from the host's look-up to the end."""
+    return await post(
+        http, url, body, content_type="text/plain; charset=utf-8", allow_insecure=allow_insecure, total_s=total_s
+    )
+
+
+async def post(
+    http: httpx.AsyncClient, url: Secret, body: bytes | None, *, content_type: str, allow_insecure: bool, total_s: float
+) -> Attempt:
+    """Send one POST, with *body* if there is one; *total_s* bounds it from the host's look-up to the end."""
     started = time.monotonic()
     target = judge_url(url.reveal(), allow_insecure=allow_insecure)
     if isinstance(target, Trouble):
         return Attempt(error=target, duration_s=time.monotonic() - started)
     headers = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity"}
     if body:
-        headers["Content-Type"] = "text/plain; charset=utf-8"
+        headers["Content-Type"] = content_type
     response: httpx.Response | None = None
     error: str | None = None
     deadline = asyncio.timeout(total_s)

@@ -89,7 +89,8 @@ class Claim:
 
     *settled* are the states of the entries whose attempts had ended, in their order.
     *lost* are the jobs of runs that were judged since the last look, *notices* tell people what was set aside.
-    *next_due_s*: seconds until there may be more to send; None: not before a report.
+    *next_due_s*: seconds until there may be more to send; None: not before a report. *hook_calls*: there is something
+    that people may want to be told of.
     """
 
     settled: tuple[State, ...] = ()
@@ -99,3 +100,4 @@ class Claim:
     lost: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     next_due_s: float | None = None
+    hook_calls: bool = False

@@ -21,6 +21,8 @@ BUSY_TIMEOUT_S = 10.0
 # Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
 # A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
 # when it was last looked at, empty before; ``urgency`` is about when what waits first expires.
+# ``since`` is the end of the first run whose ping has been waiting in vain, ``told`` whether people know. A job's
+# ``newest`` is its newest run, ``failing`` how that ended.
 _STEPS = (
     """
     CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, newest_wall_ns INTEGER NOT NULL) STRICT;
@@ -77,6 +79,20 @@ _STEPS = (
     ALTER TABLE streams ADD COLUMN host TEXT NOT NULL DEFAULT '';
     ALTER TABLE streams ADD COLUMN urgency_wall_ns INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX streams_by_urgency ON streams (host, urgency_wall_ns) WHERE due_boot_ns IS NOT NULL;
+    """,
+    """
+    ALTER TABLE streams ADD COLUMN since_epoch INTEGER;
+    ALTER TABLE streams ADD COLUMN since_boot_ns INTEGER;
+    ALTER TABLE streams ADD COLUMN since_wall_ns INTEGER;
+    ALTER TABLE streams ADD COLUMN told INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN newest_epoch INTEGER;
+    ALTER TABLE jobs ADD COLUMN newest_boot_ns INTEGER;
+    ALTER TABLE jobs ADD COLUMN newest_run TEXT;
+    ALTER TABLE jobs ADD COLUMN failing INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE hook_calls (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, job TEXT NOT NULL, run_id TEXT NOT NULL,
+        reason TEXT NOT NULL, noted_wall_ns INTEGER NOT NULL, owner TEXT
+    ) STRICT;
     """,
 )
 SCHEMA_VERSION = len(_STEPS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aura_agent.clock import Reading
 from aura_agent.outbox.database import transaction
+from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import boots
@@ -36,6 +37,7 @@ def handed_over(outbox: Outbox, run_ids: list[str]) -> int:
     """Note that the daemon has *run_ids* now; return how many entries wait no more for that. Raises StoreError."""
     now = outbox.now()
     with transaction(outbox.connection) as connection:
+        HookCalls(connection).forget(run_ids)
         changed = 0
         for run_id in run_ids:
             changed += connection.execute(
@@ -77,6 +79,8 @@ class _Giver:
             signal=None if row is None else row["signal"],
             attempts=1 if row is None else row["attempts"],
             reason="" if row is None else row["reason"],
+            tail="" if row is None else row["tail"],
+            calls_hooks=self.is_to_be_told(run_id),
         )
 
     def successes(self, ref: str, stream_id: int, in_flight: int | None) -> list[Report]:
@@ -100,7 +104,12 @@ class _Giver:
                 max_age_s=row["max_age_s"],
                 replay_all=bool(row["replay_all"]),
                 body=row["body"],
+                calls_hooks=self.is_to_be_told(row["run_id"]),
             )
             for row in rows
             if row["id"] != in_flight
         ]
+
+    def is_to_be_told(self, run_id: str) -> bool:
+        """Whether hooks have to tell of the run: here nobody has done so."""
+        return HookCalls(self.outbox.connection).is_due(run_id)

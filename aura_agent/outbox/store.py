@@ -18,11 +18,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from aura_agent.clock import Clock, SystemClock
+from aura_agent.clock import Clock, Reading, SystemClock
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox import rules
 from aura_agent.outbox.claims import Attempt, Claim, Dropped, Ended, Gone, Rooms, Unresolved
 from aura_agent.outbox.database import open_database, reading, transaction
+from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
 from aura_agent.outbox.intake import as_lost, read_spooled, set_aside, storable
 from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.rules import Key, Moment, State
@@ -70,6 +71,7 @@ class Outbox:
         self._senders = Senders(directory, owner)
         self.streams = Streams(self._connection, hostname)
         self.jobs = JobMarks(self._connection)
+        self._hook_calls = HookCalls(self._connection)
         self._prune_due = False
         self._withdrawn: list[Gone] = []
         self._lost: list[str] = []
@@ -127,19 +129,20 @@ class Outbox:
                     stream_id = self.streams.of(row["ref"])
                     self.streams.note_failure(stream_id, key)
                     self._settle(stream_id, now)
-                self._connection.execute(
-                    "INSERT OR IGNORE INTO runs"
-                    " (run_id, job, heartbeat, outcome, started_wall_ns, duration_s, attempts, reason, tail)"
-                    " VALUES (?, ?, ?, ?, ?, 0, 1, ?, '')",
-                    (
-                        row["run_id"],
-                        row["job"],
-                        self.streams.label(row["ref"]),
-                        Outcome.LOST,
-                        row["started_wall_ns"],
-                        "the agent went away while it ran",
-                    ),
+                started = Reading(key.boot_ns, row["started_wall_ns"])
+                lost = Report(
+                    run_id=key.run_id,
+                    boot_id="",
+                    started=started,
+                    ended=started,
+                    outcome=Outcome.LOST,
+                    ref=row["ref"],
+                    job=row["job"],
+                    reason="the agent went away while it ran",
                 )
+                if not self._is_known(lost):
+                    self._write_history(lost)
+                    self._hook_calls.heard(lost, key, now)
             self._connection.execute("DELETE FROM open_runs")
         return [row["job"] for row in rows]
 
@@ -150,11 +153,13 @@ class Outbox:
         report = storable(report)
         epoch = self._epoch_of(report.boot_id)
         self._write_history(report)
+        self._hook_calls.heard(report, Key(epoch, report.started.boot_ns, report.run_id), now)
         if report.ref is not None and report.outcome != Outcome.SKIPPED:
             key = Key(epoch, report.started.boot_ns, report.run_id)
             stream_id = self.streams.of(report.ref)
             if report.outcome is Outcome.SUCCEEDED:
-                self._insert_entry(report, stream_id, key, now)
+                ended = self._insert_entry(report, stream_id, key, now)
+                self.streams.note_waiting(stream_id, ended)
                 self.streams.hurry(stream_id)
             else:
                 self.streams.note_failure(stream_id, key)
@@ -175,7 +180,8 @@ class Outbox:
         entry = self._connection.execute("SELECT 1 FROM entries WHERE run_id = ?", (report.run_id,)).fetchone()
         return entry is not None
 
-    def _insert_entry(self, report: Report, stream_id: int, key: Key, now: Moment) -> None:
+    def _insert_entry(self, report: Report, stream_id: int, key: Key, now: Moment) -> Moment:
+        """Return when the run ended, as far as the store knows better."""
         (newest_before_ns,) = self._connection.execute(
             "SELECT coalesce(max(newest_wall_ns), 0) FROM epochs WHERE epoch < ?", (key.epoch,)
         ).fetchone()
@@ -199,6 +205,7 @@ class Outbox:
                 now.wall_ns,
             ),
         )
+        return ended
 
     def _write_history(self, report: Report) -> None:
         written = self._connection.execute(
@@ -326,6 +333,8 @@ class Outbox:
                 next_due_s = 0.0 if len(attempts) >= limit else self._next_due_s(now, only_runs)
         withdrawn, self._withdrawn = self._withdrawn, []
         lost, self._lost = self._lost, []
+        with reading():
+            hook_calls = self._hook_calls.any()
         return Claim(
             tuple(settled),
             tuple(attempts),
@@ -334,6 +343,7 @@ class Outbox:
             tuple(lost),
             tuple(self.take_notices()),
             next_due_s,
+            hook_calls,
         )
 
     def take_notices(self) -> list[str]:
@@ -497,7 +507,45 @@ class Outbox:
             )
         return boot_ns
 
+    # -- hooks ---------------------------------------------------------------------------------------------------
+
+    def take_hook_calls(self, limit: int, noted_since_ns: int = 0) -> list[HookCall]:
+        """Return up to *limit* calls that nobody has taken, oldest first; they are ours until done, or we are gone.
+
+        Only those that were noted since that instant of the wall clock.
+        """
+        with transaction(self._connection):
+            self._senders.join()
+            return self._hook_calls.take(self._owner, self.now(), limit, noted_since_ns)
+
+    def end_hook_call(self, call_id: int) -> None:
+        """People have been told, or can't be."""
+        with transaction(self._connection):
+            self._hook_calls.done(call_id)
+
+    def release_hook_calls(self) -> None:
+        """Give back the calls that we haven't come to the end of."""
+        with transaction(self._connection):
+            self._hook_calls.release(self._owner)
+
+    def undelivered(self) -> list[Undelivered]:
+        """Return the streams whose pings wait, unless people were told."""
+        with reading():
+            return self.streams.undelivered(self.now())
+
+    def tell_undeliverable(self, stream: Undelivered, reason: str) -> None:
+        """Note the call that tells people of it, once until one of its pings is delivered."""
+        with transaction(self._connection):
+            if not self.streams.is_told(stream.stream_id):
+                self._hook_calls.note(HookKind.UNDELIVERABLE, stream.job, stream.run_id, reason, self.now())
+                self.streams.note_told(stream.stream_id)
+
     # -- inside a transaction ------------------------------------------------------------------------------------
+
+    def _tell_undeliverable(self, stream_id: int, entry_id: int, reason: str, now: Moment) -> None:
+        row = self._connection.execute("SELECT job, run_id FROM entries WHERE id = ?", (entry_id,)).fetchone()
+        self._hook_calls.note(HookKind.UNDELIVERABLE, row["job"], row["run_id"], reason, now)
+        self.streams.note_told(stream_id)
 
     def _merge_known(self, now: Moment) -> None:
         """Attach every stream whose heartbeat the cache has come to know: a failure under another name counts too."""
@@ -596,6 +644,7 @@ class Outbox:
         """Take the leases from processes that have died: what they were sending may have arrived, and is due."""
         for name in self._senders.gone():
             self.streams.release(name)
+            self._hook_calls.release(name)
             self._senders.forget(name)
 
     def _claim_stream(
@@ -676,6 +725,8 @@ class Outbox:
                 (gone.state, reason, now.wall_ns, gone.id),
             )
             self._withdrawn.append(Gone(gone.id, self.streams.name(stream_id), gone.state, reason))
+            if gone.state is State.EXPIRED and not self.streams.is_told(stream_id):
+                self._tell_undeliverable(stream_id, gone.id, f"expired undelivered: {reason}", now)
         if judgement.sendable:
             self.streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
             return judgement.sendable[0]

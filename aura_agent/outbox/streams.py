@@ -9,7 +9,8 @@ import sqlite3
 from dataclasses import dataclass
 from hashlib import sha256
 
-from aura_agent.outbox.rules import Key, Moment, Stream
+from aura_agent.outbox.hooks import Undelivered
+from aura_agent.outbox.rules import Key, Moment, Stream, age_s
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
@@ -163,7 +164,7 @@ class Streams:
         self._raise_mark(stream_id, "delivered", key)
         self._connection.execute(
             "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0,"
-            " due_boot_ns = 0 WHERE id = ?",
+            " due_boot_ns = 0, since_epoch = NULL, told = 0 WHERE id = ?",
             (now.wall_ns, stream_id),
         )
 
@@ -210,6 +211,40 @@ class Streams:
         row = self._connection.execute("SELECT due_boot_ns FROM streams WHERE id = ?", (stream_id,)).fetchone()
         return row is not None and row["due_boot_ns"] == 0
 
+    def note_waiting(self, stream_id: int, ended: Moment) -> None:
+        """A success waits from its run's end on; if others do already, or did in vain, theirs counts."""
+        self._connection.execute(
+            "UPDATE streams SET since_epoch = ?, since_boot_ns = ?, since_wall_ns = ?"
+            " WHERE id = ? AND since_epoch IS NULL",
+            (*ended, stream_id),
+        )
+
+    def undelivered(self, now: Moment) -> list[Undelivered]:
+        """Return the streams whose pings wait, unless people were told."""
+        rows = self._connection.execute(
+            "SELECT streams.*, job, run_id FROM streams JOIN entries ON entries.id ="
+            " (SELECT max(id) FROM entries WHERE stream_id = streams.id AND state = 'waiting')"
+            " WHERE due_boot_ns IS NOT NULL AND since_epoch IS NOT NULL AND NOT told"
+        )
+        return [
+            Undelivered(
+                row["id"],
+                row["job"],
+                row["run_id"],
+                age_s(Moment(row["since_epoch"], row["since_boot_ns"], row["since_wall_ns"]), now),
+                row["problem"],
+            )
+            for row in rows
+        ]
+
+    def is_told(self, stream_id: int) -> bool:
+        row = self._connection.execute("SELECT told FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        return row is None or bool(row["told"])
+
+    def note_told(self, stream_id: int) -> None:
+        """People know, or are about to, that its pings don't get through; a delivery ends that."""
+        self._connection.execute("UPDATE streams SET told = 1 WHERE id = ?", (stream_id,))
+
     def hurry(self, stream_id: int) -> None:
         """A new success: it is tried at once, also where the stream was parked or backing off."""
         self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE id = ?", (stream_id,))
@@ -245,7 +280,8 @@ class Streams:
     def rest(self, stream_id: int) -> None:
         """Nothing waits any more."""
         self._connection.execute(
-            "UPDATE streams SET due_epoch = NULL, due_boot_ns = NULL, tries = 0, parked = 0, problem = '' WHERE id = ?",
+            "UPDATE streams SET due_epoch = NULL, due_boot_ns = NULL, tries = 0, parked = 0, problem = '',"
+            " since_epoch = NULL WHERE id = ?",
             (stream_id,),
         )
 

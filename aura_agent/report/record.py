@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from aura_agent.clock import Reading
 
+_MAX_TAIL_CHARS = 50_000  # in a line: each may become nine characters there
+
 
 class Outcome(StrEnum):
     """How a run ended."""
@@ -38,7 +40,7 @@ class Report:
     """One run, ended. Instants are pairs of clocks; *boot_id* says to which boot their first halves belong.
 
     *started* is the start of the deciding attempt, the last one. *ref* is None where no heartbeat is named: such a
-    run has a history and no ping.
+    run has a history and no ping. *calls_hooks* is false where nobody shall be told of it by a hook, or has been.
     """
 
     run_id: str
@@ -60,6 +62,7 @@ class Report:
     max_rss_bytes: int | None = None
     io_read_bytes: int | None = None
     io_written_bytes: int | None = None
+    calls_hooks: bool = True
 
     @property
     def duration_s(self) -> float:
@@ -71,7 +74,7 @@ class Report:
 
         Its end is its start: whoever knows better replaces that.
         """
-        told = ("run", "boot", "start_boot_ns", "start_ns", "job", "ref")
+        told = ("run", "boot", "start_boot_ns", "start_ns", "job", "ref", "hooks")
         known: dict[str, str] = {key: fields[key] for key in told if key in fields}
         known |= {"end_boot_ns": known.get("start_boot_ns", ""), "end_ns": known.get("start_ns", "")}
         return cls.from_fields(known | {"outcome": Outcome.LOST.value, "reason": reason})
@@ -95,6 +98,8 @@ class Report:
                 max_age_s=float(fields["max_age_s"]) if "max_age_s" in fields else None,
                 replay_all=fields.get("replay") == "all",
                 body=fields["body"].encode("utf-8", "surrogateescape") if "body" in fields else None,
+                tail=fields.get("tail", "")[-_MAX_TAIL_CHARS:],
+                calls_hooks=fields.get("hooks") != "none",
             )
         except KeyError as missing:
             raise ValueError(f"no {missing.args[0]}") from None
@@ -118,6 +123,8 @@ class Report:
             "max_age_s": "" if self.max_age_s is None else repr(self.max_age_s),
             "replay": "all" if self.replay_all else "",
             "body": "" if self.body is None else self.body.decode("utf-8", "surrogateescape"),
+            "tail": self.tail[-_MAX_TAIL_CHARS:],
+            "hooks": "" if self.calls_hooks else "none",
         }
         return {key: value for key, value in fields.items() if value}
 

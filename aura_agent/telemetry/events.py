@@ -30,6 +30,7 @@ CONFIG_LOADED = "config.loaded"
 CONFIG_REFUSED = "config.refused"
 CONFIG_UNWATCHED = "config.unwatched"
 TOKEN_EXPOSED = "token.exposed"
+HOOK_CALLED = "hook.called"
 HOOK_FAILED = "hook.failed"
 WATCH_CHANGED = "watch.changed"
 WATCH_PINGED = "watch.pinged"
@@ -71,7 +72,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
     CONFIG_UNWATCHED: ("error", "changes of the config's files go unnoticed: reload by SIGHUP"),
     TOKEN_EXPOSED: ("warning", "others can read the file that holds the token"),
-    HOOK_FAILED: ("warning", "a hook failed"),
+    HOOK_CALLED: ("info", "a hook has told people what happened to a job"),
+    HOOK_FAILED: ("warning", "a hook failed, twice: nobody was told"),
     WATCH_PINGED: ("debug", "a watch is healthy, and Aura knows"),
     WATCH_PING_FAILED: ("warning", "a watch is healthy, and Aura can't be told"),
     WATCH_PING_RECOVERED: ("info", "a watch's pings arrive again"),

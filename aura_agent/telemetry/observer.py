@@ -42,6 +42,7 @@ _ENDS = {
     events.HEARTBEAT_RESOLVED: (events.API_FAILED,),
     events.WATCH_PING_RECOVERED: (events.WATCH_PING_FAILED,),
     events.STORE_RECOVERED: (events.STORE_FAILED,),
+    events.HOOK_CALLED: (events.HOOK_FAILED,),
 }
 
 

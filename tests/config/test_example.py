@@ -16,11 +16,13 @@ from aura_agent.config.models import (
     Config,
     Expect,
     ExpectFile,
+    Hook,
     Job,
     JobDefaults,
     JobGroup,
     Limits,
     StatusSettings,
+    UndeliverableHook,
     Watch,
     WatchFile,
     WatchProcess,
@@ -64,6 +66,7 @@ def test_the_example_is_right() -> None:
         (JobDefaults, ("defaults",)),
         (JobGroup, ("job_groups", "database")),
         (Limits, ("defaults", "limits")),
+        (Hook, ("defaults", "on_failure")),
         (ExpectFile, ("jobs", "backup", "expect", "file")),
         (WatchProcess, ("jobs", "postgres", "watch", "process")),
         (WatchFile, ("jobs", "exports", "watch", "file")),
@@ -72,6 +75,13 @@ def test_the_example_is_right() -> None:
 def test_each_key_of_a_table_is_in_the_example(model: type[msgspec.Struct], path: tuple[str, ...]) -> None:
     """A key that is added to a model has to be explained."""
     assert stands_in(tomllib.loads(uncommented()), *path) == set(model.__struct_fields__)
+
+
+def test_each_key_of_a_hook_is_in_the_example() -> None:
+    """on_undeliverable has all that the others have, and how long a ping may wait."""
+    shown = stands_in(tomllib.loads(uncommented()), "defaults", "on_undeliverable")
+
+    assert shown | set(Hook.__struct_fields__) == set(UndeliverableHook.__struct_fields__)
 
 
 def test_each_key_of_a_job_is_in_the_example() -> None:

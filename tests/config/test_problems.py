@@ -347,6 +347,26 @@ TABLE: dict[str, tuple[str, list[str]]] = {
         f"[jobs.a]\n{RUNNING}expect = {{}}",
         ["config.toml:4: jobs.a.expect: nothing is expected; write expect.file, or leave expect out"],
     ),
+    "hooks that call nothing, or can't": (
+        ('[defaults]\non_failure = { timeout = "5s" }\n'
+        f'[jobs.a]\n{RUNNING}'
+        'on_recovery = { webhook = "http://hooks.example/hunter2", timeout = "0s" }\n'
+        'on_lost_run = { webhook = "file:x", comand = ["x"] }\n'
+        'on_undeliverable = { command = [" "], after = "0s" }\n'
+        '[jobs.b]\nevery = "1h"\ncommand = ["x"]\non_failure = {}\non_recovery = { webhook = "hunter2" }\n'),
+        [
+            ('config.toml:2: defaults.on_failure: nothing is called; add command = ["…"] or webhook = "…", or write {} '
+            "for nothing"),
+            ("config.toml:6: jobs.a.on_recovery.webhook: http:// would show it to the network; write https://, or set "
+            "allow_insecure = true in [api]"),
+            "config.toml:6: jobs.a.on_recovery.timeout: out of range; write a duration up to 10m",
+            'config.toml:7: jobs.a.on_lost_run.comand: unknown key; did you mean "command"?',
+            'config.toml:7: jobs.a.on_lost_run.webhook: not an absolute path; begin it with "file:/"',
+            "config.toml:8: jobs.a.on_undeliverable.command[0]: an empty program name; write the program's path",
+            "config.toml:8: jobs.a.on_undeliverable.after: every ping waits a moment; write a longer duration",
+            "config.toml:13: jobs.b.on_recovery.webhook: not a URL; write one that begins with https://, or file:PATH",
+        ],
+    ),
     "the agent's heartbeat twice": (
         f'[agent]\nheartbeat = "h"\n[jobs.a]\nheartbeat = "h"\n{RUNNING}',
         ["config.toml:4: jobs.a.heartbeat: the agent's own heartbeat, see agent (config.toml:2); use one of its own"],
