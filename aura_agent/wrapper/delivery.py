@@ -20,12 +20,30 @@ _LEEWAY_S = 0.5
 def deliver(what: Delivery) -> None:
     """Deliver the run that has just ended and, in a store that no daemon serves, what else waits there.
 
-    A success whose store is of no use goes out from memory: nobody can tell there what stands against it.
+    Then call hooks. Each of the two takes ``wait_s`` at the most.
     """
-    # What hangs where no time-out reaches (a name server, a lock on the store) ends with SIGALRM all the same.
-    signal.setitimer(signal.ITIMER_REAL, what.options.wait_s + _LEEWAY_S)
-    deadline = monotonic() + what.options.wait_s
     report = Report.from_fields(what.report)
+    _end_after(what.options.wait_s)
+    if report.outcome is Outcome.SUCCEEDED or not (what.served or what.path is None):
+        _send(what, report)
+    if what.calls_hooks:
+        _end_after(what.options.wait_s)
+        deadline = monotonic() + what.options.wait_s
+        from aura_agent.wrapper.hooks import call_hooks
+
+        call_hooks(what, report, deadline - monotonic())
+
+
+def _end_after(wait_s: float) -> None:
+    """What hangs where no time-out reaches (a name server, a lock on the store) ends with SIGALRM all the same."""
+    signal.setitimer(signal.ITIMER_REAL, wait_s + _LEEWAY_S)
+
+
+def _send(what: Delivery, report: Report) -> None:
+    """Deliver what waits. A success whose store is of no use goes out from memory: nobody can tell there what stands
+    against it.
+    """
+    deadline = monotonic() + what.options.wait_s
     in_memory = what.path is None
     try:
         if not in_memory and not _anything_waits(what.store, what.options.wait_s):

@@ -87,6 +87,7 @@ class _Run:
         self._attempts = 0
         self._reason = ""
         self._body: bytes | None = None
+        self._tail = ""  # of a failure's output, where it is captured
         self._turn: Turn | None = None
         self._reporter: Reporter | None = None
 
@@ -188,6 +189,8 @@ class _Run:
         if capture is not None and not self._succeeded(ended):
             capture.show()
         self._body = self._body_of(ended, capture)
+        tail = None if capture is None or self._succeeded(ended) else capture.tail
+        self._tail = "" if tail is None else tail.text()
 
     def _succeeded(self, ended: Ended) -> bool:
         codes = self._options.success_codes or frozenset((0,))
@@ -230,7 +233,7 @@ class _Run:
         if self._reporter is not None:
             outcome = "succeeded" if self._succeeded(ended) else ended.failure
             delivery = self._reporter.keep(
-                ended, outcome, attempts=self._attempts, reason=self._reason, body=self._body
+                ended, outcome, attempts=self._attempts, reason=self._reason, body=self._body, tail=self._tail
             )
         self._signals.end_with(lambda: end_as(ended.status, ended.signal))
         if delivery is not None:

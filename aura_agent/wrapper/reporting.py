@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
+_MAX_TAIL_CHARS = 50_000
 
 # Names of these say nothing about the job: what they run does.
 _CARRIERS = frozenset(
@@ -73,6 +74,7 @@ class Reporter:
             "start_ns": str(ended.started_ns),
             "ref": self._ref or "",
             "job": self._job_name(),
+            "hooks": "none" if os.environ.get("AURA_HOOK") else "",
         }
         if not first:
             self._name_heartbeat()
@@ -100,7 +102,9 @@ class Reporter:
             except OSError:
                 pass  # if the disk takes nothing, keeping the outcome will tell
 
-    def keep(self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None) -> "Delivery | None":
+    def keep(
+        self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None, tail: str
+    ) -> "Delivery | None":
         """Make the outcome durable; return what is left to do by our own hands, if no daemon does it."""
         options = self._options
         if options.doubt:
@@ -121,6 +125,7 @@ class Reporter:
             "max_age_s": "" if options.max_age_s is None else str(options.max_age_s),
             "replay": options.replay,
             "body": "" if body is None or outcome != "succeeded" else body.decode("utf-8", "surrogateescape"),
+            "tail": tail[-_MAX_TAIL_CHARS:],
         }
         if self._hand_over(encode("run", fields)) or self._ref is None:
             self._forget_start()
@@ -134,12 +139,20 @@ class Reporter:
             self._forget_start()
         served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
         succeeded = outcome == "succeeded"
-        if spooled and (options.no_wait or not options.wait_s or (served and not succeeded)):
+        may_wait = not options.no_wait and options.wait_s > 0
+        calls_hooks = may_wait and self._has_hooks()
+        if spooled and not calls_hooks and (not may_wait or (served and not succeeded)):
             return None
-        if not spooled and not succeeded:
+        if not spooled and not calls_hooks and not succeeded:
             return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
         report = {key: value for key, value in fields.items() if value}
-        return Delivery(options, self._config, self._store, report, path, served, self._forget_start)
+        return Delivery(options, self._config, self._store, report, path, served, calls_hooks, self._forget_start)
+
+    def _has_hooks(self) -> bool:
+        """Whether the config wants somebody told how the run ended."""
+        job = None if self._config is None else self._config.jobs.get(self._job_name())
+        wants = job is not None and (job.on_failure or job.on_recovery or job.on_lost_run)
+        return bool(wants) and not self._start["hooks"]
 
     def redact(self) -> tuple[str, ...] | None:
         """Return the patterns of what no ping may take along; None: there is a config, and it can't be read."""
@@ -320,7 +333,8 @@ class Delivery:
     """What is left to do without a daemon.
 
     *report* are the fields of the run's report, *path* is the spool file that holds it, None if no disk took it. In a
-    store that is *served* a daemon sees to all other runs. *done* is to be called once a report that no disk took has
+    store that is *served* a daemon sees to all other runs. *calls_hooks*: the job has some, and no daemon calls them.
+    *done* is to be called once a report that no disk took has
     been delivered: until then its start stays on record.
     """
 
@@ -332,10 +346,11 @@ class Delivery:
         report: dict[str, str],
         path: str | None,
         served: bool,
+        calls_hooks: bool,
         done: "Callable[[], None]",
     ) -> None:
         self.options, self.config, self.store = options, config, store
-        self.report, self.path, self.served, self.done = report, path, served, done
+        self.report, self.path, self.served, self.calls_hooks, self.done = report, path, served, calls_hooks, done
 
 
 def reference(options: Options) -> tuple[str | None, str]:

@@ -1,0 +1,96 @@
+"""aura-run's own hooks, where no daemon calls them: of what has come to light since the job ended, for a bounded time.
+
+Exit status and output stay as they are; a hook that fails is a line on stderr, once a day per cause.
+"""
+
+import asyncio
+import os
+from time import monotonic
+
+from aura_agent.config.models import Config
+from aura_agent.delivery.post import build_http
+from aura_agent.errors import AuraError, StoreError
+from aura_agent.hooks.calling import Surroundings, call_hook
+from aura_agent.hooks.facts import hook_of
+from aura_agent.outbox.hooks import HookCall
+from aura_agent.outbox.store import Outbox, open_outbox
+from aura_agent.report.record import Report
+from aura_agent.wrapper.reporting import Delivery
+from aura_agent.wrapper.warnings import warn
+
+_AT_ONCE = 20
+
+
+def call_hooks(what: Delivery, report: Report, wait_s: float) -> None:
+    """Call the hooks that are due in the store, or of *report* alone if the store is of no use; for *wait_s*."""
+    deadline = monotonic() + wait_s
+    config = what.config
+    if config is None:
+        return
+    try:
+        outbox = _opened(what, report)
+    except StoreError as problem:
+        warn(what.store, "store", str(problem))
+        return
+    try:
+        # Other aura-runs may have taken in our report, and we theirs: whoever comes first calls.
+        calls = outbox.take_hook_calls(_AT_ONCE, noted_since_ns=report.ended.wall_ns)
+        if calls:
+            asyncio.run(_call_all(calls, outbox, config, what, deadline))
+    except AuraError as problem:
+        warn(what.store, "hooks", str(problem))
+    finally:
+        _close(outbox)
+
+
+def _opened(what: Delivery, report: Report) -> Outbox:
+    """Return the store with the report in it; one in memory if it has no room. Raises StoreError."""
+    if what.path is not None:
+        try:
+            outbox = open_outbox(what.store, "run")
+            outbox.take_spool()
+        except StoreError:
+            pass  # which delivery has told
+        else:
+            return outbox
+    outbox = open_outbox(None, "run")
+    outbox.accept([report])
+    return outbox
+
+
+def _close(outbox: Outbox) -> None:
+    try:
+        outbox.release_hook_calls()
+    except StoreError:
+        pass  # our end gives them back, too
+    outbox.close()
+
+
+async def _call_all(calls: list[HookCall], outbox: Outbox, config: Config, what: Delivery, deadline: float) -> None:
+    try:
+        async with asyncio.timeout(deadline - monotonic()), build_http(limit=_AT_ONCE) as http:
+            around = Surroundings(
+                host=os.uname().nodename,
+                http=lambda: http,
+                redact=config.attach.redact,
+                allow_insecure=config.api.allow_insecure,
+                switches_user=False,
+            )
+            async with asyncio.TaskGroup() as group:
+                for call in calls:
+                    group.create_task(_call(call, outbox, config, what, around))
+    except TimeoutError:
+        warn(what.store, "hooks late", f"hooks were not done within {what.options.wait_s:g} s: see --wait")
+
+
+async def _call(call: HookCall, outbox: Outbox, config: Config, what: Delivery, around: Surroundings) -> None:
+    job = config.jobs.get(call.job)
+    hook = None if job is None else hook_of(job, call.kind)
+    if job is not None and hook is not None:
+        for failure in await call_hook(hook, call, job, around):
+            text = f"{call.kind} of {call.job} failed: {failure.what}: {failure.reason}"
+            warn(what.store, f"{call.kind} {call.job} {failure.what}", text)
+    try:
+        outbox.end_hook_call(call.id)
+    except StoreError:
+        pass  # it is given back when we end, and told once more
