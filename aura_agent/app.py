@@ -234,6 +234,8 @@ async def _built(
                 reason=report.reason or None,
             )
             courier.wake()
+            if report.outcome.withdraws:
+                hooks.wake()  # the courier may be busy
 
         runner = Runner(worker, directory, clock, observer, boot_id, accepted, lambda: agent.config.attach.redact)
         watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)

@@ -59,6 +59,10 @@ class Caller:
         self._after_s: dict[str, float] = {}
         self._look_s: float | None = None  # when to look for undelivered pings, by the loop's clock
 
+    def wake(self) -> None:
+        """There may be a call that is due."""
+        self._wake.set()
+
     def saw(self, claim: Claim) -> None:
         """The courier has looked at the queue."""
         if claim.hook_calls:
