@@ -4,7 +4,7 @@
 
 import asyncio
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import click
 from msgspec import UNSET
@@ -44,7 +44,7 @@ def sync(config_file: str | None, *, dry_run: bool, yes: bool, as_json: bool) ->
     if asks or not as_json:
         _show(declared.steps, err=as_json)
     problems = [examined.problem(found.path, found.message) for found in (*declared.unclear, *declared.impossible)]
-    done: list[Step] = []
+    done: dict[Step, Heartbeat] = {}
     if not problems and changes and not dry_run:
         if asks and not click.confirm("Do it?", err=True):
             raise AuraError("nothing was changed")
@@ -63,9 +63,12 @@ async def _look_up(config: Config) -> Declared:
         return await look_up(config, client)
 
 
-async def _write(changes: list[Step], config: Config, *, quiet: bool) -> tuple[list[Step], list[_Failure]]:
-    """Write one by one; return what was done and failed. The first failure that isn't one heartbeat's own ends it."""
-    done: list[Step] = []
+async def _write(changes: list[Step], config: Config, *, quiet: bool) -> tuple[dict[Step, Heartbeat], list[_Failure]]:
+    """Write one by one; return what was done, each with what Aura has now, and what failed.
+
+    The first failure that isn't one heartbeat's own ends it.
+    """
+    done: dict[Step, Heartbeat] = {}
     failures: list[_Failure] = []
     async with open_api(config) as client:
         for step in changes:
@@ -76,7 +79,7 @@ async def _write(changes: list[Step], config: Config, *, quiet: bool) -> tuple[l
                 if isinstance(problem, _ITS_OWN):
                     continue
                 break
-            done.append(step)
+            done[step] = now
             if not quiet:
                 click.echo(f"{'created' if step.action == 'create' else 'changed'} {quoted(step.target.name)}")
             if (odd := _odd(step, now)) != "":
@@ -95,7 +98,7 @@ async def _write_one(step: Step, client: AuraClient) -> Heartbeat:
     return await client.update_heartbeat(heartbeat.id, expected_interval_s=interval_s, grace_period_s=grace_s)
 
 
-def _tell_failures(changes: list[Step], done: list[Step], failures: list[_Failure]) -> list[Problem]:
+def _tell_failures(changes: list[Step], done: Collection[Step], failures: list[_Failure]) -> list[Problem]:
     """Return what to say of *failures*: one line each, and in the last one what that leaves undone."""
     if not failures:
         return []
@@ -154,12 +157,13 @@ def _change(what: str, old_s: float | None, new_s: int | None) -> str:
     return f"{what} " + ("" if old_s is None else f"{write_duration(old_s)} → ") + write_duration(new_s)
 
 
-def _row(step: Step, done: Collection[Step]) -> dict[str, object]:
+def _row(step: Step, done: Mapping[Step, Heartbeat]) -> dict[str, object]:
     target, feeder = step.target, step.target.feeder
+    heartbeat = done.get(step, target.heartbeat)
     old_interval_s, old_grace_s = _old(step)
     return {
         "heartbeat": target.name,
-        "id": None if target.heartbeat is None else target.heartbeat.id,
+        "id": None if heartbeat is None else heartbeat.id,
         "action": step.action,
         "done": step in done,
         "interval_s": {"old": old_interval_s, "new": step.interval_s},

@@ -224,7 +224,12 @@ def test_json_is_one_object_whatever_happens(site: Site) -> None:
     first = answer["heartbeats"][0]
     assert (first["id"], first["feeders"]) == (site.server.heartbeat("a").id, ["jobs.a"])
     assert (first["interval_s"], first["grace_s"]) == ({"old": 3600, "new": 3600}, {"old": 60, "new": 900})
-    assert [row["action"] for row in json.loads(done.stdout)["heartbeats"]] == ["keep", "update", "create"]
+    rows = json.loads(done.stdout)["heartbeats"]
+    assert [(row["action"], row["id"]) for row in rows] == [
+        ("keep", site.server.heartbeat("a").id),
+        ("update", site.server.heartbeat("b").id),
+        ("create", site.server.heartbeat("c").id),
+    ]
 
 
 @pytest.mark.parametrize(("answer", "flags", "changed"), [("n", (), False), ("y", (), True), ("", ("--yes",), True)])
