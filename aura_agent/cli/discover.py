@@ -92,7 +92,7 @@ def discover(
         _reload_units(host.root, [change.path for change in proposal.changes])
     following = _following(host, proposal, shape, declared=declared is not None, done=writes)
     if as_json:
-        print_json(_rows(host, proposal, backup, following))
+        print_json(_in_utf8(_rows(host, proposal, backup, following)))
         return
     _show(host, proposal, backup, following, config_exists=config_exists)
 
@@ -269,3 +269,12 @@ def _rows(host: Host, proposal: Proposal, backup: str | None, following: list[st
         "backup": backup,
         "next": [command.partition("   #")[0] for command in following],
     }
+
+
+def _in_utf8(value: object) -> object:
+    """Return *value* with a replacement character for each byte of a file that is no UTF-8: JSON knows no others."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, list):
+        return [_in_utf8(item) for item in value]
+    return {key: _in_utf8(item) for key, item in value.items()} if isinstance(value, dict) else value

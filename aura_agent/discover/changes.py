@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aura_agent.discover.host import own_name, read_own_crontab, read_text
+from aura_agent.discover.host import by_crontab, own_name, read_own_crontab, read_text, read_user_crontab
 from aura_agent.discover.plan import Change
 from aura_agent.errors import AuraError
 
@@ -131,19 +131,20 @@ def _newest(backups: str) -> str:
 
 def _content(path: str, owner: str | None, root: str) -> str | None:
     """Return what a file holds now; None if there is none. Raises OSError."""
+    read = read_user_crontab if owner is not None and by_crontab(root) else read_text
     try:
-        return read_text(_below(root, path))
+        return read(_below(root, path))
     except FileNotFoundError:
         return None
     except PermissionError:
-        if owner != own_name() or root != "/":
+        if owner != own_name() or not by_crontab(root):
             raise
         return read_own_crontab() or None
 
 
 def _put(path: str, text: str, owner: str | None, root: str, mode: int) -> None:
     """Make *text* the content of a file or a crontab. Raises AuraError, OSError."""
-    if owner is not None and root == "/" and shutil.which("crontab") is not None:
+    if owner is not None and by_crontab(root):
         user = ["-u", owner] if os.geteuid() == 0 else []
         done = subprocess.run(
             ["crontab", *user, "-"], input=_bytes(text), capture_output=True, check=False, timeout=_TIMEOUT_S

@@ -6,13 +6,14 @@ Where cron looks, and which files it passes over: cron(8) of Debian and of croni
 import os
 import pwd
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from aura_agent.discover.crontab import Form
+from aura_agent.discover.crontab import Form, without_header
 from aura_agent.discover.plan import DROP_INS, Batch, Left, Table, Timer
 from aura_agent.discover.units import read_unit
 
@@ -25,7 +26,7 @@ _UNIT_PATH = (  # systemd.unit(5), the first that has a file counts
     *("/etc/systemd/system", "/run/systemd/transient", "/run/systemd/system"),
     *("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"),
 )
-_DEBIANS_MAX_COMMAND_BYTES = 998  # MAX_COMMAND of Debian's cron, with its end
+MAX_COMMAND_BYTES = 998  # MAX_COMMAND of Debian's cron, with its end
 _COMMAND_TIMEOUT_S = 30.0
 
 _T = TypeVar("_T")
@@ -82,7 +83,7 @@ def read_host(root: str) -> Host:
     host.systemd = os.path.isdir(host.path("/run/systemd/system"))
     host.anacron = os.path.exists(host.path("/usr/sbin/anacron"))
     host.cron_tz = _heeds_cron_tz(host)
-    host.max_command_bytes = _DEBIANS_MAX_COMMAND_BYTES if host.cron_tz is False else None
+    host.max_command_bytes = MAX_COMMAND_BYTES if host.cron_tz is False else None
     host.run_parts_tells = not _is_script(host, "/usr/bin/run-parts")
     _read_user_crontabs(host)
     _read_table(host, "/etc/crontab", "system")
@@ -115,6 +116,16 @@ def read_text(path: str) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
+def by_crontab(root: str) -> bool:
+    """Whether users' crontabs below *root* are read and written as crontab(1) shows and takes them."""
+    return root == "/" and shutil.which("crontab") is not None
+
+
+def read_user_crontab(path: str) -> str:
+    """Return the table in a file of the spool as its owner gave it to crontab(1). Raises OSError."""
+    return without_header(read_text(path))
+
+
 def read_own_crontab() -> str:
     """Return the crontab of the user who asks, as ``crontab -l`` shows it; empty for none. Raises OSError."""
     done = subprocess.run(["crontab", "-l"], capture_output=True, check=False, timeout=_COMMAND_TIMEOUT_S)
@@ -134,7 +145,10 @@ def _read_user_crontabs(host: Host) -> None:
             continue
         for name in names:
             if not _CRONIE_IGNORES.fullmatch(name):
-                _read_table(host, f"{spool}/{name}", "user", owner=name)
+                path = f"{spool}/{name}"
+                text = _tried(host, path, read_user_crontab if by_crontab(host.root) else read_text)
+                if text is not None:
+                    host.tables.append(Table(path, text, "user", name))
 
 
 def _read_own(host: Host, path: str) -> None:
@@ -148,10 +162,10 @@ def _read_own(host: Host, path: str) -> None:
         host.tables.append(Table(path, text, "user", own_name()))
 
 
-def _read_table(host: Host, path: str, form: Form, owner: str | None = None) -> None:
+def _read_table(host: Host, path: str, form: Form) -> None:
     text = _tried(host, path, read_text)
     if text is not None:
-        host.tables.append(Table(path, text, form, owner))
+        host.tables.append(Table(path, text, form))
 
 
 def _read_cron_d(host: Host, name: str) -> None:

@@ -52,7 +52,7 @@ class Copy:
         """Return what the command says as JSON; it must end well."""
         ran = self.discover(*arguments, "--json")
         assert (ran.status, ran.stderr) == (0, "")
-        answer: dict[str, Any] = json.loads(ran.stdout)
+        answer: dict[str, Any] = json.loads(ran.stdout.encode())  # it is UTF-8, whatever the files are
         return answer
 
     def reasons(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ need_root_on_debian
 install_packages mmdebstrap systemd-container
 download_wheels "$repo/requirements/runtime.txt"
 
-packages=systemd,systemd-sysv,dbus,python3,python3-venv,procps,iproute2,kmod,sudo
+packages=systemd,systemd-sysv,dbus,python3,python3-venv,procps,iproute2,kmod,sudo,cron
 base=$cache/bookworm-$(printf %s "$packages" | sha256sum | cut -c 1-16)
 if [ ! -d "$base" ]; then
   say "making a Debian 12 with systemd in $base"
