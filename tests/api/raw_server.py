@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -29,10 +30,12 @@ class RawServer:
 
 
 @asynccontextmanager
-async def serving(*answers: bytes | Conversation, listens: bool = True) -> AsyncIterator[RawServer]:
+async def serving(
+    *answers: bytes | Conversation, listens: bool = True, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """Serve *answers* in order, one to a connection, the last for all that follow; bytes close the connection.
 
-    Without *listens* it speaks first, and reads no request.
+    Without *listens* it speaks first, and reads no request. With *tls* that is what it speaks.
     """
     raw = RawServer()
     turns = 0
@@ -63,7 +66,7 @@ async def serving(*answers: bytes | Conversation, listens: bool = True) -> Async
         talks.add(task)
         task.add_done_callback(talks.discard)
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 20)
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0, limit=1 << 20, ssl=tls)
     raw.port = server.sockets[0].getsockname()[1]
     try:
         yield raw
