@@ -158,6 +158,8 @@ class _Conversation:
         try:
             await self._desk.accept(report)
         except (StoreError, OverflowError) as problem:
+            if isinstance(problem, StoreError):
+                self._desk.observer.note("store.failed", error=str(problem))
             return wire.encode("busy", {"reason": str(problem)})
         self.open = None
         return wire.encode("ok", {"run": report.run_id})

@@ -203,9 +203,11 @@ class Courier:
 
     def _take(self, claim: Claim) -> None:
         """Do what a claim says."""
-        if self.store_problem:
+        if claim.problem:
+            self._trouble(StoreError(claim.problem))
+        elif self.store_problem:
             self._observer.note("store.recovered")
-        self.store_problem = ""
+        self.store_problem = claim.problem
         for withdrawal in claim.withdrawn:
             self._observer.note("ping." + withdrawal.state, heartbeat=withdrawal.heartbeat, reason=withdrawal.reason)
         for notice in claim.notices:

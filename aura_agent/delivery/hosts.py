@@ -90,8 +90,10 @@ class Hosts:
         self.given_up(name)
         host = self._known(name)
         host.failures += 1
-        host.window = max(self.unknown_room, host.window // 2)
-        if host.failures < _DOWN_AFTER or now_s < host.closed_until_s:
+        if now_s < host.closed_until_s:
+            return False  # it began before the host was known to be down
+        if host.failures < _DOWN_AFTER:
+            host.window = max(self.unknown_room, host.window // 2)
             return False
         host.probes += 1
         host.window = 1

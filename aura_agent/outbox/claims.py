@@ -90,7 +90,7 @@ class Claim:
     *settled* are the states of the entries whose attempts had ended, in their order.
     *lost* are the jobs of runs that were judged since the last look, *notices* tell people what was set aside.
     *next_due_s*: seconds until there may be more to send; None: not before a report. *hook_calls*: there is something
-    that people may want to be told of.
+    that people may want to be told of. *problem*: what is wrong with the store, though it can be read.
     """
 
     settled: tuple[State, ...] = ()
@@ -101,3 +101,4 @@ class Claim:
     notices: tuple[str, ...] = ()
     next_due_s: float | None = None
     hook_calls: bool = False
+    problem: str = ""

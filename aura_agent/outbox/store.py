@@ -93,7 +93,8 @@ class Outbox:
     # -- accepting -----------------------------------------------------------------------------------------------
 
     def accept(self, reports: Iterable[Report]) -> list[str]:
-        """Make *reports* durable, in one transaction, and return the run ids that were new."""
+        """Make *reports* durable, in one transaction, and return the run ids that were new. Raises StoreError."""
+        self._check_that_it_is_still_there()
         with transaction(self._connection):
             now = self.now()
             accepted = [report.run_id for report in reports if self._accept(report, now)]
@@ -253,9 +254,19 @@ class Outbox:
         self._prune_sometimes()
 
     def _check_that_it_is_still_there(self) -> None:
-        with reading():
-            if os.stat(self._path).st_ino != self._inode:
-                raise StoreDamagedError(f"{self._path} was damaged, and set aside by another process")
+        if problem := self._gone():
+            raise StoreDamagedError(problem)
+
+    def _gone(self) -> str:
+        """Return what has become of our file if it isn't where it was; what it holds can still be sent from here."""
+        if self.directory is None:
+            return ""
+        try:
+            if os.stat(self._path).st_ino == self._inode:
+                return ""
+        except OSError:
+            return f"{self._path} was removed: restart aura-agent, which begins a new one"
+        return f"{self._path} was removed or set aside, and another one is in its place: restart aura-agent"
 
     def _abandoned(self, now: Moment) -> list[tuple[str, bytes]]:
         return [] if self.directory is None else started.abandoned(self.directory, now.wall_ns)
@@ -344,6 +355,7 @@ class Outbox:
             tuple(self.take_notices()),
             next_due_s,
             hook_calls,
+            self._gone(),
         )
 
     def take_notices(self) -> list[str]:

@@ -126,6 +126,7 @@ def test_attempts_from_before_do_not_lengthen_the_wait() -> None:
     wait_s = made.next_probe_s(100.0)
     assert wait_s is not None
     assert wait_s <= 1.0
+    assert made.rooms(100.0 + wait_s) == {HOST: 1}
 
 
 def test_a_host_for_which_nothing_waits_is_forgotten() -> None:

@@ -1,0 +1,96 @@
+"""The daemon's disk under its hands: full and full again, gone, or locked by somebody else."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.sites import Site
+from tests.waiting import wait_until
+
+_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+
+
+@pytest.fixture
+def small(site: Site) -> Iterator[Path]:
+    """The site's state directory on a file system of its own, of 1 MiB."""
+    site.state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(site.state)], check=True)
+    try:
+        yield site.state
+    finally:
+        if site.daemon is not None:
+            site.kill()
+        subprocess.run(["umount", str(site.state)], check=True)
+
+
+@pytest.mark.root
+@_ROOT
+def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_accepted(site: Site, small: Path) -> None:
+    """Filled in the middle of whatever is being written, emptied, filled again: each accepted success arrives."""
+    site.configure('[jobs.beat]\nreplay = "all"\nattach = "output"\n')
+    site.server.create_heartbeat("beat", expected_interval=86_400)
+    site.start()
+    accepted = []
+    for number in range(6):
+        filler = subprocess.Popen(
+            ["dd", "if=/dev/zero", f"of={small}/filler{number}", "bs=512"], stderr=subprocess.DEVNULL
+        )
+        for part in range(3):
+            tag = f"{number}.{part}"
+            ended = site.run("-j", "beat", "--wait", "20s", "--", "echo", tag)
+            assert ended.returncode == 0
+            accepted.append(tag)
+        filler.wait()
+        for filled in small.glob("filler*"):
+            filled.unlink()
+    wait_until(lambda: site.waiting() == 0, what="an empty outbox")
+
+    told = [ping.body.strip() for ping in site.server.pings("beat")]
+    assert set(told) == set(accepted)
+    wait_until(lambda: site.agent("status", "--json").returncode == 0 and _is_healthy(site), what="health")
+
+
+def _is_healthy(site: Site) -> bool:
+    return '"healthy": true' in site.agent("status", "--json").stdout
+
+
+def test_a_state_directory_that_is_removed_under_the_daemon(site: Site) -> None:
+    """Jobs and wrappers go on and their pings arrive; the daemon says what is wrong, and a restart mends it."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.start()
+    assert site.run("-H", "beat", "--", "true").returncode == 0
+    wait_until(lambda: len(site.server.pings("beat")) == 1)
+    shutil.rmtree(site.state)
+
+    ended = site.run("-H", "beat", "--", "true")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    wait_until(lambda: len(site.server.pings("beat")) == 2, what="the ping of a run after that")
+    wait_until(lambda: site.events("store.failed"), what="a word about the store")
+    assert "was removed" in site.events("store.failed")[0]["error"]
+    assert site.stop() == 0
+    site.start()
+    assert site.run("-H", "beat", "--", "true").returncode == 0
+    wait_until(lambda: site.waiting() == 0)
+
+
+def test_a_database_that_others_keep_locked_is_a_state_not_a_crash(site: Site) -> None:
+    """What is reported meanwhile is kept beside it, and sent afterwards; ``make chaos`` locks it for a minute."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.start()
+    with closing(sqlite3.connect(site.state / "outbox.db", isolation_level=None, timeout=30)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ended = site.run("-H", "beat", "--no-wait", "--", "true")
+        if "AURA_CHAOS_CYCLES" in os.environ:
+            wait_until(lambda: site.events("store.failed"), timeout_s=120, what="a word about the lock")
+    again = site.run("-H", "beat", "--no-wait", "--", "true")  # it takes the first one along
+    wait_until(lambda: site.server.pings("beat"), what="the ping")
+
+    assert [(each.returncode, each.stderr) for each in (ended, again)] == [(0, b"")] * 2
+    wait_until(lambda: site.waiting() == 0)
+    assert site.stop() == 0
