@@ -17,7 +17,7 @@ from aura_agent.config.models import Config
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import TOTAL_S, build_http
 from aura_agent.errors import StoreError
-from aura_agent.hooks.calling import RETRY_AFTER_S, Surroundings, call_hook
+from aura_agent.hooks.calling import RETRY_AFTER_S, Failure, Surroundings, call_hook
 from aura_agent.hooks.facts import hook_of, undeliverable_after_s
 from aura_agent.outbox.claims import Claim
 from aura_agent.outbox.hooks import HookCall
@@ -157,7 +157,10 @@ class Caller:
                 retry_after_s=self._retry_after_s,
                 learn=self._learn,
             )
-            failures = await call_hook(hook, call, job, around)
+            try:
+                failures = await call_hook(hook, call, job, around)
+            except Exception as problem:  # noqa: BLE001  # the next call is not to suffer for it
+                failures = [Failure("hook", f"an error that nobody foresaw: {type(problem).__name__}")]
             facts = {"job": call.job, "hook": call.kind.value, "run_id": call.run_id}
             for failure in failures:
                 self._observer.note(

@@ -39,7 +39,7 @@ def sentence(call: HookCall, host: str) -> str:
     """Return what happened, in one line."""
     text = _SENTENCES[call.kind].format(job=call.job, host=host, reason=reason_of(call))
     if call.kind in (HookKind.FAILURE, HookKind.RECOVERY):
-        text += f", after {format_duration(call.duration_s)}"
+        text += f" (took {format_duration(call.duration_s)})"
     return " ".join(text.split())
 
 

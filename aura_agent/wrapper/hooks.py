@@ -1,6 +1,7 @@
 """aura-run's own hooks, where no daemon calls them: of what has come to light since the job ended, for a bounded time.
 
-Exit status and output stay as they are; a hook that fails is a line on stderr, once a day per cause.
+Exit status and output stay as they are; a hook that fails is a line on stderr, once a day per cause. What it takes to
+call one is loaded only when one is due.
 """
 
 import asyncio
@@ -8,15 +9,16 @@ import os
 from time import monotonic
 
 from aura_agent.config.models import Config
-from aura_agent.delivery.post import build_http
-from aura_agent.errors import AuraError, StoreError
-from aura_agent.hooks.calling import Surroundings, call_hook
-from aura_agent.hooks.facts import hook_of
+from aura_agent.errors import AuraError, StoreBusyError, StoreError
 from aura_agent.outbox.hooks import HookCall
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report.record import Report
 from aura_agent.wrapper.reporting import Delivery
 from aura_agent.wrapper.warnings import warn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aura_agent.hooks.calling import Surroundings
 
 _AT_ONCE = 20
 
@@ -29,6 +31,8 @@ def call_hooks(what: Delivery, report: Report, wait_s: float) -> None:
         return
     try:
         outbox = _opened(what, report)
+    except StoreBusyError:
+        return  # others are at it, and take the report in
     except StoreError as problem:
         warn(what.store, "store", str(problem))
         return
@@ -49,6 +53,8 @@ def _opened(what: Delivery, report: Report) -> Outbox:
         try:
             outbox = open_outbox(what.store, "run")
             outbox.take_spool()
+        except StoreBusyError:
+            raise
         except StoreError:
             pass  # which delivery has told
         else:
@@ -67,6 +73,9 @@ def _close(outbox: Outbox) -> None:
 
 
 async def _call_all(calls: list[HookCall], outbox: Outbox, config: Config, what: Delivery, deadline: float) -> None:
+    from aura_agent.delivery.post import build_http
+    from aura_agent.hooks.calling import Surroundings
+
     try:
         async with asyncio.timeout(deadline - monotonic()), build_http(limit=_AT_ONCE) as http:
             around = Surroundings(
@@ -83,7 +92,10 @@ async def _call_all(calls: list[HookCall], outbox: Outbox, config: Config, what:
         warn(what.store, "hooks late", f"hooks were not done within {what.options.wait_s:g} s: see --wait")
 
 
-async def _call(call: HookCall, outbox: Outbox, config: Config, what: Delivery, around: Surroundings) -> None:
+async def _call(call: HookCall, outbox: Outbox, config: Config, what: Delivery, around: "Surroundings") -> None:
+    from aura_agent.hooks.calling import call_hook
+    from aura_agent.hooks.facts import hook_of
+
     job = config.jobs.get(call.job)
     hook = None if job is None else hook_of(job, call.kind)
     if job is not None and hook is not None:

@@ -140,7 +140,7 @@ class Reporter:
         served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
         succeeded = outcome == "succeeded"
         may_wait = not options.no_wait and options.wait_s > 0
-        calls_hooks = may_wait and self._has_hooks()
+        calls_hooks = may_wait and not self._start["hooks"] and self._has_hooks(others=not served)
         if spooled and not calls_hooks and (not may_wait or (served and not succeeded)):
             return None
         if not spooled and not calls_hooks and not succeeded:
@@ -148,11 +148,14 @@ class Reporter:
         report = {key: value for key, value in fields.items() if value}
         return Delivery(options, self._config, self._store, report, path, served, calls_hooks, self._forget_start)
 
-    def _has_hooks(self) -> bool:
-        """Whether the config wants somebody told how the run ended."""
-        job = None if self._config is None else self._config.jobs.get(self._job_name())
-        wants = job is not None and (job.on_failure or job.on_recovery or job.on_lost_run)
-        return bool(wants) and not self._start["hooks"]
+    def _has_hooks(self, *, others: bool) -> bool:
+        """Whether the config has hooks for this job; with *others* also for one whose lost run may come to light."""
+        jobs = {} if self._config is None else self._config.jobs
+        own = jobs.get(self._job_name())
+        return any(
+            job.on_failure or job.on_recovery or job.on_lost_run or job.on_undeliverable
+            for job in (jobs.values() if others else [] if own is None else [own])
+        )
 
     def redact(self) -> tuple[str, ...] | None:
         """Return the patterns of what no ping may take along; None: there is a config, and it can't be read."""

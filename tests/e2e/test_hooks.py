@@ -77,7 +77,7 @@ def test_a_failure_calls_command_and_webhook_with_the_facts(site: Site, tell: st
     assert not os.path.exists(path)
     assert float(facts.pop("AURA_HOOK_DURATION_S")) >= 0
     assert facts.pop("AURA_HOOK_STARTED_AT").endswith("Z")
-    assert facts.pop("AURA_HOOK_TEXT").startswith(f"backup on {os.uname().nodename} failed: exit status 3, after ")
+    assert facts.pop("AURA_HOOK_TEXT").startswith(f"backup on {os.uname().nodename} failed: exit status 3 (took ")
     assert facts == {
         "AURA_HOOK": "on_failure",
         "AURA_HOOK_JOB": "backup",
