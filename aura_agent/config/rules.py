@@ -8,6 +8,7 @@ import grp
 import os
 import pwd
 import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,11 +55,12 @@ _RUN_ONLY = frozenset(JobDefaults.__struct_fields__) - _NEVER_USELESS
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What this host knows: whether there are such accounts, and the zone that the variable TZ names."""
+    """What this host knows: whether there are such accounts, the zone that the variable TZ names, files' modes."""
 
     has_user: Callable[[str], bool]
     has_group: Callable[[str], bool]
     tz_env: str | None
+    is_public: Callable[[str], bool]  # whether everybody can read a file
 
 
 def this_host() -> Host:
@@ -66,6 +68,7 @@ def this_host() -> Host:
         lambda name: name.isdecimal() or _known(pwd.getpwnam, name),
         lambda name: name.isdecimal() or _known(grp.getgrnam, name),
         os.environ.get("TZ"),
+        _is_public,
     )
 
 
@@ -282,6 +285,11 @@ class _JobCheck:
             if hook is None:
                 continue
             path = self._path(key)
+            if hook.webhook is not None and not hook.webhook.startswith("file:"):
+                file = self._findings.place((*path, "webhook")).rpartition(":")[0]
+                if self._host.is_public(file):
+                    hint = "chmod 600 the file, or write file:PATH"
+                    self._findings.warn((*path, "webhook"), f"everybody on this host can read this secret; {hint}")
             for at, problem in _hook_problems(hook, self._said_at(path, type(hook)), allow_insecure=insecure):
                 self._findings.error((*path, *at), problem)
 
@@ -384,6 +392,13 @@ def _check_sharing(config: Config, findings: Findings) -> None:
             findings.error(path, f"the agent's own heartbeat, see {where}; use one of its own")
         else:
             findings.error(path, f"{where} pings the same heartbeat; a job and a watch need one each")
+
+
+def _is_public(file: str) -> bool:
+    try:
+        return bool(os.stat(file).st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def _known(look_up: Callable[[str], object], name: str) -> bool:

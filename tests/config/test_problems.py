@@ -52,6 +52,26 @@ def test_patterns_that_cannot_be_applied_are_told(tmp_path: Path) -> None:
     assert "hunter2" not in "".join(told)
 
 
+@pytest.mark.parametrize(("mode", "warns"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_a_webhook_that_everybody_can_read_is_told(tmp_path: Path, mode: int, warns: bool) -> None:
+    """Whoever has its URL can post to it; the file that file:PATH names isn't the config's."""
+    hooks = 'on_failure.webhook = "https://hooks.example/hunter2"\non_recovery.webhook = "file:/etc/x"\n'
+    main = tmp_path / "config.toml"
+    main.write_text(f"[defaults]\n{hooks}[jobs.a]\n{RUNNING}")
+    main.chmod(mode)
+
+    told = [str(warning) for warning in examine_config(str(main), now=NOW).warnings]
+
+    assert (
+        told
+        == [
+            f"{main}:2: defaults.on_failure.webhook: everybody on this host can read this secret; chmod 600 the file, or"
+            " write file:PATH"
+        ]
+        * warns
+    )
+
+
 ALL_AT_ONCE = """\
 [api]
 base_url = "http://aura.example/api-v1"
