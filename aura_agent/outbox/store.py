@@ -527,6 +527,7 @@ class Outbox:
         Only those that were noted since that instant of the wall clock.
         """
         with transaction(self._connection):
+            self._release_gone()
             self._senders.join()
             return self._hook_calls.take(self._owner, self.now(), limit, noted_since_ns)
 
@@ -653,7 +654,7 @@ class Outbox:
         return sorted(found, key=lambda row: row["urgency_wall_ns"])[:limit]
 
     def _release_gone(self) -> None:
-        """Take the leases from processes that have died: what they were sending may have arrived, and is due."""
+        """Take from processes that have died their leases and hook calls: what they were at is due, and may be done."""
         for name in self._senders.gone():
             self.streams.release(name)
             self._hook_calls.release(name)

@@ -62,14 +62,8 @@ def test_a_webhook_that_everybody_can_read_is_told(tmp_path: Path, mode: int, wa
 
     told = [str(warning) for warning in examine_config(str(main), now=NOW).warnings]
 
-    assert (
-        told
-        == [
-            f"{main}:2: defaults.on_failure.webhook: everybody on this host can read this secret; chmod 600 the file, or"
-            " write file:PATH"
-        ]
-        * warns
-    )
+    hint = "everybody on this host can read this secret; chmod 600 the file, or write file:PATH"
+    assert told == [f"{main}:2: defaults.on_failure.webhook: {hint}"] * warns
 
 
 ALL_AT_ONCE = """\

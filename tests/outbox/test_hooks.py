@@ -1,5 +1,8 @@
 """Which hook calls a store notes, and who gets them: the transactions that learn of it, whoever's they are."""
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -118,6 +121,19 @@ def test_a_call_is_taken_by_one_process_and_given_back_by_one_that_is_gone(at: B
     other.close()
 
     assert at.outbox.claim(1).hook_calls
+    assert _taken(at.outbox) == [("on_failure", run_id)]
+
+
+def test_a_call_of_a_process_that_was_killed_is_taken_by_the_next(at: Bench) -> None:
+    """Its lock is free, whether or not anything is due to be sent."""
+    run_id = at.run(Outcome.FAILED)
+    code = (
+        "import os, sys; from aura_agent.outbox.store import open_outbox\n"
+        "calls = open_outbox(sys.argv[1], 'run').take_hook_calls(10); print(len(calls), flush=True); os.abort()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, at.directory], stdout=subprocess.PIPE, check=False)
+    assert (ended.stdout, ended.returncode) == (b"1\n", -signal.SIGABRT)
+
     assert _taken(at.outbox) == [("on_failure", run_id)]
 
 
