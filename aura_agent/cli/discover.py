@@ -94,7 +94,7 @@ def discover(
     if as_json:
         print_json(_in_utf8(_rows(host, proposal, backup, following)))
         return
-    _show(host, proposal, backup, following, config_exists=config_exists)
+    _show(host, proposal, shape, backup, following, config_exists=config_exists)
 
 
 def _undo(root: str, *, as_json: bool) -> None:
@@ -201,7 +201,21 @@ def _following(host: Host, proposal: Proposal, shape: Shape, *, declared: bool, 
     return [*commands, "aura-agent discover --undo   # take it back"]
 
 
-def _show(host: Host, proposal: Proposal, backup: str | None, following: list[str], *, config_exists: bool) -> None:
+def _hints(proposal: Proposal, shape: Shape, *, config_exists: bool) -> Iterator[str]:
+    """Yield what a newcomer would otherwise find out later."""
+    if shape == "crontab" and any(not job.where.endswith(".timer") for job in proposal.jobs):
+        yield "cron goes on mailing what a job prints; aura-run -q holds it back unless the job fails"
+    others = {job.user for job in proposal.jobs if job.user is not None} - {"root", own_name()}
+    if shape == "crontab" and others:
+        names = ", ".join(f'"{on_one_line(user)}"' for user in sorted(others))
+        yield f'the daemon takes reports of these users only if [agent] says so: reporters = ["root", {names}]'
+    if proposal.jobs and not config_exists:
+        yield f"there is no {SYSTEM_CONFIG} yet: until it names a token_file in [api], nothing can be pinged"
+
+
+def _show(
+    host: Host, proposal: Proposal, shape: Shape, backup: str | None, following: list[str], *, config_exists: bool
+) -> None:
     for change in proposal.changes:
         for line in _diff(change):
             click.echo(line)
@@ -223,12 +237,8 @@ def _show(host: Host, proposal: Proposal, backup: str | None, following: list[st
         )
     for problem in host.unreadable:
         click.echo(f"aura-agent: {problem}", err=True)
-    others = sorted({job.user for job in proposal.jobs if job.user not in (None, "root", own_name())} - {None}, key=str)
-    if others:
-        names = ", ".join(f'"{on_one_line(str(user))}"' for user in others)
-        click.echo(f'The daemon takes reports of these users only if [agent] says so: reporters = ["root", {names}]')
-    if backup is not None and not config_exists:
-        click.echo(f"There is no {SYSTEM_CONFIG} yet: until it names a token_file in [api], conf.d isn't read")
+    for hint in _hints(proposal, shape, config_exists=config_exists):
+        click.echo(hint)
     if backup is not None:
         click.echo(f"Written; the files as they were are in {backup}")
     for command in following:
@@ -237,9 +247,9 @@ def _show(host: Host, proposal: Proposal, backup: str | None, following: list[st
 
 def _diff(change: Change) -> Iterator[str]:
     """Yield the lines of a unified diff, for people: a terminal is not moved by what is in them."""
-    before = [] if change.before is None else change.before.splitlines()
+    before = [] if change.before is None else change.before.removesuffix("\n").split("\n")
     names = ("/dev/null" if change.before is None else change.path, change.path)
-    for line in difflib.unified_diff(before, change.after.splitlines(), *names, lineterm="", n=1):
+    for line in difflib.unified_diff(before, change.after.removesuffix("\n").split("\n"), *names, lineterm="", n=1):
         yield on_one_line(line.replace("\t", "    "))
 
 

@@ -101,7 +101,10 @@ def read_host(root: str) -> Host:
 
 def own_name() -> str:
     """Return the name of the user who asks, as crontab(1) knows it."""
-    return pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())  # as in a container; it has no crontab either
 
 
 def read_text(path: str) -> str:

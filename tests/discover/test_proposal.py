@@ -184,13 +184,15 @@ def test_a_timer_that_can_not_be_told_is_left_alone(copy: Copy, timer: str, serv
 def test_drop_ins_of_a_unit_count(copy: Copy) -> None:
     """An empty value takes back what the fragment said; of two with one name the administrator's counts."""
     copy.timer("x", "OnCalendar=daily", "ExecStart=/x")
-    copy.write("/etc/systemd/system/x.timer.d/often.conf", "[Timer]\nOnCalendar=\nOnUnitActiveSec=10min\n")
+    copy.write("/etc/systemd/system/x.timer.d/often.conf", "[Timer]\nOnCalendar=\nOnUnitActiveSec=2d\n")
     copy.write("/usr/lib/systemd/system/x.service.d/a.conf", "[Service]\nExecStart=\nExecStart=/vendor\n")
     copy.write("/etc/systemd/system/x.service.d/a.conf", "# none\n[Service]\nExecStart=\nExecStart=/ours\n")
 
-    (job,) = copy.told()["jobs"]
+    told = copy.told()
 
-    assert (job["interval_s"], job["command"]) == (600, "/ours")
+    (job,) = told["jobs"]
+    assert (job["interval_s"], job["command"]) == (2 * 86_400, "/ours")
+    assert told["changes"][0]["after"].count("ExecStart=") == 2
 
 
 def test_jobs_of_the_config_run_when_cron_ran_them(copy: Copy) -> None:
@@ -274,3 +276,16 @@ def test_a_host_without_anything_says_so(tmp_path: Path) -> None:
     ran = Copy(tmp_path).discover()
 
     assert (ran.status, ran.stdout, ran.stderr) == (0, "nothing to propose\n", "")
+
+
+def test_a_newcomer_is_told_what_else_it_takes(copy: Copy) -> None:
+    """Mail, users whose reports the daemon doesn't take, a config that isn't there; of what is left alone, none."""
+    copy.write("/etc/cron.d/a", "0 3 * * * root x\n0 4 * * * www-data y\n")
+    copy.path("/etc/aura-agent/config.toml").unlink()
+
+    told = copy.discover().stdout
+
+    assert "aura-run -q holds it back unless the job fails" in told
+    assert 'reporters = ["root", "www-data"]' in told
+    assert "there is no /etc/aura-agent/config.toml yet" in told
+    assert "reporters" not in copy.discover("--as", "config").stdout
