@@ -13,7 +13,7 @@ from typing import Literal
 from aura_agent.config.schema import write_duration
 from aura_agent.discover.crontab import Entry, Form, Line, read_table
 from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, name_of, plain_words, shell_call
-from aura_agent.discover.units import Settings, bare_command, confinement, drop_in, service_command, timing_of
+from aura_agent.discover.units import Settings, bare_command, drop_in, hints, service_command, timing_of
 from aura_agent.errors import UsageError
 
 Shape = Literal["crontab", "config"]  # aura-run in front of what runs the job now; or a job of the daemon instead
@@ -156,49 +156,53 @@ def propose(
     none.
     """
     names = Names(facts.hostname, {*taken, *_names_in_use(tables, timers)})
-    found: list[tuple[Job, str]] = []  # each with its section of the config
-    left: list[Left] = []
-    changes: list[Change] = []
-    for table in tables:
-        lines = read_table(table.text, table.form)
-        texts = [line.text for line in lines]
-        for index, line in enumerate(lines):
-            where = f"{table.path}:{line.number}"
-            if line.entry is None:
-                if line.problem:
-                    left.append(Left(where, line.text.strip(), line.problem))
-                continue
-            entry = line.entry
-            reason = _why_not(entry, table, facts, shape)
-            if reason:
-                left.append(Left(where, entry.command, reason))
-                continue
-            job = _job(where, entry, table, facts, names, shape)
-            if only and not {job.name, job.heartbeat} & set(only):
-                continue
-            texts[index] = _wrapped(line, job, facts) if shape == "crontab" else _MOVED + line.text
-            if shape == "crontab" and _too_long(texts[index][entry.at :], table, facts):
-                reason = f"too long for cron with aura-run in front of it: more than {facts.max_command_bytes} bytes"
-                left.append(Left(where, entry.command, reason))
-                texts[index] = line.text
-                continue
-            found.append((job, _declaration(job) if shape == "crontab" else _moved(job, entry, facts)))
-        after = "".join(texts)
-        if after != table.text:
-            changes.append(Change(table.path, table.text, after, table.owner))
-    for timer in timers:
-        outcome = _propose_timer(timer, facts, names, shape)
-        if isinstance(outcome, Left):
-            left.append(outcome)
-        elif not only or {outcome[0].name, outcome[0].heartbeat} & set(only):
-            found.append((outcome[0], _declaration(outcome[0])))
-            changes.append(outcome[1])
-    unknown = set(only) - {name for job, _ in found for name in (job.name, job.heartbeat)}
+    parts = [_propose_table(table, facts, names, shape, only) for table in tables]
+    parts += [_propose_timer(timer, facts, names, shape, only) for timer in timers]
+    jobs = [job for part in parts for job in part.jobs]
+    unknown = set(only) - {name for job in jobs for name in (job.name, job.heartbeat)}
     if unknown:
         raise UsageError(f"no job to propose is called {', '.join(sorted(unknown))}; see them without --only")
-    if found and declared is not None:
-        changes.append(_declare(declared, [section for _, section in found], shape))
-    return Proposal(tuple(job for job, _ in found), tuple(left), tuple(changes))
+    changes = [part.change for part in parts if part.change is not None]
+    if jobs and declared is not None:
+        changes.append(_declare(declared, [section for part in parts for section in part.sections], shape))
+    return Proposal(tuple(jobs), tuple(left for part in parts for left in part.left), tuple(changes))
+
+
+@dataclass(slots=True)
+class _Part:
+    """What comes of one table or timer; ``sections`` are those of the config, one for each job."""
+
+    jobs: list[Job] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    change: Change | None = None
+
+
+def _propose_table(table: Table, facts: Facts, names: Names, shape: Shape, only: Collection[str]) -> _Part:
+    part, texts = _Part(), []
+    for line in read_table(table.text, table.form):
+        texts.append(line.text)
+        where, entry = f"{table.path}:{line.number}", line.entry
+        reason = line.problem if entry is None else _why_not(entry, table, facts, shape)
+        if reason:
+            part.left.append(Left(where, line.text.strip() if entry is None else entry.command, reason))
+        if entry is None or reason:
+            continue
+        job = _job(where, entry, table, facts, names, shape)
+        if only and not {job.name, job.heartbeat} & set(only):
+            continue
+        text = _wrapped(line, job, facts) if shape == "crontab" else _MOVED + line.text
+        if shape == "crontab" and _too_long(text[entry.at :], table, facts):
+            reason = f"too long for cron with aura-run in front of it: more than {facts.max_command_bytes} bytes"
+            part.left.append(Left(where, entry.command, reason))
+            continue
+        texts[-1] = text
+        part.jobs.append(job)
+        part.sections.append(_declaration(job) if shape == "crontab" else _moved(job, entry, facts))
+    after = "".join(texts)
+    if after != table.text:
+        part.change = Change(table.path, table.text, after, table.owner)
+    return part
 
 
 def _why_not(entry: Entry, table: Table, facts: Facts, shape: Shape) -> str:
@@ -276,7 +280,7 @@ def _wrapped(line: Line, job: Job, facts: Facts) -> str:
     return line.with_command(f"{facts.aura_run} -H {job.heartbeat} -- {command}")
 
 
-def _propose_timer(timer: Timer, facts: Facts, names: Names, shape: Shape) -> Left | tuple[Job, Change]:
+def _propose_timer(timer: Timer, facts: Facts, names: Names, shape: Shape, only: Collection[str]) -> _Part:
     commands, reason = service_command(timer.service)
     command = bare_command(commands[-1]) if commands else ""
     timing = timing_of(timer.timer)
@@ -286,13 +290,16 @@ def _propose_timer(timer: Timer, facts: Facts, names: Names, shape: Shape) -> Le
     if shape == "config" and not reason:
         reason = "systemd decides when; --as crontab puts aura-run in front of its command"
     if reason or timing.interval_s is None:
-        return Left(timer.name, command, reason)
+        return _Part(left=[Left(timer.name, command, reason)])
     name, heartbeat = names.give(timer.name.removesuffix(".timer"))
-    hint = confinement(timer.service)
+    if only and not {name, heartbeat} & set(only):
+        return _Part()
     user = next(reversed(timer.service.get(("Service", "User"), [])), None)
-    job = Job(timer.name, name, heartbeat, timing.text, timing.interval_s, user, command, (hint,) if hint else ())
+    notes = tuple(hints(timer.service))
+    job = Job(timer.name, name, heartbeat, timing.text, timing.interval_s, user, command, notes)
     path = f"{DROP_INS}/{timer.service_name}.d/{_DROP_IN_NAME}"
-    return job, Change(path, None, drop_in(commands, f"{facts.aura_run} -H {heartbeat} --"))
+    change = Change(path, None, drop_in(commands, f"{facts.aura_run} -H {heartbeat} --"))
+    return _Part([job], [_declaration(job)], change=change)
 
 
 def _declare(declared: Change, sections: Sequence[str], shape: Shape) -> Change:

@@ -3,7 +3,7 @@
 Read as systemd.syntax(7) has it: the fragment first, then its drop-ins; an empty value takes back what came before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aura_agent.discover.calendar import calendar_interval_s, span_s
@@ -74,7 +74,7 @@ def timing_of(timer: Settings) -> Timing:
 def service_command(service: Settings) -> tuple[list[str], str]:
     """Return the ``ExecStart=`` lines, and why nothing can be put in front of the last (empty: it can)."""
     commands = service.get(("Service", "ExecStart"), [])
-    kind = (service.get(("Service", "Type")) or ["simple"])[-1]
+    kind = _last(service, "Type", "simple")
     if not commands:
         return [], "its service has no ExecStart="
     if kind not in _WRAPPABLE_TYPES:
@@ -100,12 +100,18 @@ def drop_in(commands: Sequence[str], words: str) -> str:
     return "\n".join(["[Service]", "ExecStart=", *(f"ExecStart={line}" for line in lines), ""])
 
 
-def confinement(service: Settings) -> str:
-    """Return what the service's own settings may keep aura-run from, as a hint; empty if there are none."""
-    found = [key for key in _CONFINING if (service.get(("Service", key)) or ["no"])[-1] not in ("no", "false", "root")]
-    if not found:
-        return ""
-    return f"{', '.join(found)} may keep aura-run from its store: let the daemon take its reports (reporters)"
+def hints(service: Settings) -> Iterator[str]:
+    """Yield what in the service's settings may keep aura-run from its store, or the job from running at all."""
+    confining = [key for key in _CONFINING if _last(service, key, "no") not in ("no", "false", "root")]
+    if confining:
+        yield f"{', '.join(confining)} may keep aura-run from its store: let the daemon take its reports (reporters)"
+    conditions = [key for _, key in service if key.startswith("Condition") or key == "ExecCondition"]
+    if conditions:
+        yield f"{', '.join(conditions)} may keep it from running: then no ping comes, and Aura alarms"
+
+
+def _last(service: Settings, key: str, default: str) -> str:
+    return next(reversed(service.get(("Service", key), [])), default)
 
 
 def _joined(text: str) -> list[str]:

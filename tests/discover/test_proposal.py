@@ -181,6 +181,22 @@ def test_a_timer_that_can_not_be_told_is_left_alone(copy: Copy, timer: str, serv
     assert copy.told()["changes"] == []
 
 
+def test_what_may_keep_a_service_from_pinging_is_told(copy: Copy) -> None:
+    """Another user's store, a sandbox, a condition that isn't met."""
+    copy.timer(
+        "x",
+        "OnCalendar=daily",
+        "ExecStart=/x\nUser=bob\nPrivateNetwork=yes\nProtectSystem=no\n[Unit]\nConditionACPower=true",
+    )
+
+    (job,) = copy.told()["jobs"]
+
+    assert job["user"] == "bob"
+    first, second = job["notes"]
+    assert first.startswith("User, PrivateNetwork may keep aura-run from its store")
+    assert second.startswith("ConditionACPower may keep it from running")
+
+
 def test_drop_ins_of_a_unit_count(copy: Copy) -> None:
     """An empty value takes back what the fragment said; of two with one name the administrator's counts."""
     copy.timer("x", "OnCalendar=daily", "ExecStart=/x")
