@@ -161,7 +161,6 @@ class Outbox:
             if report.outcome is Outcome.SUCCEEDED:
                 ended = self._insert_entry(report, stream_id, key, now)
                 self.streams.note_waiting(stream_id, ended)
-                self.streams.hurry(stream_id)
             else:
                 self.streams.note_failure(stream_id, key)
             self._settle(stream_id, now)

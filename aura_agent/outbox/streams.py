@@ -212,11 +212,16 @@ class Streams:
         return row is not None and row["due_boot_ns"] == 0
 
     def note_waiting(self, stream_id: int, ended: Moment) -> None:
-        """A success waits from its run's end on; if others do already, or did in vain, theirs counts."""
+        """A new success waits, and is tried at once, also where the stream was parked or backing off.
+
+        It waits from its run's end on; if another one does already, or did in vain, that one's counts.
+        """
         self._connection.execute(
-            "UPDATE streams SET since_epoch = ?, since_boot_ns = ?, since_wall_ns = ?"
-            " WHERE id = ? AND since_epoch IS NULL",
-            (*ended, stream_id),
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0,"
+            " since_boot_ns = CASE WHEN since_epoch IS NULL THEN ? ELSE since_boot_ns END,"
+            " since_wall_ns = CASE WHEN since_epoch IS NULL THEN ? ELSE since_wall_ns END,"
+            " since_epoch = coalesce(since_epoch, ?) WHERE id = ?",
+            (ended.boot_ns, ended.wall_ns, ended.epoch, stream_id),
         )
 
     def undelivered(self, now: Moment) -> list[Undelivered]:
@@ -246,7 +251,7 @@ class Streams:
         self._connection.execute("UPDATE streams SET told = 1 WHERE id = ?", (stream_id,))
 
     def hurry(self, stream_id: int) -> None:
-        """A new success: it is tried at once, also where the stream was parked or backing off."""
+        """What waits is tried at once, also where the stream was parked or backing off."""
         self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE id = ?", (stream_id,))
 
     def hurry_host(self, host: str) -> None:

@@ -62,13 +62,14 @@ def _exposed_files(home: Path, *secrets: str) -> list[str]:
 
 
 def test_no_error_path_shows_a_secret(site: Site) -> None:
-    """Faults of every kind at API and ping URL, wrong tokens, broken configs, debug logs, metrics, page and ps."""
+    """Faults of every kind at API, ping URL and webhook, wrong tokens, broken configs, debug logs, metrics, page, ps."""
     heartbeat = site.server.create_heartbeat("beat", expected_interval=3600)
     key = heartbeat.ping_url.rpartition("/")[2]
     wrong = "aura_live_wrong5ecretwrong5ecret"
-    evidence = Evidence(site.server.token, key, wrong)
+    evidence = Evidence(site.server.token, key, wrong, "hook5ecret")
     site.configure(
-        '[jobs.tick]\nheartbeat = "beat"\nevery = "1s"\nshell = "env; exit 0"\nattach = "output"\n',
+        '[jobs.tick]\nheartbeat = "beat"\nevery = "1s"\nshell = "env; exit 0"\nattach = "output"\n'
+        '[jobs.bad]\nevery = "1s"\ncommand = ["false"]\non_failure.webhook = "http://127.0.0.1:9/hook5ecret"\n',
         agent='log_level = "debug"',
         top='[status]\nlisten = "127.0.0.1:0"\n',
     )
@@ -103,6 +104,7 @@ def test_no_error_path_shows_a_secret(site: Site) -> None:
     site.config.write_text(site.config.read_text() + f'[api]\ntoken = "{wrong}"\n')
     evidence.ran(site.agent("reload"))
     evidence.ran(site.agent("check"))
+    wait_until(lambda: site.events("hook.failed"))
     site.stop()
     evidence.add("the log", site.log.read_bytes())
 
