@@ -10,6 +10,7 @@ import pytest
 
 from aura_agent.config.load import examine_config
 from aura_agent.config.models import (
+    HOOKS,
     AgentSettings,
     ApiSettings,
     AttachSettings,
@@ -82,6 +83,14 @@ def test_each_key_of_a_hook_is_in_the_example() -> None:
     shown = stands_in(tomllib.loads(uncommented()), "defaults", "on_undeliverable")
 
     assert shown | set(Hook.__struct_fields__) == set(UndeliverableHook.__struct_fields__)
+
+
+def test_the_example_calls_no_hook() -> None:
+    """As it is, each is at its default: a lost run would call what a failure does."""
+    config = examine_config(str(EXAMPLE)).config
+
+    assert config is not None
+    assert [getattr(config.defaults, key) for key in HOOKS] == [None] * len(HOOKS)
 
 
 def test_each_key_of_a_job_is_in_the_example() -> None:
