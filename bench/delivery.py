@@ -167,7 +167,7 @@ async def _bare_posts_s(url: str, posts: int) -> float:
 
         async def send() -> None:
             for number in left:
-                response = await http.post(f"{url}/ping/{number}")
+                response = await http.post(f"{url}/functions/v1/ping/{number:032x}")
                 assert response.status_code == 200
 
         began_s = time.perf_counter()
@@ -195,7 +195,16 @@ def _filled(directory: Path, url: str, entries: int, beats: int) -> Outbox:
     outbox = Outbox(str(directory), SystemClock(), owner="bench", hostname="bench")
     outbox.remember(
         [
-            CachedHeartbeat(f"id{number}", f"beat{number}", 86_400, 3600, "up", None, Secret(f"{url}/ping/{number}"), 0)
+            CachedHeartbeat(
+                f"id{number}",
+                f"beat{number}",
+                86_400,
+                3600,
+                "up",
+                None,
+                Secret(f"{url}/functions/v1/ping/{number:032x}"),
+                0,
+            )
             for number in range(beats)
         ]
     )

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from aura_agent.clock import Reading
 from aura_agent.outbox.rules import Moment
@@ -60,12 +61,10 @@ def set_aside(path: str, tell: Callable[[str], None]) -> None:
 
 def storable(report: Report) -> Report:
     """Return *report* in text that SQLite takes: bytes that aren't UTF-8 arrive here as surrogates (PEP 383)."""
-    ref = None if report.ref is None else _printable(report.ref)
-    job, reason, tail = _printable(report.job), _printable(report.reason), _printable(report.tail)
-    return replace(report, ref=ref, job=job, reason=reason, tail=tail)
+    given = {"ref": report.ref or "", "job": report.job, "reason": report.reason, "tail": report.tail}
+    changed: dict[str, Any] = {name: _printable(text) for name, text in given.items() if not text.isascii()}
+    return replace(report, **changed) if changed else report
 
 
 def _printable(text: str) -> str:
-    if text.isascii():
-        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
