@@ -368,31 +368,6 @@ class Outbox:
             now = self.now()
             return [self._end(each, now) for each in ended]
 
-    def delivered(self, attempt: Attempt, reason: str) -> None:
-        """The ping URL acknowledged: final, whatever has been reported since the attempt began."""
-        self.settle([Ended(attempt=attempt, reason=reason, acknowledged=True)])
-
-    def not_delivered(
-        self,
-        attempt: Attempt,
-        reason: str,
-        *,
-        delay_s: float,
-        parked: bool = False,
-        drop_body: bool = False,
-        host_not_before_s: float | None = None,
-    ) -> State:
-        """No acknowledgement: the entry waits for its next attempt, unless the rules withdraw it now."""
-        ended = Ended(
-            attempt=attempt,
-            reason=reason,
-            delay_s=delay_s,
-            parked=parked,
-            drop_body=drop_body,
-            host_not_before_s=host_not_before_s,
-        )
-        return self.settle([ended])[0]
-
     def postpone_unresolved(self, stream_id: int, reason: str, delay_s: float, *, parked: bool = False) -> None:
         """The stream's ping URL can't be had now: ask again after *delay_s*."""
         with transaction(self._connection):

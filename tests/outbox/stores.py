@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aura_agent.clock import Reading
+from aura_agent.outbox.claims import Attempt, Ended
+from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report.boots import current_boot_id
@@ -89,6 +91,33 @@ def open_outbox(directory: Path | str, clock: MovedClock, owner: str = "test") -
 def bench(directory: Path) -> Bench:
     clock = MovedClock()
     return Bench(directory / "store", clock, open_outbox(directory / "store", clock))
+
+
+def delivered(outbox: Outbox, attempt: Attempt, reason: str) -> None:
+    """Put on record that the ping URL acknowledged."""
+    outbox.settle([Ended(attempt=attempt, reason=reason, acknowledged=True)])
+
+
+def not_delivered(
+    outbox: Outbox,
+    attempt: Attempt,
+    reason: str,
+    *,
+    delay_s: float,
+    parked: bool = False,
+    drop_body: bool = False,
+    host_not_before_s: float | None = None,
+) -> State:
+    """Put on record that it did not; return the entry's state."""
+    ended = Ended(
+        attempt=attempt,
+        reason=reason,
+        delay_s=delay_s,
+        parked=parked,
+        drop_body=drop_body,
+        host_not_before_s=host_not_before_s,
+    )
+    return outbox.settle([ended])[0]
 
 
 def renamed(run_id: str) -> Callable[[Report], Report]:

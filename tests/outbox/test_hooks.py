@@ -10,7 +10,7 @@ import pytest
 from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome, Report
-from tests.outbox.stores import SECOND_NS, Bench
+from tests.outbox.stores import SECOND_NS, Bench, delivered
 
 
 def _taken(outbox: Outbox) -> list[tuple[str, str]]:
@@ -182,7 +182,7 @@ def test_an_entry_that_expires_is_told_once_until_a_delivery(at: Bench) -> None:
 
     at.run()
     (attempt,) = at.outbox.claim(1).attempts
-    at.outbox.delivered(attempt, "")
+    delivered(at.outbox, attempt, "")
     again = at.run()
     at.clock.advance(20)
     at.outbox.claim(1)

@@ -5,7 +5,7 @@ import pytest
 from aura_agent.outbox.queries import other_feeders
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report.record import Outcome
-from tests.outbox.stores import Bench
+from tests.outbox.stores import Bench, delivered, not_delivered
 
 HOUR = 3600.0
 
@@ -14,7 +14,7 @@ def deliver(at: Bench) -> None:
     """Let a run happen, and its ping be acknowledged."""
     at.run()
     (attempt,) = at.outbox.claim(10).attempts
-    at.outbox.delivered(attempt, "200")
+    delivered(at.outbox, attempt, "200")
 
 
 def now_ns(at: Bench) -> int:
@@ -73,7 +73,7 @@ def test_what_may_have_arrived_is_ours(at: Bench, later: str) -> None:
     arrived_ns = now_ns(at)
     assert foreign(at, arrived_ns) == {}, "it is under way"
 
-    at.outbox.not_delivered(attempt, "connection lost", delay_s=1)
+    not_delivered(at.outbox, attempt, "connection lost", delay_s=1)
     if later != "waits":
         at.clock.advance(HOUR)
         at.run(Outcome.FAILED if later == "failed" else Outcome.SUCCEEDED)

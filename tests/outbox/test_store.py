@@ -21,7 +21,7 @@ from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
-from tests.outbox.stores import SECOND_NS, START, Bench, open_outbox, renamed
+from tests.outbox.stores import SECOND_NS, START, Bench, delivered, not_delivered, open_outbox, renamed
 
 
 def _only(claim: Claim) -> Attempt:
@@ -36,7 +36,7 @@ def test_a_success_is_leased_sent_and_acknowledged(at: Bench) -> None:
 
     attempt = _only(at.outbox.claim(10))
     assert (attempt.run_id, attempt.heartbeat) == (run_id, "backup")
-    at.outbox.delivered(attempt, "200")
+    delivered(at.outbox, attempt, "200")
 
     assert at.states() == {run_id: "delivered"}
     assert at.outbox.claim(10) == Claim()
@@ -103,7 +103,7 @@ def test_a_failed_attempt_waits_for_its_delay(at: Bench) -> None:
     """Back-off is kept by the store: no attempt before its time, and the time is told."""
     at.know("backup")
     run_id = at.run()
-    at.outbox.not_delivered(_only(at.outbox.claim(10)), "503", delay_s=30)
+    not_delivered(at.outbox, _only(at.outbox.claim(10)), "503", delay_s=30)
 
     claim = at.outbox.claim(10)
     assert claim.attempts == ()
@@ -117,7 +117,7 @@ def test_a_new_success_is_tried_at_once(at: Bench) -> None:
     """Neither back-off nor parking holds back a newer success; the older one is superseded."""
     at.know("backup")
     old = at.run()
-    at.outbox.not_delivered(_only(at.outbox.claim(10)), "404", delay_s=3600, parked=True)
+    not_delivered(at.outbox, _only(at.outbox.claim(10)), "404", delay_s=3600, parked=True)
 
     new = at.run()
 
@@ -181,7 +181,7 @@ def test_an_attempt_under_way_is_never_cancelled(at: Bench) -> None:
     at.run(Outcome.FAILED)
 
     assert at.states() == {run_id: "waiting"}
-    at.outbox.delivered(attempt, "200")
+    delivered(at.outbox, attempt, "200")
     assert at.states() == {run_id: "delivered"}
 
 
@@ -192,7 +192,7 @@ def test_an_attempt_that_failed_meanwhile_is_withdrawn_and_says_so(at: Bench) ->
     attempt = _only(at.outbox.claim(10))
     at.run(Outcome.FAILED)
 
-    state = at.outbox.not_delivered(attempt, "connection lost", delay_s=1)
+    state = not_delivered(at.outbox, attempt, "connection lost", delay_s=1)
 
     assert state is State.INVALIDATED
     (row,) = queue_rows(at.outbox, ended=True)
@@ -228,7 +228,7 @@ def test_a_run_stamped_in_the_far_future_does_not_silence_the_stream(at: Bench) 
     """A clock that stood at 2036 when a run ended changes nothing for the runs after it."""
     at.know("backup")
     at.run(change=lambda report: replace(report, ended=report.ended._replace(wall_ns=2_090_000_000 * SECOND_NS)))
-    at.outbox.delivered(_only(at.outbox.claim(10)), "200")
+    delivered(at.outbox, _only(at.outbox.claim(10)), "200")
     later = at.run()
 
     assert _only(at.outbox.claim(10)).run_id == later
@@ -355,7 +355,7 @@ def test_retry_after_holds_back_the_whole_host(at: Bench) -> None:
     at.know("one")
     at.know("two")
     at.run(ref="heartbeat:one")
-    at.outbox.not_delivered(_only(at.outbox.claim(10)), "429", delay_s=60, host_not_before_s=60)
+    not_delivered(at.outbox, _only(at.outbox.claim(10)), "429", delay_s=60, host_not_before_s=60)
     at.run(ref="heartbeat:two")
 
     claim = at.outbox.claim(10)
@@ -373,7 +373,7 @@ def test_a_body_that_was_too_large_goes_no_more(at: Bench) -> None:
     at.run(change=lambda report: replace(report, body=b"tail"))
     attempt = _only(at.outbox.claim(10))
     assert attempt.body == b"tail"
-    at.outbox.not_delivered(attempt, "413", delay_s=0, drop_body=True)
+    not_delivered(at.outbox, attempt, "413", delay_s=0, drop_body=True)
 
     assert _only(at.outbox.claim(10)).body is None
 
@@ -433,7 +433,7 @@ def test_what_waits_survives_a_reboot(at: Bench) -> None:
     wall_ns = at.clock.read().wall_ns
     at.clock.reading = Reading(5 * SECOND_NS, wall_ns + 600 * SECOND_NS)
 
-    at.outbox.not_delivered(_only(at.outbox.claim(10)), "503", delay_s=1)
+    not_delivered(at.outbox, _only(at.outbox.claim(10)), "503", delay_s=1)
     at.clock.reading = Reading(3300 * SECOND_NS, wall_ns + 3700 * SECOND_NS)
     at.outbox.claim(10)
 
@@ -587,13 +587,13 @@ def test_a_parked_stream_waits_whatever_is_behind_its_first_entry(at: Bench) -> 
     at.know("backup")
     for _ in range(3):
         at.run(change=lambda report: replace(report, replay_all=True))
-    at.outbox.not_delivered(_only(at.outbox.claim(10)), "403", delay_s=3600, parked=True)
+    not_delivered(at.outbox, _only(at.outbox.claim(10)), "403", delay_s=3600, parked=True)
     assert at.outbox.claim(10).attempts == ()
 
     at.clock.advance(3600)
     attempt = _only(at.outbox.claim(10))
     at.run(change=lambda report: replace(report, replay_all=True))
-    at.outbox.not_delivered(attempt, "403", delay_s=3600, parked=True)
+    not_delivered(at.outbox, attempt, "403", delay_s=3600, parked=True)
     assert _only(at.outbox.claim(10)).entry_id == attempt.entry_id
 
 
@@ -604,8 +604,8 @@ def test_the_longest_retry_after_of_a_host_holds(at: Bench) -> None:
     at.run(ref="heartbeat:one")
     at.run(ref="heartbeat:two")
     first, second = at.outbox.claim(10).attempts
-    at.outbox.not_delivered(first, "429", delay_s=0, host_not_before_s=600)
-    at.outbox.not_delivered(second, "429", delay_s=0, host_not_before_s=1)
+    not_delivered(at.outbox, first, "429", delay_s=0, host_not_before_s=600)
+    not_delivered(at.outbox, second, "429", delay_s=0, host_not_before_s=1)
 
     at.clock.advance(599)
     assert at.outbox.claim(10).attempts == ()
@@ -623,7 +623,7 @@ def test_an_answer_after_the_lease_ran_out_and_the_streams_merged_counts(at: Ben
     at.run(Outcome.SKIPPED, ref="heartbeat:backup")
     assert at.outbox.claim(10).attempts != ()
 
-    at.outbox.delivered(attempt, "200")
+    delivered(at.outbox, attempt, "200")
 
     assert at.states() == {run_id: "delivered"}
     assert at.outbox.claim(10).attempts == ()
@@ -639,7 +639,7 @@ def test_what_became_one_stream_during_an_attempt_is_one_after_it(at: Bench) -> 
     waiting = at.run(ref="heartbeat:backup")
     at.know("backup", "the-id")
     at.run(Outcome.FAILED, ref="url:http://127.0.0.1:9/ping/the-id")
-    at.outbox.delivered(attempt, "200")
+    delivered(at.outbox, attempt, "200")
 
     assert at.outbox.claim(10).attempts == ()
     assert at.states()[waiting] == "invalidated"

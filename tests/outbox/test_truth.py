@@ -19,7 +19,7 @@ from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import boots
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
-from tests.outbox.stores import SECOND_NS, MovedClock, open_outbox
+from tests.outbox.stores import SECOND_NS, MovedClock, delivered, not_delivered, open_outbox
 
 _LIFETIME_S = 4200.0
 _UNKNOWN_S = 86_400.0
@@ -87,11 +87,11 @@ class _Life:
             return
         attempt = self.attempts.pop(self.rng.randrange(len(self.attempts)))
         if self.rng.random() < 0.5:
-            self.outbox.delivered(attempt, "200")
+            delivered(self.outbox, attempt, "200")
             self.log[attempt.run_id].delivered = True
         else:
             parked = self.rng.random() < 0.2
-            self.outbox.not_delivered(attempt, "503", delay_s=3600.0 if parked else 5.0, parked=parked)
+            not_delivered(self.outbox, attempt, "503", delay_s=3600.0 if parked else 5.0, parked=parked)
 
     def wait(self) -> None:
         self.clock.advance(self.rng.choice([1.0, 6.0, 6.0, 20.0, 20.0, LEASE_S + 1, 1800.0]))
@@ -139,7 +139,7 @@ class _Life:
         while attempts := self.outbox.claim(4).attempts:
             for attempt in attempts:
                 self._check(attempt)
-                self.outbox.delivered(attempt, "200")
+                delivered(self.outbox, attempt, "200")
                 self.log[attempt.run_id].delivered = True
 
     # -- what must hold ------------------------------------------------------------------------------------------
