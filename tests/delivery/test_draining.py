@@ -3,6 +3,7 @@
 import asyncio
 import random
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,6 +12,7 @@ from aura_agent.delivery.hosts import Hosts
 from aura_agent.devserver.server import DevServer
 from tests.api.raw_server import closed_port, hang, serving
 from tests.delivery.dispatch import Dispatch, dispatch
+from tests.faults.proxy import fault_proxy
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -116,3 +118,16 @@ async def test_answers_that_the_store_cannot_take_are_kept(aura: DevServer, at: 
 
     assert len(aura.pings()) == 1
     assert at.heard.count("store.recovered") == 1
+
+
+async def test_connections_are_used_again(aura: DevServer, at: Dispatch) -> None:
+    """Forty pings, one after the other: one connection carries them all."""
+    url = aura.create_heartbeat("backup").ping_url
+    async with fault_proxy(urlsplit(url).port or 0, 1) as proxy:
+        for number in range(40):
+            ref = f"url:http://127.0.0.1:{proxy.port}{urlsplit(url).path}"
+            await at.run("backup", ref=ref, body=b"%d" % number, replay_all=True)
+        await at.drain()
+
+        assert proxy.connections == 1
+    assert [ping.body for ping in aura.pings()] == [str(number) for number in range(40)]
