@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd test-container stress chaos bench-wrapper bench-delivery behaviour check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container stress chaos test-schedule bench-wrapper bench-schedule bench-delivery behaviour check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,11 +40,22 @@ stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything
 chaos: $(READY) ## faults in full: 300 cycles of kill -9 of daemon, courier and wrappers under load, and the network's
 	AURA_CHAOS_CYCLES=300 $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
+test-schedule: $(READY) ## the long form of the schedule's tests: 20,000 random expressions, a simulated year
+	AURA_SCHEDULE_CASES=20000 AURA_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -s --timeout 3600 \
+		tests/schedule/test_differential.py tests/daemon/test_year.py $(ARGS)
+
 bench-wrapper: $(READY) ## what aura-run adds to a job: time, memory, throughput
 	$(BIN)/python -m bench.wrapper $(ARGS)
 
 bench-delivery: $(READY) ## what outbox and courier do in a second, what waiting costs, how a herd comes back
 	$(BIN)/python -m bench.delivery $(ARGS)
+
+PEERS := .bench-peers
+
+bench-schedule: $(READY) ## what the scheduler costs, beside cronstable, yacron and Debian's cron (ARGS="--quick")
+	@test -x $(PEERS)/bin/yacron || { $(PYTHON) -m venv --clear $(PEERS) && \
+		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers.txt; }
+	$(BIN)/python -m bench.schedule --peers $(PEERS)/bin $(ARGS)
 
 behaviour: $(READY) ## write docs/wrapper-behaviour.md from the tests that prove it
 	$(BIN)/python -m tests.wrapper.behaviour
@@ -71,4 +82,4 @@ lock: ## pin the newest allowed versions again, with hashes (needs uv)
 	$(LOCK) tests/deploy/requirements.in -c requirements/dev.txt -o tests/deploy/requirements.txt
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

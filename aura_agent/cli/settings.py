@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from aura_agent.api import AuraClient, Purpose
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, config_path, find_token
-from aura_agent.delivery.inline import Service
 from aura_agent.errors import ConfigError, Problem
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report import places
@@ -21,6 +19,9 @@ from aura_agent.units import format_duration
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from aura_agent.api import AuraClient
+    from aura_agent.delivery.inline import Service
 
 _NARROW_COLUMNS = 90  # a table of half a dozen columns is torn to shreds in fewer
 _API_PATIENCE_S = 150.0  # the minute's limit is waited for; who has used up the hour is told so
@@ -59,8 +60,10 @@ def open_store(config: Config, role: str) -> Outbox:
     return outbox
 
 
-def service(config: Config) -> Service:
+def service(config: Config) -> "Service":
     """Return where Aura is, from config and environment. Raises ConfigError: the token's file can't be read."""
+    from aura_agent.delivery.inline import Service
+
     return Service(
         base_url=base_url(config.api, os.environ),
         token=find_token(config.api, os.environ),
@@ -69,11 +72,13 @@ def service(config: Config) -> Service:
     )
 
 
-def open_api(config: Config) -> AuraClient:
+def open_api(config: Config) -> "AuraClient":
     """Return a client of the config's Aura; it says on stderr if it has to wait for the token's turn.
 
     Raises ConfigError: there is no token, or it can't be read.
     """
+    from aura_agent.api import Purpose
+
     open_client = service(config).client_factory(on_wait=_say_wait)
     if open_client is None:
         raise ConfigError([Problem("no API token; set token_file in [api], or AURA_TOKEN_FILE")])

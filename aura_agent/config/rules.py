@@ -80,8 +80,9 @@ def check(config: Config, said: Said, host: Host, findings: Findings, *, now: da
     for name in config.job_groups:
         if re.fullmatch(JOB_NAME_PATTERN, name) is None:
             findings.error(("job_groups", name), f"{quoted(name)} is not a group's name; {_NAME_RULE}")
+    zones: dict[str | None, ZoneInfo] = {}
     for name in config.jobs:
-        _JobCheck(name, config, said, host, findings).check(now)
+        _JobCheck(name, config, said, host, zones, findings).check(now)
     _check_sharing(config, findings)
 
 
@@ -123,9 +124,17 @@ def _check_agent(config: Config, host: Host, findings: Findings) -> None:
 
 
 class _JobCheck:
-    """The rules of one job."""
+    """The rules of one job. *zones*: those that have been looked up already."""
 
-    def __init__(self, name: str, config: Config, said: Said, host: Host, findings: Findings) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        said: Said,
+        host: Host,
+        zones: dict[str | None, ZoneInfo],
+        findings: Findings,
+    ) -> None:
         self._name = name
         self._job: Job = config.jobs[name]
         self._groups = config.job_groups
@@ -134,6 +143,7 @@ class _JobCheck:
         self._said_in: Said = lambda path, model: said(("jobs", name, *path), model)
         self._said = self._said_in((), Job)
         self._host = host
+        self._zones = zones
         self._findings = findings
 
     def check(self, now: datetime | None) -> None:
@@ -188,8 +198,11 @@ class _JobCheck:
     def _zone(self) -> ZoneInfo | None:
         from aura_agent.schedule.zones import zone
 
+        name = self._job.timezone
         try:
-            return zone(self._job.timezone, tz_env=self._host.tz_env)
+            if name not in self._zones:
+                self._zones[name] = zone(name, tz_env=self._host.tz_env)
+            return self._zones[name]
         except ScheduleError as problem:
             path = self._path("schedule") if self._job.timezone is None else self._path("timezone")
             self._findings.error(path, str(problem))

@@ -8,7 +8,9 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from aura_agent import __version__
 from aura_agent.clock import Clock
@@ -94,7 +96,12 @@ class Agent:
 
     def apply(self, config: Config) -> None:
         """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force."""
-        timed = {name: self._timed(name, job) for name, job in config.jobs.items() if job.enabled and _has_times(job)}
+        zone_of = cache(partial(zone, tz_env=os.environ.get("TZ")))
+        timed = {
+            name: self._timed(name, job, zone_of(job.timezone))
+            for name, job in config.jobs.items()
+            if job.enabled and _has_times(job)
+        }
         watched = {
             name: Watched(job.heartbeat or name, look_at(job, self._parts.clock))
             for name, job in config.jobs.items()
@@ -249,8 +256,8 @@ class Agent:
             "jobs": jobs,
         }
 
-    def _timed(self, name: str, job: Job) -> Timed:
-        schedule = build(job.schedule, job.every, job=name, zone=zone(job.timezone, tz_env=os.environ.get("TZ")))
+    def _timed(self, name: str, job: Job, job_zone: ZoneInfo) -> Timed:
+        schedule = build(job.schedule, job.every, job=name, zone=job_zone)
         if job.watch is not None:
             return Timed(name, schedule, lambda _at, _why: self._parts.watcher.look(name), durable=False)
 

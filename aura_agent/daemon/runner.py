@@ -30,7 +30,6 @@ from aura_agent.process.memory import MemoryPeaks
 from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, spawn
 from aura_agent.process.tail import CONTEXT_BYTES, Tail
-from aura_agent.process.tree import ProcessTree
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
@@ -358,6 +357,8 @@ class Runner:
             done, _ = await asyncio.wait({ended, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if ended in done:
                 return None
+            from aura_agent.process.tree import ProcessTree  # brings psutil: not before it is needed
+
             tree = ProcessTree(child.pid, own_group=True)
             tree.signal(signal.SIGTERM)
             loop = asyncio.get_running_loop()

@@ -25,7 +25,6 @@ from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.watch.condition import Condition
 from aura_agent.watch.file import check_file
-from aura_agent.watch.process import check_process
 
 _LOOK_S = 30.0
 
@@ -162,6 +161,8 @@ def look_at(job: Job, clock: Clock) -> Look:
 
     def look(previous: Condition | None) -> Condition:
         if watch.process is not None:
+            from aura_agent.watch.process import check_process  # brings psutil: not before it is needed
+
             spec = watch.process
             return check_process(
                 pidfile=spec.pidfile, pattern=spec.pattern, name=spec.name, user=spec.user, previous=previous

@@ -29,7 +29,6 @@ from aura_agent.process.child import Child
 from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnSpec, spawn
 from aura_agent.process.tail import CONTEXT_BYTES, Tail
-from aura_agent.process.tree import ProcessTree
 from aura_agent.secret import Secret
 from aura_agent.units import format_duration
 
@@ -141,6 +140,8 @@ async def _run(
 
 async def _ended(child: Child, timeout_s: float) -> str:
     """Wait for the command; return how it failed, empty if it didn't."""
+    from aura_agent.process.tree import ProcessTree  # brings psutil: not before it is needed
+
     tree = ProcessTree(child.pid, own_group=True)
     try:
         async with asyncio.timeout(timeout_s):

@@ -7,8 +7,6 @@ import asyncio
 import os
 from collections.abc import Container
 
-import psutil
-
 _FIRST_LOOK_S = 1.0
 _LOOK_EVERY_S = 5.0
 
@@ -42,6 +40,8 @@ class MemoryPeaks:
 
 def resident(sessions: Container[int]) -> dict[int, int]:
     """Return how many bytes the processes of each session have in RAM; what they share counts for each of them."""
+    import psutil  # not before it is needed: 10 ms of the daemon's start
+
     found: dict[int, int] = {}
     for pid in psutil.pids():
         try:
