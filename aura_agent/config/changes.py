@@ -9,8 +9,12 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from aura_agent.config.documents import MAX_FILE_BYTES, conf_d_files
+
+if TYPE_CHECKING:
+    from asyncinotify import Inotify
 
 _QUIET_S = 0.2  # without an event, and the change is over
 _RESTLESS_S = 5.0  # nobody's writing puts it off for longer
@@ -33,18 +37,22 @@ async def changes(path: str) -> AsyncIterator[None]:
                     inotify.add_watch(directory, wanted)
                 except (FileNotFoundError, NotADirectoryError, PermissionError):
                     continue  # one that isn't there shows up in the one above it
+            await _quiet(inotify)  # at first, too: somebody may be in the middle of writing
             now = fingerprint(path)
             if now != seen:
                 seen = now
                 yield
             await inotify.get()
-            try:
-                async with asyncio.timeout(_RESTLESS_S):
-                    while True:
-                        async with asyncio.timeout(_QUIET_S):
-                            await inotify.get()
-            except TimeoutError:
-                pass
+
+
+async def _quiet(inotify: "Inotify") -> None:
+    try:
+        async with asyncio.timeout(_RESTLESS_S):
+            while True:
+                async with asyncio.timeout(_QUIET_S):
+                    await inotify.get()
+    except TimeoutError:
+        pass
 
 
 def fingerprint(path: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import cache
 
 from aura_agent.config.models import Job
 from aura_agent.process.account import job_environment, resolve_account
@@ -23,7 +24,9 @@ def spawn_spec(job: Job) -> SpawnSpec:
         argv=tuple(job.command or ()),
         shell_text=job.shell,
         shell=job.shell_program,
-        env=job_environment(account, os.environ, _own_variables(job), inherit=job.inherit_env, shell=job.shell_program),
+        env=job_environment(
+            account, _our_environment(), _own_variables(job), inherit=job.inherit_env, shell=job.shell_program
+        ),
         cwd=job.cwd,
         account=account,
         umask=int(job.umask, 8) if job.umask is not None else DEFAULT_UMASK,
@@ -32,6 +35,12 @@ def spawn_spec(job: Job) -> SpawnSpec:
         stdout=output,
         stderr=output,
     )
+
+
+@cache
+def _our_environment() -> dict[str, str]:
+    """Return our environment, which nothing changes: to decode it for each run costs half as much as the fork."""
+    return dict(os.environ)
 
 
 def _own_variables(job: Job) -> dict[str, str]:

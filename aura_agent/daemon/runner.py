@@ -21,7 +21,6 @@ from aura_agent.daemon.jobspec import spawn_spec
 from aura_agent.daemon.slots import Slot, Slots
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
-from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.process.attachment import attachment
 from aura_agent.process.child import Child
@@ -114,6 +113,8 @@ class Runner:
         self._slots = Slots()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._begun: list[tuple[str, str, str | None, Reading]] = []
+        self._recording: asyncio.Task[None] | None = None
         self._memory = MemoryPeaks()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -305,7 +306,7 @@ class Runner:
             return _Attempt(started, ended, Outcome.NOT_STARTED, problem.exit_code, reason=str(problem))
         if first:
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=child.pid, why=run.reason)
-        beginning = asyncio.create_task(self._begin(run, started)) if first else None
+        beginning = self._begin(run, started) if first else None
         tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes + CONTEXT_BYTES))
         outputs = [self._read(run, name, fd, tail) for name, fd in (("stdout", child.stdout), ("stderr", child.stderr))]
         self._memory.watch(child.pid)
@@ -334,15 +335,20 @@ class Runner:
         lines = Lines(lambda text: note(text=text))
         return Pump(fd, tail, lines.feed if run.job.output == "log" else None), lines
 
-    async def _begin(self, run: Run, started: Reading) -> None:
-        """Put on record that the run is under way: a daemon that is killed leaves a lost run, not a silent one."""
-        ref = _ref(run.job)
+    def _begin(self, run: Run, started: Reading) -> asyncio.Task[None]:
+        """Put on record that the run is under way: a daemon that is killed leaves a lost run, not a silent one.
+
+        Runs that start in one turn of the loop share a transaction, and the task that waits for it.
+        """
+        self._begun.append((run.run_id, run.job_name, _ref(run.job), started))
+        if self._recording is None:
+            self._recording = asyncio.create_task(self._record_begun(), name="record begun runs")
+        return self._recording
+
+    async def _record_begun(self) -> None:
+        begun, self._begun, self._recording = self._begun, [], None
         try:
-            await self._worker.call(
-                lambda outbox: outbox.begin(
-                    run.run_id, run.job_name, ref, Moment(outbox.now().epoch, started.boot_ns, started.wall_ns)
-                )
-            )
+            await self._worker.call(lambda outbox: outbox.begin(begun))
         except StoreError as problem:
             self._observer.note("store.failed", error=str(problem))
 

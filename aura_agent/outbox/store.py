@@ -108,12 +108,12 @@ class Outbox:
         with self._intake() as count:
             return count
 
-    def begin(self, run_id: str, job: str, ref: str | None, started: Moment) -> None:
-        """Record that one of the daemon's own runs is under way, so that it can be found lost."""
+    def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
+        """Record that the daemon's own *runs* are under way, to be found if they are lost: run id, job, ref, start."""
         with transaction(self._connection):
-            self._connection.execute(
+            self._connection.executemany(
                 "INSERT OR IGNORE INTO open_runs VALUES (?, ?, ?, ?, ?, ?)",
-                (run_id, job, ref, started.epoch, started.boot_ns, started.wall_ns),
+                [(run_id, job, ref, self._epoch, *started) for run_id, job, ref, started in runs],
             )
 
     def lose_open_runs(self) -> list[str]:

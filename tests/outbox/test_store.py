@@ -381,7 +381,8 @@ def test_a_body_that_was_too_large_goes_no_more(at: Bench) -> None:
 def test_a_daemons_run_without_an_outcome_is_lost(at: Bench) -> None:
     """The daemon was killed while its job ran: what waits from before is withdrawn, the history says lost."""
     waiting = at.run()
-    at.outbox.begin("abandoned", "backup", "heartbeat:backup", at.outbox.now())
+    now = at.outbox.now()
+    at.outbox.begin([("abandoned", "backup", "heartbeat:backup", Reading(now.boot_ns, now.wall_ns))])
     at.reopen()
 
     assert at.outbox.lose_open_runs() == ["backup"]
