@@ -16,7 +16,7 @@ def state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str | No
     """Return the store: AURA_STATE_DIR, else *configured*, else root's or the user's own (XDG base directories)."""
     said = environ.get("AURA_STATE_DIR") or configured
     if said:
-        return os.path.abspath(said)
+        return _absolute(said)
     if euid == 0:
         return SYSTEM_STATE_DIR
     base = environ.get("XDG_STATE_HOME") or ""
@@ -32,7 +32,7 @@ def own_state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str 
     try:
         ours = os.stat(configured).st_uid == euid
     except FileNotFoundError:
-        ours = os.access(os.path.dirname(os.path.abspath(configured)), os.W_OK)
+        ours = os.access(os.path.dirname(_absolute(configured)), os.W_OK)
     except OSError:
         ours = False
     return state_dir(environ, configured if ours or euid == 0 else None, euid)
@@ -41,3 +41,10 @@ def own_state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str 
 def socket_path(environ: "os._Environ[str] | dict[str, str]", configured: str | None) -> str:
     """Return the daemon's socket: AURA_SOCKET, else *configured*, else the system's."""
     return environ.get("AURA_SOCKET") or configured or SYSTEM_SOCKET
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        return path  # our working directory is gone: whoever opens a file there says so, and the job runs

@@ -17,6 +17,25 @@ def test_a_job_that_is_over_in_no_time_leaves_the_next_its_turn(host: Host) -> N
     assert [host.run(*_NO_OVERLAP, "true").returncode for _ in range(10)] == [0] * 10
 
 
+def test_a_working_directory_that_is_gone_keeps_no_job_from_running(host: Host) -> None:
+    """A relative store is nowhere then: that is one line on stderr, and the job runs."""
+    command = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "sh", AURA_RUN, *_NO_OVERLAP]
+    environment = host.environment | {"AURA_STATE_DIR": "store"}
+    run = subprocess.run(
+        [*command, "sh", "-c", "echo ran; exit 3"],
+        cwd=host.home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (run.returncode, run.stdout) == (3, "ran\n")
+    assert "Traceback" not in run.stderr
+    assert "internal error" not in run.stderr
+    assert "--no-overlap can't be kept: store: No such file or directory" in run.stderr
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
 def test_containers_that_share_a_store_see_each_other_run(host: Host) -> None:
