@@ -167,6 +167,8 @@ def _open(path: str, *, check: bool) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        # Sorting and statements that may be undone want temporary files, for which a container may have no place.
+        connection.execute("PRAGMA temp_store=MEMORY")
         if check:
             _check(connection)
         _migrate(connection, path)

@@ -233,6 +233,25 @@ def _store_read_only(site: Site) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=700", "none", str(site.state)], check=True)
 
 
+_NO_TEMPORARY_FILES = """
+mkdir "$AURA_STATE_DIR" && mount -t tmpfs -o mode=700 none "$AURA_STATE_DIR" || exit 90
+for place in /tmp /var/tmp; do mount --rbind $place $place && mount -o remount,ro,bind $place || exit 91; done
+cd /proc && unset TMPDIR
+"$@" && "$@"
+"""
+
+
+@pytest.mark.root
+@_ROOT
+def test_a_read_only_system_takes_no_temporary_file_and_delivers(alone: Site) -> None:
+    """As in a container whose only writable place is the store's volume: two runs, two pings, and not a word."""
+    command = ["unshare", "--mount", "sh", "-c", _NO_TEMPORARY_FILES, "sh", AURA_RUN, "-H", "beat", "--", "true"]
+    done = subprocess.run(command, env=alone.environment, capture_output=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(alone.server.pings("beat")) == 2
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
