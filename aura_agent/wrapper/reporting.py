@@ -12,7 +12,7 @@ import os
 
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.places import DAEMON_LOCK, SYSTEM_CONFIG, own_state_dir, socket_path, state_dir
-from aura_agent.report.wire import encode
+from aura_agent.report.wire import MAX_LINE_BYTES, encode
 from aura_agent.wrapper.daemon import Busy, Daemon, Refused
 from aura_agent.wrapper.job import Ended
 from aura_agent.wrapper.options import Options
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
 _MAX_TAIL_CHARS = 50_000
+_ROOM_BYTES = 64  # in a line, for what is added to it later
+_TOO_LONG = "[the output is left out: it has too many bytes that are no text]\n"
 
 # Names of these say nothing about the job: what they run does.
 _CARRIERS = frozenset(
@@ -127,6 +129,8 @@ class Reporter:
             "body": "" if body is None or outcome != "succeeded" else body.decode("utf-8", "surrogateescape"),
             "tail": tail[-_MAX_TAIL_CHARS:],
         }
+        if len(encode("run", fields)) > MAX_LINE_BYTES - _ROOM_BYTES:
+            fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
         if self._hand_over(encode("run", fields)) or self._ref is None:
             self._forget_start()
             return None

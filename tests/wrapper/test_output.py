@@ -5,11 +5,15 @@ import os
 import pty
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from aura_agent.report import spool
+from aura_agent.report.wire import MAX_LINE_BYTES
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
@@ -279,3 +283,18 @@ def test_the_end_of_the_reader_reaches_a_job_whose_output_is_attached(host: Host
 
 def _numbers(count: int) -> bytes:
     return b"".join(b"%d\n" % number for number in range(1, count + 1))
+
+
+def test_output_that_is_no_text_never_makes_a_report_too_long(host: Host) -> None:
+    """Each such byte takes nine in a report's line: without the output the ping is still taken by every reader."""
+    job = "import sys; sys.stdout.buffer.write(b'\\xff' * 300_000)"
+    options = ("--no-wait", "--attach", "output", "--tail-bytes", "200000", "-H", "beat", "--")
+    run = host.run(*options, sys.executable, "-c", job)
+    (report,) = (host.state / "spool").iterdir()
+    record = spool.read(str(report), time.time_ns())
+
+    assert run.returncode == 0
+    assert record is not None
+    assert len(record) <= MAX_LINE_BYTES
+    assert b"outcome=succeeded" in record
+    assert b"left%20out" in record
