@@ -41,7 +41,7 @@ chaos: $(READY) ## faults in full: 300 cycles of kill -9 of daemon, courier and 
 	AURA_CHAOS_CYCLES=300 $(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 test-schedule: $(READY) ## the long form of the schedule's tests: 20,000 random expressions, a simulated year
-	AURA_SCHEDULE_CASES=20000 AURA_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -s --timeout 3600 \
+	TMPDIR=/dev/shm AURA_SCHEDULE_CASES=20000 AURA_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -s --timeout 3600 \
 		tests/schedule/test_differential.py tests/daemon/test_year.py $(ARGS)
 
 bench-wrapper: $(READY) ## what aura-run adds to a job: time, memory, throughput

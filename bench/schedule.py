@@ -120,7 +120,7 @@ class DebianCron(Daemon):
             f" && mount --bind {self.home}/none /etc/cron.d && mount --bind /dev/null /etc/crontab"
             f" && mount -t tmpfs none /run && exec cron -f"
         )
-        return ["unshare", "--mount", "sh", "-c", inside.replace("%", r"\%")]
+        return ["unshare", "--mount", "sh", "-c", inside]
 
 
 def main() -> None:
