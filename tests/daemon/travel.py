@@ -8,6 +8,10 @@ from typing import Any
 
 from aura_agent.clock import Reading
 
+# Timers are never early. Without it a loop that is half a year old stands still: asyncio takes a timer for due if it
+# is so by a nanosecond, which floats of that size don't know.
+_LATE_S = 1e-6
+
 
 class TravellingLoop(asyncio.SelectorEventLoop):
     """Threads are as real as ever, and time stands still while one works; only timers cost nothing."""
@@ -34,7 +38,7 @@ class TravellingLoop(asyncio.SelectorEventLoop):
     def _pass(self, seconds: float) -> bool:
         """Let time pass; False: somebody works."""
         if not self._working:
-            self.elapsed_s += seconds
+            self.elapsed_s += seconds + _LATE_S
         return not self._working
 
 
