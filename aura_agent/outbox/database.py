@@ -17,7 +17,6 @@ from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.spool import sync_directory
 
 BUSY_TIMEOUT_S = 10.0
-_WAL_KEPT_BYTES = 4 << 20  # what a large transaction has made of the log is given back at the next checkpoint
 
 # Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
 # A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
@@ -166,9 +165,7 @@ def _open(path: str, *, check: bool) -> sqlite3.Connection:
         _create_private(path)
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # of a new file: before anything is written
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT_BYTES}")
         connection.execute("PRAGMA synchronous=FULL")
         # Sorting and statements that may be undone want temporary files, for which a container may have no place.
         connection.execute("PRAGMA temp_store=MEMORY")
