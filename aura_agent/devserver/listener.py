@@ -26,6 +26,7 @@ from aura_agent.errors import AuraError
 HOST = "127.0.0.1"
 _KEEP_ALIVE_S = 75
 _STOP_GRACE_S = 1.0
+_ROUNDS_TO_CLOSE = 4  # of the event loop, until what was accepted in the last moment is a connection of ours
 
 
 class Listener:
@@ -88,10 +89,13 @@ class Listener:
     def refuse(self) -> None:
         """Stop listening: connections are refused, idle ones closed, busy ones closed after their answer."""
         if self._server is not None:
+            loop = asyncio.get_running_loop()
             for listening in self._server.sockets:
+                loop.remove_reader(listening.fileno())
                 # Closing alone would leave it listening for as long as a child between fork and exec has a copy.
                 listening.shutdown(socket.SHUT_RDWR)
-            self._server.close()
+            # Two rounds later: until a connection that was accepted just now is set up, asyncio wants its server open.
+            loop.call_soon(loop.call_soon, self._server.close)
             self._server = None
             for connection in list(self._state.connections):
                 if not connection.transport.is_closing():
@@ -100,6 +104,8 @@ class Listener:
     async def stop(self) -> None:
         """Stop for good: what is being answered gets a moment, then everything is closed."""
         self.refuse()
+        for _ in range(_ROUNDS_TO_CLOSE):
+            await asyncio.sleep(0)
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=_STOP_GRACE_S)
         for connection in list(self._state.connections):
