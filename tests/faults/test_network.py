@@ -65,7 +65,8 @@ async def test_through_a_network_that_loses_half_everything_arrives_in_order(aur
         for number in range(10):
             for beat, url in enumerate(urls):
                 run = await at.run(f"beat{beat}", ref=_ref(url, proxy.port), body=b"%d" % number, replay_all=True)
-        await until(lambda: proxy.connections > 4)
+        # With luck the first few connections are good ones, and carry everything.
+        await until(lambda: proxy.spoilt > 2 or at.heard.count("ping.delivered") == 40)
         proxy.heal()
         await at.settled(run, "delivered")
         await until(lambda: at.heard.count("ping.delivered") == 40)
