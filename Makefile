@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd test-container stress chaos test-schedule bench-wrapper bench-schedule bench-delivery behaviour check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container stress stateful chaos test-schedule bench-wrapper bench-schedule bench-delivery behaviour check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test-container: $(READY) ## the images and manifests in podman (root; installs w
 
 stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything is killed and taken down at random
 	AURA_STRESS_RUNS=2000 $(BIN)/python -m pytest -s tests/e2e/test_storm.py $(ARGS)
+
+stateful: $(READY) ## the outbox's rules against their oracle, at length: 3,000 random lives of a host
+	AURA_STATEFUL_LIVES=3000 $(BIN)/python -m pytest -s tests/outbox/test_stateful.py $(ARGS)
 
 chaos: $(READY) ## faults in full: 300 cycles of kill -9 of daemon, courier and wrappers under load, and the network's
 	AURA_CHAOS_CYCLES=300 $(BIN)/python -m pytest -s tests/faults $(ARGS)

@@ -306,7 +306,7 @@ class Runner:
             return _Attempt(started, ended, Outcome.NOT_STARTED, problem.exit_code, reason=str(problem))
         if first:
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=child.pid, why=run.reason)
-        beginning = self._begin(run, started) if first else None
+        beginning = self._begin(run, started)
         tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes + CONTEXT_BYTES))
         outputs = [self._read(run, name, fd, tail) for name, fd in (("stdout", child.stdout), ("stderr", child.stderr))]
         self._memory.watch(child.pid)
@@ -318,8 +318,7 @@ class Runner:
             await pump.drained(DRAIN_S)
             pump.release()
             lines.end()
-        if beginning is not None:
-            await beginning
+        await beginning
         attempt = await self._conclude(run, child, started, stopped_by)
         attempt.max_rss_bytes = max(attempt.max_rss_bytes or 0, seen_bytes) or None
         attempt.tail = tail.text()
@@ -336,7 +335,7 @@ class Runner:
         return Pump(fd, tail, lines.feed if run.job.output == "log" else None), lines
 
     def _begin(self, run: Run, started: Reading) -> asyncio.Task[None]:
-        """Put on record that the run is under way: a daemon that is killed leaves a lost run, not a silent one.
+        """Put on record that an attempt is under way: a daemon that is killed leaves a lost run, not a silent one.
 
         Runs that start in one turn of the loop share a transaction, and the task that waits for it.
         """

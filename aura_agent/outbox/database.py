@@ -17,6 +17,7 @@ from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.spool import sync_directory
 
 BUSY_TIMEOUT_S = 10.0
+_WAL_KEPT_BYTES = 4 << 20  # what a large transaction has made of the log is given back at the next checkpoint
 
 # Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
 # A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
@@ -104,19 +105,27 @@ def open_database(path: str, *, check: bool = False) -> tuple[sqlite3.Connection
     Returns the connection, and under what name a damaged file was set aside, or an empty text. Raises StoreError.
     """
     inode = _inode(path)
+    connection = _connect(path)
     try:
-        return _open(path, check=check), ""
+        _set_up(connection, path, check=check)
     except StoreDamagedError as damage:
-        aside = _set_aside(path, inode, damage)
-    except sqlite3.DatabaseError as problem:
-        error = translated(problem, path, "check the file's owner and the disk")
-        if not isinstance(error, StoreDamagedError):
-            raise error from problem
-        aside = _set_aside(path, inode, error)
+        # Before it is closed: SQLite then leaves the file as it is, into which it would write what is in the log.
+        try:
+            aside = _set_aside(path, inode, damage)
+        finally:
+            connection.close()
+    except BaseException:
+        connection.close()
+        raise
+    else:
+        return connection, ""
+    connection = _connect(path)
     try:
-        return _open(path, check=False), aside
-    except sqlite3.Error as problem:
-        raise translated(problem, path, "check the disk") from problem
+        _set_up(connection, path, check=False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, aside
 
 
 def translated(problem: sqlite3.Error | OSError, what: str, advice: str) -> StoreError:
@@ -160,23 +169,31 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             pass  # SQLite has done it itself (sqlite.org/lang_transaction.html), or the next BEGIN says why not
 
 
-def _open(path: str, *, check: bool) -> sqlite3.Connection:
+def _connect(path: str) -> sqlite3.Connection:
     if path != ":memory:":
         _create_private(path)
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as problem:
+        raise translated(problem, path, "check the file's owner and the disk") from problem
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _set_up(connection: sqlite3.Connection, path: str, *, check: bool) -> None:
+    try:
+        if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # before anything else; in a file with pages it writes
         connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT_BYTES}")
         connection.execute("PRAGMA synchronous=FULL")
         # Sorting and statements that may be undone want temporary files, for which a container may have no place.
         connection.execute("PRAGMA temp_store=MEMORY")
         if check:
             _check(connection)
         _migrate(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    connection.row_factory = sqlite3.Row
-    return connection
+    except sqlite3.Error as problem:
+        raise translated(problem, path, "check the file's owner and the disk") from problem
 
 
 def _check(connection: sqlite3.Connection) -> None:

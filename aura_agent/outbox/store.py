@@ -26,6 +26,7 @@ from aura_agent.outbox.database import open_database, reading, transaction
 from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
 from aura_agent.outbox.intake import as_lost, read_spooled, set_aside, storable
 from aura_agent.outbox.jobs import JobMarks
+from aura_agent.outbox.pruning import Bounds, is_crowded, prune, vacuum
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
@@ -34,24 +35,37 @@ from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 
 LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer hangs
-_KEEP_RUNS_PER_JOB = 200
-_KEEP_ENDED_ENTRIES = 5000
-_PRUNE_EVERY = 200  # rows of history, whoever wrote them
+_PRUNE_EVERY = 200  # rows of history and ended attempts, whoever wrote them
+
+
+_BOUNDS = Bounds()
+_STORE_IS_FULL = "a later success waits, and the store is full"
 
 
 class Outbox:
     """One store's queue. *owner* names the process in leases; *hostname* completes names that commands lend."""
 
-    def __init__(self, directory: str | None, clock: Clock, *, owner: str, hostname: str, check: bool = False) -> None:
+    def __init__(
+        self,
+        directory: str | None,
+        clock: Clock,
+        *,
+        owner: str,
+        hostname: str,
+        boot_id: str | None = None,
+        bounds: Bounds = _BOUNDS,
+        check: bool = False,
+    ) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
 
-        *check* reads the whole file first, and sets it aside if it is damaged. Raises StoreError.
+        *boot_id* is the boot of *clock*, by default the kernel's. *check* reads the whole file first, and sets it
+        aside if it is damaged. Raises StoreError.
         """
         self.directory = directory
         self._notices: list[str] = []
         self._clock = clock
         self._owner = owner
-        self._boot_id = boots.current_boot_id()
+        self._boot_id = boot_id or boots.current_boot_id()
         if directory is None:
             self._epoch = 1
             self._connection, _ = open_database(":memory:")
@@ -72,6 +86,7 @@ class Outbox:
         self.streams = Streams(self._connection, hostname)
         self.jobs = JobMarks(self._connection)
         self._hook_calls = HookCalls(self._connection)
+        self._bounds = bounds
         self._prune_due = False
         self._withdrawn: list[Gone] = []
         self._lost: list[str] = []
@@ -109,20 +124,20 @@ class Outbox:
             return count
 
     def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
-        """Record that the daemon's own *runs* are under way, to be found if they are lost: run id, job, ref, start."""
+        """Put on record that attempts of the daemon's own *runs* go on: run id, job, ref, start of the attempt."""
         with transaction(self._connection):
             self._connection.executemany(
-                "INSERT OR IGNORE INTO open_runs VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO open_runs VALUES (?, ?, ?, ?, ?, ?)",
                 [(run_id, job, ref, self._epoch, *started) for run_id, job, ref, started in runs],
             )
 
     def lose_open_runs(self) -> list[str]:
-        """Judge the runs that an earlier daemon left without an outcome: they are lost. Return their jobs.
+        """Judge the runs that an earlier daemon left without an outcome, in the spool either: they are lost.
 
-        Only for the daemon, as it starts: it alone has runs of this kind, and it holds the store's lock.
+        Return their jobs. Only for the daemon, as it starts: it alone has such runs, and it holds the store's lock.
         """
         now = self.now()
-        with transaction(self._connection):
+        with self._intake():
             rows = self._connection.execute("SELECT * FROM open_runs").fetchall()
             for row in rows:
                 key = Key(row["epoch"], row["started_boot_ns"], row["run_id"])
@@ -456,11 +471,7 @@ class Outbox:
                 if self.streams.facts(row["stream_id"], now)[1] == row["id"]:
                     under_way.append(row["id"])
                     continue
-                self._connection.execute(
-                    "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
-                    (State.DROPPED, reason, now.wall_ns, row["id"]),
-                )
-                self._withdrawn.append(Gone(row["id"], self.streams.name(row["stream_id"]), State.DROPPED, reason))
+                self._withdraw(row["id"], row["stream_id"], State.DROPPED, reason, now)
                 dropped.append(row["id"])
         return Dropped(tuple(dropped), tuple(under_way))
 
@@ -574,6 +585,7 @@ class Outbox:
     def _end(self, ended: Ended, now: Moment) -> State:
         """Settle one attempt. An acknowledgement is final, whatever has been reported since the attempt began."""
         attempt = ended.attempt
+        self._prune_due = self._prune_due or attempt.entry_id % _PRUNE_EVERY == 0
         if ended.host_not_before_s is not None:
             self._hold_host(attempt.host, now, ended.host_not_before_s)
         if ended.acknowledged:
@@ -707,11 +719,7 @@ class Outbox:
             reason = gone.reason
             if gone.state is State.INVALIDATED and gone.id in (may_have_arrived, self.streams.last_leased(stream_id)):
                 reason += " (may have arrived)"
-            self._connection.execute(
-                "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
-                (gone.state, reason, now.wall_ns, gone.id),
-            )
-            self._withdrawn.append(Gone(gone.id, self.streams.name(stream_id), gone.state, reason))
+            self._withdraw(gone.id, stream_id, gone.state, reason, now)
             if gone.state is State.EXPIRED and not self.streams.is_told(stream_id):
                 self._tell_undeliverable(stream_id, gone.id, f"expired undelivered: {reason}", now)
         if judgement.sendable:
@@ -720,6 +728,14 @@ class Outbox:
         if in_flight is None:
             self.streams.rest(stream_id)
         return None
+
+    def _withdraw(self, entry_id: int, stream_id: int, state: State, reason: str, now: Moment) -> None:
+        """Put on record that an entry waits no more; the next claim tells of it."""
+        self._connection.execute(
+            "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
+            (state, reason, now.wall_ns, entry_id),
+        )
+        self._withdrawn.append(Gone(entry_id, self.streams.name(stream_id), state, reason))
 
     def _epoch_age_s(self, now: Moment) -> float:
         """Return for how long this store has known the boot of *now*."""
@@ -760,20 +776,17 @@ class Outbox:
         return max(0, min(instants) - now.boot_ns) / 1e9 if instants else None
 
     def _prune_sometimes(self) -> None:
-        if not self._prune_due:
-            return
-        self._prune_due = False
+        """Keep the store within its bounds, a step at a time; what isn't done then is due after the next report."""
+        with reading():
+            if not self._prune_due and not is_crowded(self._connection, self._bounds):
+                return
         with transaction(self._connection):
-            self._connection.execute(
-                "DELETE FROM runs WHERE run_id IN (SELECT run_id FROM (SELECT run_id, row_number() OVER"
-                " (PARTITION BY job ORDER BY started_wall_ns DESC) AS place FROM runs) WHERE place > ?)",
-                (_KEEP_RUNS_PER_JOB,),
-            )
-            self._connection.execute(
-                "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE state <> 'waiting'"
-                " ORDER BY changed_wall_ns DESC, id DESC LIMIT -1 OFFSET ?)",
-                (_KEEP_ENDED_ENTRIES,),
-            )
+            now = self.now()
+            pruned = prune(self._connection, self._bounds)
+            for entry_id, stream_id in pruned.crowded_out:
+                self._withdraw(entry_id, stream_id, State.SUPERSEDED, _STORE_IS_FULL, now)
+        with reading():
+            self._prune_due = vacuum(self._connection) or pruned.more
 
 
 def open_outbox(directory: str | None, role: str, *, check: bool = False) -> Outbox:

@@ -2,12 +2,13 @@
 
 import os
 import signal
+from contextlib import ExitStack
 from time import monotonic
 
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.errors import AuraError, ConfigError, StoreBusyError, StoreDamagedError, StoreError
-from aura_agent.outbox.store import open_outbox
+from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report import spool
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
@@ -92,23 +93,27 @@ def _anything_waits(store: str, wait_s: float) -> bool:
 
     A damaged database is set aside, and a fresh one asked. Raises StoreError.
     """
-    try:
-        return _count_waiting(store, wait_s, check=False)
-    except StoreDamagedError:
-        return _count_waiting(store, wait_s, check=True)
+    with ExitStack() as opened:
+        try:
+            return _count_waiting(opened, store, wait_s, check=False)
+        except StoreDamagedError:
+            # While the first is open: as it closes, SQLite would write its log into a file that is still in place.
+            return _count_waiting(opened, store, wait_s, check=True)
 
 
-def _count_waiting(store: str, wait_s: float, *, check: bool) -> bool:
+def _count_waiting(opened: ExitStack, store: str, wait_s: float, *, check: bool) -> bool:
     outbox = open_outbox(store, "run", check=check)
-    try:
-        # SQLite's own waiting for a lock lets no signal through to us.
-        outbox.connection.execute(f"PRAGMA busy_timeout = {int(min(wait_s, 5.0) * 1000)}")
-        outbox.take_spool()
-        return outbox.waiting_count() > 0
-    finally:
-        for notice in outbox.take_notices():
-            warn(store, "set aside", notice)
-        outbox.close()
+    opened.callback(_close, outbox, store)
+    # SQLite's own waiting for a lock lets no signal through to us.
+    outbox.connection.execute(f"PRAGMA busy_timeout = {int(min(wait_s, 5.0) * 1000)}")
+    outbox.take_spool()
+    return outbox.waiting_count() > 0
+
+
+def _close(outbox: Outbox, store: str) -> None:
+    for notice in outbox.take_notices():
+        warn(store, "set aside", notice)
+    outbox.close()
 
 
 def _token(api: ApiSettings) -> tuple[Secret | None, str]:

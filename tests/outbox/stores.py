@@ -84,8 +84,8 @@ class Bench:
         self.outbox = open_outbox(self.directory, self.clock, owner)
 
 
-def open_outbox(directory: Path | str, clock: MovedClock, owner: str = "test") -> Outbox:
-    return Outbox(str(directory), clock, owner=owner, hostname="host")
+def open_outbox(directory: Path | str, clock: MovedClock, owner: str = "test", boot_id: str | None = None) -> Outbox:
+    return Outbox(str(directory), clock, owner=owner, hostname="host", boot_id=boot_id)
 
 
 def bench(directory: Path) -> Bench:

@@ -127,6 +127,31 @@ def test_a_run_of_an_earlier_boot_is_lost_and_older_than_those_of_this_one(at: B
     assert at.states() == {since: "waiting"}
 
 
+def test_a_run_of_the_daemon_lost_in_its_second_attempt_counts_from_there(at: Bench) -> None:
+    """As one under a wrapper does."""
+    at.outbox.begin([("daemonrun1", "backup", "heartbeat:backup", at.clock.read())])
+    at.clock.advance(1)
+    between = at.run()
+    at.outbox.begin([("daemonrun1", "backup", "heartbeat:backup", at.clock.read())])
+    at.reopen()
+
+    assert at.outbox.lose_open_runs() == ["backup"]
+    assert at.states() == {between: "invalidated"}
+
+
+def test_a_run_of_the_daemon_whose_outcome_is_in_the_spool_is_not_lost(at: Bench) -> None:
+    """The disk was full as the daemon stopped: what it put there withdraws nothing."""
+    earlier = at.run()
+    run = _started(at, "daemonrun2")
+    at.outbox.begin([(run.run_id, run.job, run.ref, run.started)])
+    spool.write(str(at.directory), run.run_id, wire.encode("run", replace(run, replay_all=True).to_fields()))
+    at.reopen()
+
+    assert at.outbox.lose_open_runs() == []
+    assert _outcomes(at)[run.run_id] == "succeeded"
+    assert at.states()[earlier] in ("waiting", "superseded")
+
+
 @pytest.mark.parametrize("line", ["run v=1 x=y", "start v=1", "start v=1 run=short boot=b start_boot_ns=x start_ns=1"])
 def test_a_record_that_says_nothing_hinders_nobody(at: Bench, line: str) -> None:
     """Whole, and yet of no run: it is removed, and the rest goes on."""

@@ -692,6 +692,45 @@ def test_a_damaged_file_is_found_by_who_checks(at: Bench) -> None:
     assert [name for name in os.listdir(at.directory) if ".corrupt-" in name]
 
 
+def test_a_damaged_file_is_evidence_and_never_changed(at: Bench, tmp_path: Path) -> None:
+    """What a process that was killed has left in the log isn't written into it: both are set aside as they were."""
+    connection = at.outbox.connection
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'hosts'").fetchone()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    at.run()
+    left = {name: (at.directory / name).read_bytes() for name in ("outbox.db", "outbox.db-wal")}
+    left["outbox.db"] = _spoilt(left["outbox.db"], page)
+    store = tmp_path / "left"
+    store.mkdir(mode=0o700)
+    for name, content in left.items():
+        (store / name).write_bytes(content)
+
+    Outbox(str(store), at.clock, owner="daemon", hostname="host", check=True).close()
+
+    (aside,) = store.glob("outbox.db.corrupt-*Z")
+    assert aside.read_bytes() == left["outbox.db"]
+    assert Path(f"{aside}-wal").read_bytes() == left["outbox.db-wal"]
+
+
+def test_a_whole_file_is_not_written_to_by_who_only_looks(at: Bench) -> None:
+    """Opening and closing a store leaves its database as it is, byte by byte."""
+    at.run()
+    at.reopen()
+    at.outbox.close()
+    before = (at.directory / "outbox.db").read_bytes()
+
+    at.reopen()
+    at.outbox.close()
+
+    assert (at.directory / "outbox.db").read_bytes() == before
+
+
+def _spoilt(database: bytes, page: int) -> bytes:
+    """Return *database* with nonsense for *page*, of SQLite's own size."""
+    begin = (page - 1) * 4096
+    return database[:begin] + b"\xa5" * 4096 + database[begin + 4096 :]
+
+
 def test_damage_at_run_time_is_a_store_error(at: Bench) -> None:
     """Nothing but StoreError leaves the store: the courier goes on trying, and says so."""
     at.know("backup")

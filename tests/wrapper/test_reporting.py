@@ -306,7 +306,7 @@ def test_a_damaged_database_is_set_aside_and_the_ping_sent(alone: Site, spoil: C
 
     assert (ended.returncode, after.returncode, after.stderr) == (0, 9, b"")
     assert len(ended.stderr.splitlines()) == 1
-    (aside,) = alone.state.glob("outbox.db.corrupt-*")
+    (aside,) = alone.state.glob("outbox.db.corrupt-*Z")
     assert str(aside).encode() in ended.stderr
     assert aside.read_bytes() == damaged
     assert len(alone.server.pings("beat")) == 2

@@ -1,0 +1,132 @@
+"""What keeps a store small: bounds for its rows and its bytes, and what goes first when they are reached.
+
+In this order: output of old runs, ended entries (superseded ones before others, the oldest first), waiting successes
+that a later one of their stream stands for, bodies, runs. A stream's newest success stays whatever happens, and so do
+its marks: it is no row of these tables that keeps a ping from being false.
+
+Called by ``aura_agent.outbox.store``, a bounded step at a time, so that nobody waits long for it: a step that didn't
+come to an end says so. The file shrinks by incremental vacuum, as slowly.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+_STEP_ROWS = 1000
+_BATCH_ROWS = 100  # while bytes are short: rows may be large
+_VACUUM_PAGES = 256  # 1 MiB at SQLite's page size
+_SPARE_PAGES = 256  # free ones that stay: they are used again soon
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much a store holds: rows of each kind, and bytes of the database file that are in use."""
+
+    runs_per_job: int = 200
+    runs: int = 50_000
+    ended: int = 5000
+    waiting: int = 200_000
+    in_use_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What one step came to: waiting entries and their streams, to be withdrawn; *more*: it isn't at its end."""
+
+    crowded_out: tuple[tuple[int, int], ...] = ()
+    more: bool = False
+
+
+def is_crowded(connection: sqlite3.Connection, bounds: Bounds) -> bool:
+    """Whether the file is over its bytes: two numbers of its first page, so ask as often as you like."""
+    return _in_use_bytes(connection) > bounds.in_use_bytes
+
+
+def prune(connection: sqlite3.Connection, bounds: Bounds) -> Pruned:
+    """Go one step towards *bounds*, inside a transaction; the entries that it returns are the caller's to withdraw."""
+    more = [
+        _delete(
+            connection,
+            "runs",
+            "SELECT rowid FROM (SELECT rowid, row_number() OVER (PARTITION BY job ORDER BY started_wall_ns DESC)"
+            " AS place FROM runs) WHERE place > ?",
+            bounds.runs_per_job,
+        ),
+        _delete(connection, "runs", f"{_OLDEST_RUNS} LIMIT max(0, (SELECT count(*) FROM runs) - ?)", bounds.runs),
+        _delete(
+            connection,
+            "entries",
+            f"{_ENDED} LIMIT max(0, (SELECT count(*) FROM entries WHERE state <> 'waiting') - ?)",
+            bounds.ended,
+        ),
+    ]
+    (waiting,) = connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
+    crowded_out = _stood_for(connection, min(_STEP_ROWS, waiting - bounds.waiting))
+    if not crowded_out and is_crowded(connection, bounds) and not _make_room(connection):
+        crowded_out = _stood_for(connection, _BATCH_ROWS)
+        if not crowded_out:
+            _strip(connection)
+    return Pruned(tuple(crowded_out), more=any(more) or bool(crowded_out))
+
+
+def vacuum(connection: sqlite3.Connection) -> bool:
+    """Give some free pages back to the file system, outside any transaction; return whether there are more to give."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if free <= _SPARE_PAGES:
+        return False
+    # Not execute(): it takes one step of the statement, and each step gives back one page.
+    connection.executescript(f"PRAGMA incremental_vacuum({min(_VACUUM_PAGES, free - _SPARE_PAGES)})")
+    return bool(free - _VACUUM_PAGES > _SPARE_PAGES)
+
+
+_OLDEST_RUNS = "SELECT rowid FROM runs ORDER BY rowid"
+_ENDED = "SELECT rowid FROM entries WHERE state <> 'waiting' ORDER BY state <> 'superseded', changed_wall_ns, id"
+
+
+def _make_room(connection: sqlite3.Connection) -> bool:
+    """Take away the next batch of what is least worth keeping; return whether there was any."""
+    return bool(
+        connection.execute(
+            f"UPDATE runs SET tail = '' WHERE rowid IN (SELECT rowid FROM runs WHERE tail <> '' ORDER BY rowid"
+            f" LIMIT {_BATCH_ROWS})"
+        ).rowcount
+        or connection.execute(f"DELETE FROM entries WHERE rowid IN ({_ENDED} LIMIT {_BATCH_ROWS})").rowcount
+    )
+
+
+def _strip(connection: sqlite3.Connection) -> None:
+    """Take away bodies, without which a ping says the same, and then runs."""
+    stripped = connection.execute(
+        "UPDATE entries SET body = NULL WHERE id IN (SELECT id FROM entries WHERE body IS NOT NULL ORDER BY id"
+        f" LIMIT {_BATCH_ROWS})"
+    ).rowcount
+    if not stripped:
+        connection.execute(f"DELETE FROM runs WHERE rowid IN ({_OLDEST_RUNS} LIMIT {_BATCH_ROWS})")
+
+
+def _stood_for(connection: sqlite3.Connection, limit: int) -> list[tuple[int, int]]:
+    """Return the oldest waiting entries, with their streams, behind which a later success of the stream waits."""
+    if limit <= 0:
+        return []
+    rows = connection.execute(
+        "SELECT id, stream_id FROM entries AS old WHERE state = 'waiting' AND EXISTS (SELECT 1 FROM entries AS later"
+        " WHERE later.stream_id = old.stream_id AND later.state = 'waiting' AND (later.epoch, later.started_boot_ns,"
+        " later.run_id) > (old.epoch, old.started_boot_ns, old.run_id)) AND NOT EXISTS (SELECT 1 FROM streams"
+        " WHERE streams.id = old.stream_id AND lease_owner IS NOT NULL AND lease_entry = old.id) ORDER BY id LIMIT ?",
+        (limit,),
+    )
+    return [(row["id"], row["stream_id"]) for row in rows]
+
+
+def _delete(connection: sqlite3.Connection, table: str, chosen: str, bound: int) -> bool:
+    """Delete those of *table* that *chosen* has beyond *bound*, so many in a step; return whether that was the step."""
+    deleted = connection.execute(
+        f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM ({chosen}) LIMIT {_STEP_ROWS})", (bound,)
+    ).rowcount
+    return deleted == _STEP_ROWS
+
+
+def _in_use_bytes(connection: sqlite3.Connection) -> int:
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)

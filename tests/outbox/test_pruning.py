@@ -1,0 +1,138 @@
+"""The store's bounds: what goes first, what never goes, and that the file follows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aura_agent.outbox.pruning import Bounds
+from aura_agent.outbox.queries import queue_rows, run_rows, state_counts
+from aura_agent.outbox.store import Outbox
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.record import Outcome, Report
+from tests.outbox.stores import Bench, MovedClock, delivered
+
+_BOUNDS = Bounds(runs_per_job=50, runs=80, ended=30, waiting=20, in_use_bytes=4 << 20)
+_SLACK = 200  # so many reports may come before the bounds are looked at again
+_BODY = b"x" * 50_000
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Bench]:
+    """A bench whose store is soon full."""
+    clock = MovedClock()
+    outbox = Outbox(str(tmp_path / "store"), clock, owner="test", hostname="host", bounds=_BOUNDS)
+    made = Bench(tmp_path / "store", clock, outbox)
+    yield made
+    made.outbox.close()
+
+
+def _all(report: Report) -> Report:
+    return replace(report, replay_all=True)
+
+
+def _large(report: Report) -> Report:
+    return replace(report, replay_all=True, body=_BODY, tail="y" * 20_000)
+
+
+def _fill(at: Bench, runs: int, ref: str = "heartbeat:busy") -> None:
+    """Let *runs* successes be accepted together."""
+    reports = []
+    for _ in range(runs):
+        at.runs += 1
+        now = at.clock.read()
+        at.clock.advance(1)
+        run_id, job = f"run{at.runs:08}", f"job{at.runs % 4}"
+        report = Report(
+            run_id=run_id,
+            boot_id=current_boot_id(),
+            started=now,
+            ended=now,
+            outcome=Outcome.SUCCEEDED,
+            ref=ref,
+            job=job,
+        )
+        reports.append(_all(report))
+    at.outbox.accept(reports)
+
+
+def _some_more_reports(at: Bench) -> None:
+    """It is done a step at a time, after reports."""
+    for _ in range(10):
+        _fill(at, 40)
+
+
+def test_what_waits_is_bounded_and_the_newest_of_each_heartbeat_stays(small: Bench) -> None:
+    """Beyond the bound the oldest are superseded, with a reason and told; a heartbeat's only success never is."""
+    quiet = small.run(ref="heartbeat:quiet", change=_all)
+
+    _fill(small, 400)
+    small.run(ref="heartbeat:busy", change=_all)
+
+    waiting = [row.run_id for row in queue_rows(small.outbox, ended=False)]
+    gone = small.outbox.claim(1).withdrawn
+    assert waiting == [quiet, *(f"run{number:08}" for number in range(small.runs - 18, small.runs + 1))]
+    assert {(each.state.value, each.reason) for each in gone} == {
+        ("superseded", "a later success waits, and the store is full")
+    }
+
+
+def test_what_is_being_sent_stays(small: Bench) -> None:
+    """An attempt under way is never cancelled, however full the store is."""
+    small.know("busy")
+    sent = small.run(ref="heartbeat:busy", change=_all)
+    (attempt,) = small.outbox.claim(1).attempts
+
+    _fill(small, 400)
+    delivered(small.outbox, attempt, "200")
+
+    assert (attempt.run_id, small.states()[sent]) == (sent, "delivered")
+
+
+def test_history_and_ended_entries_are_bounded(small: Bench) -> None:
+    """Of all jobs together, not only of each."""
+    for _ in range(3):
+        _fill(small, 200)
+    small.run(Outcome.FAILED, ref="heartbeat:busy")
+    _some_more_reports(small)
+
+    assert len(run_rows(small.outbox, limit=10_000)) <= _BOUNDS.runs + _SLACK
+    assert sum(state_counts(small.outbox).values()) <= _BOUNDS.ended + _BOUNDS.waiting + _SLACK
+
+
+def test_the_file_is_bounded_and_shrinks(small: Bench) -> None:
+    """Large bodies and outputs: the file stays about as small as the bound, and what is true still goes out."""
+    small.know("busy")
+    small.know("quiet")
+    quiet = small.run(ref="heartbeat:quiet", change=_large)
+    for _ in range(120):
+        newest = small.run(ref="heartbeat:busy", change=_large)
+
+    database = small.directory / "outbox.db"
+    assert database.stat().st_size < 2 * _BOUNDS.in_use_bytes
+    assert len(run_rows(small.outbox, limit=10_000)) > 0
+    sent = []
+    while attempts := small.outbox.claim(10).attempts:
+        for attempt in attempts:
+            sent.append(attempt.run_id)
+            delivered(small.outbox, attempt, "200")
+    assert quiet in sent
+    assert sent[-1] == newest
+    _some_more_reports(small)
+    small.reopen()  # what is given back shows once the log has gone into the file
+    assert database.stat().st_size < _BOUNDS.in_use_bytes
+
+
+def test_the_newest_failure_outlives_all_of_it(small: Bench) -> None:
+    """A success from before it that turns up late is withdrawn, though no row tells of the failure any more."""
+    early = small.clock.read()
+    small.clock.advance(1)
+    failed = small.run(Outcome.FAILED, ref="heartbeat:busy")
+    for _ in range(3):
+        _fill(small, 200, ref="heartbeat:other")
+
+    late = small.run(ref="heartbeat:busy", change=lambda report: replace(report, started=early))
+
+    assert failed not in {row.run_id for row in run_rows(small.outbox, limit=10_000)}
+    assert small.states()[late] == "invalidated"

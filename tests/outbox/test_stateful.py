@@ -1,0 +1,525 @@
+"""The promises of the outbox over any life that a host may lead, held against ``oracle``.
+
+Two stores with their files, a user's and the daemon's, on a host whose clocks the test moves. The short form leads the
+same lives each time, so that a change is judged by itself; ``make stateful`` looks for new ones, and AURA_TEST_SEED=N
+repeats a run.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings, strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from aura_agent.clock import Reading
+from aura_agent.outbox.claims import Attempt
+from aura_agent.outbox.handover import handed_over, to_hand_over
+from aura_agent.outbox.store import LEASE_S, Outbox
+from aura_agent.outbox.streams import CachedHeartbeat
+from aura_agent.report import spool, wire
+from aura_agent.report.record import Outcome, Report
+from aura_agent.report.started import StartRecord
+from aura_agent.secret import Secret
+from tests.outbox.oracle import ATTEMPT_NS, GRACE_NS, INTERVAL_NS, WITHDRAWING, Log, Post, Run, S
+from tests.outbox.stores import START, MovedClock, delivered, not_delivered, open_outbox
+
+_LIVES = int(os.environ.get("AURA_STATEFUL_LIVES", "80"))
+_SEED = time.time_ns() if "AURA_STATEFUL_LIVES" in os.environ else 20261125
+_STORES = ("daemon", "user")
+_BEATS = ("one", "two")
+_BOOT_STARTS_AT_NS = 7 * S
+_2036_NS = 2_085_978_496 * S  # where NTP's first era ends (RFC 5905, section 6): what some clocks begin with
+
+_BY_NAME = "heartbeat:{0}"
+_places = st.integers(0, 7)  # which of several runs or attempts: the rest of a division
+_answers = st.sampled_from(["200", "200", "200", "unheard", "503", "refused"])
+_stores = st.sampled_from(("daemon", "daemon", "user"))
+_beats = st.sampled_from(("one", "one", "one", "two"))
+_ends = st.sampled_from(
+    [Outcome.SUCCEEDED] * 24 + [Outcome(name) for name in sorted(WITHDRAWING - {"lost"})] + [Outcome.SKIPPED]
+)
+
+
+@dataclass
+class _Going:
+    """A run that goes on; *record* is its wrapper's start record, None for one of the daemon's own."""
+
+    store: str
+    report: Report
+    heartbeat: str
+    record: StartRecord | None = None
+
+
+@dataclass
+class _Sent:
+    """A POST under way, and the process that began it."""
+
+    store: str
+    process: Outbox
+    attempt: Attempt
+    post: Post
+    began_ns: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What may run: *own* is the daemon's, all else runs under a wrapper."""
+
+    store: str
+    beat: str
+    called: str
+    max_age_s: float | None
+    replay_all: bool
+    own: bool
+
+
+_jobs = st.builds(
+    _Job,
+    store=_stores,
+    beat=_beats,
+    called=st.sampled_from([_BY_NAME, "heartbeat:id-{0}", "auto:{0}", "url:http://127.0.0.1:9/ping/{0}"]),
+    max_age_s=st.sampled_from([None, None, None, 600.0]),
+    replay_all=st.booleans(),
+    own=st.booleans(),
+)
+_waits = st.sampled_from([0.0, 0.5, 30.0])
+_ways = st.sampled_from(["socket", "socket", "spool", "both", "killed after it"])
+
+
+class Life(RuleBasedStateMachine):
+    """Whatever happens, in whatever order. True time is in nanoseconds from the beginning."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        self.clock = MovedClock()
+        self.log = Log()
+        self.now_ns = 0
+        self.wall_offset_ns = START.wall_ns
+        self.network = True
+        self.numbers = count(1)
+        self.going: list[_Going] = []
+        self.gone: list[_Going] = []  # their wrappers were killed, and nobody has looked since
+        self.lost: list[_Going] = []  # somebody has
+        self.boots_began_ns = {1: 0}
+        self.sent: list[_Sent] = []
+        self.told: list[tuple[str, Report]] = []
+        self.hung: list[Outbox] = []
+        self.set_clocks()
+        self.stores = {name: self.open(name) for name in _STORES}
+
+    @initialize(known=st.sampled_from([_BEATS, ("one",), ()]), lies=st.booleans())
+    def begin_life(self, known: tuple[str, ...], lies: bool) -> None:
+        self.clock_lies = lies
+        for beat in known:
+            for store in _STORES:
+                self.learn(store, beat)
+
+    # -- runs ----------------------------------------------------------------------------------------------------
+
+    @rule(jobs=st.lists(_jobs, min_size=2, max_size=4), then_s=_waits)
+    def begin_several(self, jobs: list[_Job], then_s: float) -> None:
+        for job in jobs:
+            self.begin(job, then_s)
+
+    def begin(self, job: _Job, then_s: float) -> None:
+        """A job starts: the daemon's own, or one under a wrapper."""
+        now = self.clock.read()
+        called = job.called
+        if called.startswith("url:") and not all(job.beat in self.log.known[store] for store in _STORES):
+            called = _BY_NAME  # nobody could tell yet whose URL it is, and it can be sent
+        report = Report(
+            run_id=f"run{next(self.numbers):08}",
+            boot_id=self.boot_id(),
+            started=now,
+            ended=now,
+            outcome=Outcome.LOST,
+            ref=called.format(job.beat),
+            job=job.beat,
+            max_age_s=job.max_age_s,
+            replay_all=job.replay_all,
+        )
+        run = _Going(job.store, report, job.beat)
+        self.put_on_record(run, own=job.own and job.store == "daemon")
+        self.going.append(run)
+        self.now_ns += int(then_s * S)
+        self.set_clocks()
+
+    @rule(runs=st.lists(st.tuples(_jobs, _waits, _ends, _ways), min_size=3, max_size=8))
+    def run(self, runs: list[tuple[_Job, float, Outcome, str]]) -> None:
+        """Jobs that nothing happens to while they run."""
+        for job, took_s, outcome, way in runs:
+            self.begin(job, took_s)
+            self.end(-1, outcome, way)
+
+    @precondition(lambda self: self.going)
+    @rule(place=_places)
+    def retry(self, place: int) -> None:
+        """Its attempt failed, and another one starts: that decides from now on."""
+        run = self.going[place % len(self.going)]
+        run.report = replace(run.report, started=self.clock.read(), attempts=run.report.attempts + 1)
+        before = run.record
+        self.put_on_record(run, own=before is None)
+        if before is not None:
+            before.remove()
+
+    @precondition(lambda self: self.going)
+    @rule(ends=st.lists(st.tuples(_places, _ends, _ways), min_size=1, max_size=3))
+    def end_several(self, ends: list[tuple[int, Outcome, str]]) -> None:
+        for place, outcome, way in ends[: len(self.going)]:
+            self.end(place, outcome, way)
+
+    def end(self, place: int, outcome: Outcome, way: str) -> None:
+        """A job ends, and its outcome becomes durable in one way or the other."""
+        run = self.going.pop(place % len(self.going))
+        run.report = replace(run.report, ended=self.clock.read(), outcome=outcome)
+        self.report(run, to_spool=way != "socket", to_socket=way in ("socket", "both"))
+        if run.record is not None:
+            if way == "killed after it":
+                _let_go(run.record)
+            else:
+                run.record.remove()
+
+    @precondition(lambda self: any(run.record for run in self.going))
+    @rule(place=_places)
+    def kill_wrapper(self, place: int) -> None:
+        """An aura-run is killed while its job runs: nobody will tell how that ended."""
+        wrapped = [run for run in self.going if run.record]
+        run = wrapped[place % len(wrapped)]
+        self.going.remove(run)
+        self.lose(run)
+
+    @precondition(lambda self: self.gone or self.lost)
+    @rule(place=_places, outcome=_ends)
+    def turn_up(self, place: int, outcome: Outcome) -> None:
+        """The outcome of a run that was thought lost, or soon would be, arrives after all."""
+        runs = self.gone or self.lost
+        run = runs.pop(place % len(runs))
+        run.report = replace(run.report, outcome=outcome)
+        self.report(run, to_spool=False, to_socket=True)
+
+    @precondition(lambda self: self.told)
+    @rule(place=st.integers(0, 30))
+    def tell_again(self, place: int) -> None:
+        """The same report once more: nobody knew that it had been taken."""
+        store, report = self.told[place % len(self.told)]
+        assert self.stores[store].accept([report]) in ([], [report.run_id])
+
+    # -- deliveries ----------------------------------------------------------------------------------------------
+
+    @rule(store=_stores, limit=st.sampled_from([1, 8]))
+    def send(self, store: str, limit: int) -> None:
+        """Somebody looks what may be sent, and begins to send it."""
+        self.judge_lost(store)
+        for attempt in self.stores[store].claim(limit).attempts:
+            assert self.log.against(store, attempt.run_id, self.now_ns) == []
+            run = self.log.success(store, attempt.run_id)
+            assert run is not None
+            assert attempt.url.reveal().endswith(run.heartbeat)
+            post = Post(run, self.now_ns + int(LEASE_S * S), run.heartbeat in self.log.known[store])
+            self.log.posts[store].append(post)
+            self.sent.append(_Sent(store, self.stores[store], attempt, post, self.now_ns))
+
+    @rule(store=_stores, answers=st.lists(_answers, min_size=2, max_size=4))
+    def deliver(self, store: str, answers: list[str]) -> None:
+        """One POST after the other, with nothing in between."""
+        for answer in answers:
+            self.send(store, 1)
+            if self.sent:
+                self.answer(-1, answer)
+
+    @precondition(lambda self: self.sent)
+    @rule(place=_places, answer=_answers)
+    def answer(self, place: int, answer: str) -> None:
+        """A POST ends: acknowledged, arrived without our knowing, or neither."""
+        sent = self.sent.pop(place % len(self.sent))
+        if not self.network and answer in ("200", "unheard"):
+            answer = "503"
+        if answer in ("200", "unheard"):
+            self.arrive(sent)
+        if answer == "200":
+            delivered(sent.process, sent.attempt, answer)
+            self.log.delivered[sent.store].add(sent.attempt.run_id)
+        else:
+            parked = answer == "refused"
+            not_delivered(sent.process, sent.attempt, answer, delay_s=3600.0 if parked else 5.0, parked=parked)
+        sent.post.ended = True
+
+    @rule(up=st.booleans())
+    def network_changes(self, up: bool) -> None:
+        self.network = up
+
+    @rule(heard=st.booleans())
+    def hand_over(self, heard: bool) -> None:
+        """The user's store gives what it holds to the daemon, and perhaps never learns that this was taken."""
+        self.judge_lost("user")
+        user = self.stores["user"]
+        user.take_spool()
+        reports = to_hand_over(user)
+        self.stores["daemon"].accept(reports)
+        for run in self.log.runs["user"]:
+            if run.outcome in WITHDRAWING:
+                self.log.record("daemon", replace(run, ref=""))
+        for report in reports:
+            given = self.log.success("user", report.run_id)
+            if report.outcome is Outcome.SUCCEEDED and self.log.success("daemon", report.run_id) is None:
+                assert given is not None
+                self.log.record("daemon", replace(given, ref=report.ref or ""))
+        if heard:
+            handed_over(user, [report.run_id for report in reports])
+            self.log.given_away |= {("user", report.run_id) for report in reports}
+
+    @rule(store=_stores, beat=st.sampled_from(_BEATS))
+    def learn(self, store: str, beat: str) -> None:
+        """A listing names a heartbeat that its runs were for."""
+        self.log.known[store].add(beat)
+        rows = [
+            CachedHeartbeat(f"id-{name}", name, INTERVAL_NS / S, GRACE_NS / S, "up", None, _url(name), 0)
+            for name in sorted(self.log.known[store])
+        ]
+        self.stores[store].remember(rows)
+
+    # -- time and processes --------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0, LEASE_S + 1, 700.0, 1800.0, 4300.0]))
+    def wait(self, seconds: float) -> None:
+        self.now_ns += int(seconds * S)
+        self.set_clocks()
+
+    @rule(
+        store=_stores, how=st.sampled_from(["in order", "in order", "killed", "hung", "reboot"]), arrived=st.booleans()
+    )
+    def restart(self, store: str, how: str, arrived: bool) -> None:
+        """Another process takes over from one that ended in order, was killed, just hangs, or went with the power."""
+        if how == "reboot":
+            self.reboot(arrived=arrived)
+            return
+        before = self.stores[store]
+        if how == "hung":
+            self.hung.append(before)
+        else:
+            self.give_up(before, arrived=arrived)
+            if how == "in order":
+                before.release_leases()
+                before.close()
+            else:
+                _die(before)
+        self.stores[store] = self.open(store)
+        if how == "killed" and store == "daemon":
+            self.lose_own_runs()
+
+    def reboot(self, *, arrived: bool) -> None:
+        for process in [*self.stores.values(), *self.hung]:
+            self.give_up(process, arrived=arrived)
+            _die(process)
+        self.hung.clear()
+        own = [run for run in self.going if run.record is None]
+        for run in [run for run in self.going if run.record]:
+            self.lose(run)
+        self.going = own
+        self.now_ns += 60 * S
+        self.log.boot += 1
+        self.log.boot_began_ns = self.boots_began_ns[self.log.boot] = self.now_ns
+        self.set_clocks()
+        self.stores = {name: self.open(name) for name in _STORES}
+        self.lose_own_runs()
+
+    @precondition(lambda self: self.clock_lies)
+    @rule(change=st.sampled_from(["right", "back", "ahead", "1970", "2036"]))
+    def set_wall_clock(self, change: str) -> None:
+        """Somebody sets the wall clock, rightly or not."""
+        self.log.clock_was_right = False
+        offsets_ns = {
+            "right": START.wall_ns,
+            "back": START.wall_ns - 3600 * S,
+            "ahead": START.wall_ns + 3600 * S,
+            "1970": -self.now_ns,
+            "2036": _2036_NS - self.now_ns,
+        }
+        self.wall_offset_ns = offsets_ns[change]
+        self.set_clocks()
+
+    # -- what must hold ------------------------------------------------------------------------------------------
+
+    @rule()
+    def calm(self) -> None:
+        """The network lasts: everything that may be sent is sent, and Aura knows what is true."""
+        self.network = True
+        for process in self.hung:
+            self.give_up(process, arrived=False)
+            _die(process)
+        self.hung.clear()
+        for store in _STORES:
+            for beat in _BEATS:
+                self.learn(store, beat)
+        self.wait(LEASE_S + 1)
+        while self.sent:
+            self.answer(0, "200")
+        for store in reversed(_STORES):
+            self.stores[store].hurry()
+            self.send(store, 4)
+            while self.sent:
+                self.answer(0, "200")
+                self.send(store, 4)
+            rows = self.stores[store].connection.execute("SELECT run_id, state FROM entries")
+            states = {row["run_id"]: row["state"] for row in rows}
+            assert self.log.missing(store, states, self.now_ns, handed_to="daemon") == []
+        assert self.log.outlived() == []
+
+    def teardown(self) -> None:
+        for process in [*self.stores.values(), *self.hung]:
+            process.close()
+        for run in self.going:
+            if run.record is not None:
+                run.record.remove()
+
+    # -- private -------------------------------------------------------------------------------------------------
+
+    def boot_id(self) -> str:
+        return f"boot{self.log.boot}"
+
+    def set_clocks(self) -> None:
+        boot_ns = _BOOT_STARTS_AT_NS + self.now_ns - self.log.boot_began_ns
+        self.clock.reading = Reading(boot_ns, self.wall_offset_ns + self.now_ns)
+
+    def open(self, store: str) -> Outbox:
+        """Open a store as a new process does."""
+        (self.directory / store).mkdir(parents=True, exist_ok=True, mode=0o700)
+        return open_outbox(self.directory / store, self.clock, f"owner{next(self.numbers)}", self.boot_id())
+
+    def put_on_record(self, run: _Going, *, own: bool) -> None:
+        report = run.report
+        if own:
+            self.stores["daemon"].begin([(report.run_id, report.job, report.ref, report.started)])
+            return
+        fields = {key: value for key, value in report.to_fields().items() if not key.startswith(("end_", "outcome"))}
+        line = wire.encode("start", fields)
+        run.record = StartRecord(str(self.directory / run.store), report.run_id, report.attempts, line)
+
+    def report(self, run: _Going, *, to_spool: bool, to_socket: bool) -> None:
+        report = run.report
+        if to_spool:
+            spool.write(str(self.directory / run.store), report.run_id, wire.encode("run", report.to_fields()))
+        if to_socket:
+            self.stores[run.store].accept([report])
+        self.log.record(run.store, self.as_seen(run, report.outcome))
+        self.told.append((run.store, report))
+
+    def as_seen(self, run: _Going, outcome: Outcome) -> Run:
+        report = run.report
+        boot = int(report.boot_id.removeprefix("boot"))
+        took_ns = report.ended.boot_ns - report.started.boot_ns
+        return Run(
+            run_id=report.run_id,
+            heartbeat=run.heartbeat,
+            ref=report.ref or "",
+            key=(boot, report.started.boot_ns, report.run_id),
+            ended_ns=self.true_ns(boot, report.started.boot_ns + max(0, took_ns)),
+            outcome=outcome.value,
+            max_age_ns=None if report.max_age_s is None else int(report.max_age_s * S),
+            replay_all=report.replay_all,
+        )
+
+    def true_ns(self, boot: int, boot_ns: int) -> int:
+        return self.boots_began_ns[boot] + boot_ns - _BOOT_STARTS_AT_NS
+
+    def lose(self, run: _Going) -> None:
+        """Its wrapper is gone; it is lost for whoever looks next."""
+        assert run.record is not None
+        _let_go(run.record)
+        run.report = replace(run.report, ended=self.clock.read())
+        self.gone.append(run)
+
+    def lose_own_runs(self) -> None:
+        self.stores["daemon"].lose_open_runs()
+        for run in [run for run in self.going if run.record is None]:
+            self.going.remove(run)
+            self.log.record("daemon", self.as_seen(run, Outcome.LOST))
+        self.judge_lost("daemon")
+
+    def judge_lost(self, store: str) -> None:
+        """Somebody is about to look: what nobody has told of by now is lost."""
+        for run in [run for run in self.gone if run.store == store]:
+            self.log.record(store, self.as_seen(run, Outcome.LOST))
+            self.gone.remove(run)
+            self.lost.append(run)
+
+    def give_up(self, process: Outbox, *, arrived: bool) -> None:
+        """The process ends: what it was sending has arrived or not, and nobody will ever know."""
+        for sent in [sent for sent in self.sent if sent.process is process]:
+            self.sent.remove(sent)
+            sent.post.ended = True
+            if arrived:
+                self.arrive(sent)
+
+    def arrive(self, sent: _Sent) -> None:
+        self.log.arrived.append((sent.post.run, min(self.now_ns, sent.began_ns + ATTEMPT_NS)))
+
+
+def _url(name: str) -> Secret:
+    return Secret(f"http://127.0.0.1:9/ping/{name}")
+
+
+def _die(process: Outbox) -> None:
+    """End *process* as the kernel ends one that was killed: what it holds open is closed, and nothing is tidied up."""
+    process.connection.close()
+    _close(f"/senders/{process._owner}")
+
+
+def _let_go(record: StartRecord) -> None:
+    """The same for a wrapper."""
+    _close(record._path)
+
+
+def _close(end: str) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            path = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue  # the listing's own
+        if path.endswith(end):
+            os.close(int(name))
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory that costs no sync, where there is one: this is about decisions, and about no disk."""
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else str(tmp_path)
+    with tempfile.TemporaryDirectory(dir=place) as directory:
+        yield Path(directory)
+
+
+@pytest.mark.timeout(3600)
+def test_no_false_ping_is_sent_and_no_true_one_lost(memory: Path) -> None:
+    """Runs, retries, kills, outages, reboots, wrong clocks, lost answers, two stores: the oracle has no objection."""
+    number = int(os.environ.get("AURA_TEST_SEED", _SEED))
+    print(f"AURA_TEST_SEED={number}")
+    numbers = count(1)
+
+    class AnyLife(Life):
+        def __init__(self) -> None:
+            super().__init__(memory / str(next(numbers)))
+
+    run_state_machine_as_test(
+        seed(number)(AnyLife),
+        settings=settings(
+            max_examples=_LIVES,
+            stateful_step_count=80,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
