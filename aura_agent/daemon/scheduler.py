@@ -10,12 +10,10 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from aura_agent.clock import Clock
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
-from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.schedule.plan import CatchUp, Due, Schedule, plan_due, reboot_due
 
@@ -102,6 +100,7 @@ class Scheduler:
         else:
             self._paused.discard(name)
             self._last[name] = self._now()
+            self._on_record.discard(name)  # the next daemon must not make up for the pause either
         self.replace(self._jobs)
 
     def end(self) -> None:
@@ -207,11 +206,16 @@ class Scheduler:
         stored = await self._worker.call(lambda outbox: outbox.jobs.reboot_fires())
         if stored.get(_ALL_JOBS) == self._boot_id:
             return  # a daemon has been here in this boot: what has been added since waits for the next one
-        for job in self._jobs.values():
-            if reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(job.name)):
-                await self._worker.call(partial(_note_boot, job=job.name, boot_id=self._boot_id))
-                job.fire(self._now(), "the host has booted")
-        await self._worker.call(partial(_note_boot, job=_ALL_JOBS, boot_id=self._boot_id))
+        due = [
+            job
+            for name, job in self._jobs.items()
+            if name not in self._paused
+            and reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(name))
+        ]
+        names = [*(job.name for job in due), _ALL_JOBS]
+        await self._worker.call(lambda outbox: outbox.jobs.set_reboot_fires(names, self._boot_id))
+        for job in due:
+            job.fire(self._now(), "the host has booted")
 
     def _now(self) -> datetime:
         return self._clock.read().wall
@@ -219,7 +223,3 @@ class Scheduler:
 
 def _ns(at: datetime) -> int:
     return int(at.timestamp()) * 10**9 + at.microsecond * 1000
-
-
-def _note_boot(outbox: Outbox, job: str, boot_id: str) -> None:
-    outbox.jobs.set_reboot_fire(job, boot_id)

@@ -1,6 +1,7 @@
 """What the scheduler must not forget over restarts: fire times dealt with, boots that jobs have seen, pauses."""
 
 import sqlite3
+from collections.abc import Iterable
 
 from aura_agent.outbox.database import reading, transaction
 
@@ -32,12 +33,13 @@ class JobMarks:
         with reading():
             return {row["job"]: row["reboot_id"] for row in self._connection.execute(query)}
 
-    def set_reboot_fire(self, job: str, boot_id: str) -> None:
+    def set_reboot_fires(self, jobs: Iterable[str], boot_id: str) -> None:
+        """Remember that *jobs* have seen this boot."""
         with transaction(self._connection):
-            self._connection.execute(
+            self._connection.executemany(
                 "INSERT INTO jobs (job, reboot_id) VALUES (?, ?)"
                 " ON CONFLICT DO UPDATE SET reboot_id = excluded.reboot_id",
-                (job, boot_id),
+                [(job, boot_id) for job in jobs],
             )
 
     def paused(self) -> set[str]:

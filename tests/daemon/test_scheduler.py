@@ -183,3 +183,28 @@ async def test_reboot_is_once_per_boot_and_not_for_what_comes_later_in_it(tmp_pa
             scheduler.end()
             await running
             assert fired == {"one": ["old"], "two": ["old", "old", "new"]}[boot]
+
+
+async def test_a_pause_is_never_made_up_for_and_holds_back_reboot_jobs(tmp_path: Path) -> None:
+    """Not by a daemon that starts after the job was resumed, and not by a boot while it was paused."""
+    clock, fired = SetClock(), Fired()
+    schedule = Schedule(period_us=_MINUTELY.period_us, at_reboot=True)
+    jobs = {"job": Timed("job", schedule, lambda at, _: fired.times.append(at))}
+    async with opened(tmp_path) as worker:
+        await worker.call(lambda outbox: outbox.jobs.set_paused("job", paused=True))
+        for step_s, resumed, boot in ((0, False, "one"), (300, True, "two"), (10, False, "two")):
+            clock.now += timedelta(seconds=step_s)
+            scheduler = Scheduler(worker, clock, Seen(), boot)
+            await scheduler.load()
+            scheduler.replace(jobs)
+            built_s = scheduler.looked_s
+            running = asyncio.create_task(scheduler.run())
+            await until(lambda scheduler=scheduler, built_s=built_s: scheduler.looked_s > built_s)  # type: ignore[misc]
+            if resumed:
+                await scheduler.pause("job", paused=False)
+                looked_s = scheduler.looked_s
+                await until(lambda scheduler=scheduler, looked_s=looked_s: scheduler.looked_s > looked_s)  # type: ignore[misc]
+            scheduler.end()
+            await running
+
+    assert fired.times == []
