@@ -237,9 +237,18 @@ async def _built(
             if report.outcome.withdraws:
                 hooks.wake()  # the courier may be busy
 
-        runner = Runner(worker, directory, clock, observer, boot_id, accepted, lambda: agent.config.attach.redact)
-        watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
         scheduler = Scheduler(worker, clock, observer, boot_id)
+        runner = Runner(
+            worker,
+            directory,
+            clock,
+            observer,
+            boot_id,
+            accepted,
+            lambda: agent.config.attach.redact,
+            scheduler.ended,
+        )
+        watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
         await scheduler.load()
         refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)

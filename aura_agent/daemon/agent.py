@@ -272,6 +272,7 @@ class Agent:
             misfire_grace_s=job.misfire_grace,
             limit=job.catch_up_limit,
             jitter_s=stable_jitter_s(self._hostname, name, job.jitter) if job.jitter else 0.0,
+            busy=None if job.overlap == "allow" else lambda: bool(self._parts.runner.running(name)),
         )
 
     def _own_timed(self) -> Timed:

@@ -87,7 +87,8 @@ class _Attempt:
 class Runner:
     """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable.
 
-    *redact* returns the patterns in force of what no ping may take along. *directory* is the store's, for the spool.
+    *redact* returns the patterns in force of what no ping may take along; *ended* hears of the job when its last run
+    that went on has ended. *directory* is the store's, for the spool.
     ``store_problem`` says why an outcome is not on disk yet.
     """
 
@@ -100,6 +101,7 @@ class Runner:
         boot_id: str,
         accepted: Callable[[Report], None],
         redact: Callable[[], Sequence[str]] = tuple,
+        ended: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._worker = worker
         self._directory = directory
@@ -108,6 +110,7 @@ class Runner:
         self._boot_id = boot_id
         self._accepted = accepted
         self._redact = redact
+        self._tell_ended = ended
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._slots = Slots()
@@ -238,6 +241,8 @@ class Runner:
             waiting = self._waiting.pop(run.job_name, None)
             if waiting is not None and not self._stopping:
                 self._start(waiting)
+            else:
+                self._tell_ended(run.job_name)
 
     async def _run(self, run: Run, slot: Slot) -> None:
         try:

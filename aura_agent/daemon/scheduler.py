@@ -24,7 +24,10 @@ _ALL_JOBS = ""  # no job is called so
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A job that has fire times. *fire* starts a run, or looks at what is watched; *durable*: a slot runs once."""
+    """A job that has fire times. *fire* starts a run, or looks at what is watched; *durable*: a slot runs once.
+
+    *busy* tells whether a run goes on; None: runs may go on beside each other.
+    """
 
     name: str
     schedule: Schedule
@@ -34,6 +37,7 @@ class Timed:
     limit: int = 10
     jitter_s: float = 0.0
     durable: bool = True
+    busy: Callable[[], bool] | None = None
 
 
 class Scheduler:
@@ -53,6 +57,7 @@ class Scheduler:
         self._on_record: set[str] = set()
         self._heap: list[tuple[datetime, str]] = []
         self._paused: set[str] = set()
+        self._in_turn: set[str] = set()  # jobs with several fire times to start, each when the run before it has ended
         self._changed = asyncio.Event()
         self._ending = False
         self.looked_s = asyncio.get_running_loop().time()
@@ -75,6 +80,7 @@ class Scheduler:
             old = before.get(name) if self._laid_out else job  # at first the places are those of earlier daemons
             if old is None or old.schedule != job.schedule:
                 self._last[name] = max(last, now)
+                self._in_turn.discard(name)
                 self._on_record.discard(name)
         self._laid_out = True
         self._lay_out()
@@ -102,6 +108,12 @@ class Scheduler:
             self._last[name] = self._now()
             self._on_record.discard(name)  # the next daemon must not make up for the pause either
         self.replace(self._jobs)
+
+    def ended(self, name: str) -> None:
+        """A run of the job has ended: if several of its fire times are to be made up for, the next is due."""
+        if name in self._in_turn and name in self._jobs and name not in self._paused:
+            heapq.heappush(self._heap, (self._last[name], name))
+            self._changed.set()
 
     def end(self) -> None:
         """Let ``run`` return; not by cancellation, which could lose a start that is on record already."""
@@ -172,24 +184,49 @@ class Scheduler:
         Done before anything is awaited: a reload meanwhile must not find the same fire times due again.
         """
         now = self._now()
-        due: list[tuple[Timed, Due, datetime]] = []
+        due: dict[str, tuple[Timed, Due, datetime]] = {}
         while self._heap and self._heap[0][0] <= now:
             _, name = heapq.heappop(self._heap)
             job, last = self._jobs[name], self._last[name]
-            plan = plan_due(
-                job.schedule,
-                last,
-                now - timedelta(seconds=job.jitter_s),
-                job.catch_up,
-                job.misfire_grace_s,
-                job.limit,
+            if name in due:
+                continue  # in its turn, and laid out anew meanwhile
+            plan = self._in_its_turn(
+                job,
+                plan_due(
+                    job.schedule,
+                    last,
+                    now - timedelta(seconds=job.jitter_s),
+                    job.catch_up,
+                    job.misfire_grace_s,
+                    job.limit,
+                ),
             )
+            if plan is None:
+                continue
             self._last[name] = plan.last_fire
-            due.append((job, plan, last))
+            due[name] = job, plan, last
             at = self.next_fire(name)
-            if at is not None:
+            if at is not None and name not in self._in_turn:
                 heapq.heappush(self._heap, (at, name))
-        return due
+        return list(due.values())
+
+    def _in_its_turn(self, job: Timed, plan: Due) -> Due | None:
+        """Return what of *plan* may start now; None: nothing before ``ended``.
+
+        Of several fire times that are made up for, each waits for the run before it, whatever ``overlap`` would make
+        of it. Those that wait are not dealt with yet: the next daemon finds them too.
+        """
+        several = len(plan.start) > 1
+        if job.busy is None or not (several or job.name in self._in_turn):
+            return plan
+        if job.busy():
+            self._in_turn.add(job.name)
+            return None
+        if not several:
+            self._in_turn.discard(job.name)
+            return plan
+        self._in_turn.add(job.name)
+        return plan.oldest()
 
     def _lay_out(self) -> None:
         self._heap = [(at, name) for name in self._jobs if (at := self.next_fire(name)) is not None]

@@ -110,6 +110,10 @@ class Due:
     skipped: tuple[Skipped, ...]
     last_fire: datetime
 
+    def oldest(self) -> "Due":
+        """Return the same with the oldest start alone; the next plan finds the others again."""
+        return Due(self.start[:1], self.skipped, self.start[0].at)
+
 
 def build(schedule: str | list[str] | None, every_s: float | None, *, job: str, zone: ZoneInfo) -> Schedule:
     """Return the schedule of a job from its config keys ``schedule`` and ``every``; *job* seeds ``H``.

@@ -1,14 +1,18 @@
 """The scheduler over a store that refuses, and at its end."""
 
 import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from aura_agent.clock import Reading
+from aura_agent.clock import Reading, SystemClock
+from aura_agent.config.models import Job
+from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.outbox.store import Outbox
+from aura_agent.report.record import Report
 from aura_agent.schedule.plan import Schedule
 from tests.daemon.stores import Seen, allow, opened, refuse
 from tests.waiting import until
@@ -208,3 +212,40 @@ async def test_a_pause_is_never_made_up_for_and_holds_back_reboot_jobs(tmp_path:
             await running
 
     assert fired.times == []
+
+
+async def test_missed_fire_times_are_made_up_for_one_after_the_other(tmp_path: Path) -> None:
+    """With catch_up = "all" none is lost to overlap = "forbid", nor to the end of a daemon in between."""
+    clock, fired, accepted = SetClock(), Fired(), list[Report]()
+    # Whoever finds the file of another is not alone.
+    alone = "import pathlib, time\np = pathlib.Path('busy')\np.touch(exist_ok=False)\ntime.sleep(.1)\np.unlink()"
+    job = Job(heartbeat="h", command=(sys.executable, "-c", alone), cwd=str(tmp_path))
+    async with opened(tmp_path / "state") as worker:
+        for step_s, count in ((0, 0), (300, 1), (60, 4)):
+            clock.now += timedelta(seconds=step_s)
+            scheduler = Scheduler(worker, clock, Seen(), "boot")
+            runner = Runner(
+                worker, str(tmp_path), SystemClock(), Seen(), "boot", accepted.append, ended=scheduler.ended
+            )
+
+            def fire(at: datetime, why: str, runner: Runner = runner) -> None:
+                fired.times.append(at)
+                runner.fire("job", job, at, why)
+
+            def busy(runner: Runner = runner) -> bool:
+                return bool(runner.running("job"))
+
+            timed = Timed("job", _MINUTELY, fire, "all", limit=4, busy=busy)
+            await scheduler.load()
+            scheduler.replace({"job": timed})
+            built_s = scheduler.looked_s
+            running = asyncio.create_task(scheduler.run())
+            await until(lambda scheduler=scheduler, built_s=built_s: scheduler.looked_s > built_s)  # type: ignore[misc]
+            await until(lambda count=count: len(accepted) >= count)  # type: ignore[misc]
+            scheduler.end()
+            await running
+            await runner.finish(60.0)
+
+    assert fired.times == [datetime(2026, 3, 1, 12, minute, tzinfo=UTC) for minute in range(2, 2 + len(fired.times))]
+    assert [report.outcome.value for report in accepted] == ["succeeded"] * len(fired.times)
+    assert len(fired.times) == 5

@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ shell = "echo sorry; exit 3"
     assert site.server.pings("bad") == []
     bad = _runs(site, "bad")[0]
     assert (bad["outcome"], bad["exit_code"], bad["tail"]) == ("failed", 3, "sorry\n")
+
+
+def test_what_was_missed_is_made_up_for_in_turn(site: Site) -> None:
+    """After a pause of the whole process, catch_up = "all" runs each second's job, none beside another, none skipped."""
+    alone = f"mkdir {site.home}/busy && sleep 0.05; rmdir {site.home}/busy"
+    site.configure(f'[jobs.tick]\nevery = "1s"\ncatch_up = "all"\nshell = "{alone}"\n')
+    site.start()
+    wait_until(lambda: site.events("run.finished"))
+    assert site.daemon is not None
+    site.daemon.send_signal(signal.SIGSTOP)
+    stopped_at, before = time.time(), len(site.events("run.finished"))
+    wait_until(lambda: time.time() > stopped_at + 3)
+    site.daemon.send_signal(signal.SIGCONT)
+    wait_until(lambda: len(site.events("run.finished")) >= before + 4)
+
+    assert {run["outcome"] for run in _runs(site, "tick")} == {"succeeded"}
 
 
 @pytest.mark.root
