@@ -14,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 from aura_agent.clock import Clock
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
+from aura_agent.outbox.jobs import Mark
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.schedule.plan import CatchUp, Due, Schedule, plan_due, reboot_due
+from aura_agent.schedule.plan import CatchUp, Due, Schedule, go_on, plan_due, reboot_due
 
 SLICE_S = 30.0  # CLOCK_MONOTONIC stops in suspend (clock_gettime(2)): one long sleep would overshoot by the time asleep
 _STORE_TROUBLE_S = 5.0
+_SET_BACK = timedelta(minutes=1)  # what is less hardly delays a start
 _ALL_JOBS = ""  # no job is called so
 
 
@@ -54,37 +56,50 @@ class Scheduler:
         self._jobs: dict[str, Timed] = {}
         self._laid_out = False
         self._last: dict[str, datetime] = {}
+        self._ahead: dict[str, tuple[datetime, ...]] = {}  # fire times dealt with while the clock was far ahead
+        self._schedules: dict[str, str] = {}  # by which the record went
+        self._gone: set[str] = set()
         self._on_record: set[str] = set()
         self._heap: list[tuple[datetime, str]] = []
         self._paused: set[str] = set()
         self._in_turn: set[str] = set()  # jobs with several fire times to start, each when the run before it has ended
         self._changed = asyncio.Event()
+        self._looked_at = datetime.max.replace(tzinfo=UTC)  # the clock may have been set back before we came
         self._ending = False
         self.looked_s = asyncio.get_running_loop().time()
         self.store_problem = ""
 
     async def load(self) -> None:
         """Read what earlier daemons left: fire times dealt with, and pauses. Raises StoreError."""
-        stored = await self._worker.call(lambda outbox: outbox.jobs.last_fires())
-        self._last = {job: datetime.fromtimestamp(ns / 1e9, UTC) for job, ns in stored.items()}
-        self._on_record = set(stored)
+        marks = await self._worker.call(lambda outbox: outbox.jobs.marks())
+        self._last = {job: _at(mark.last_fire_ns) for job, mark in marks.items()}
+        self._ahead = {job: tuple(map(_at, mark.ahead_ns)) for job, mark in marks.items() if mark.ahead_ns}
+        self._schedules = {job: mark.schedule for job, mark in marks.items() if mark.schedule is not None}
+        self._on_record = set(marks)
         self._paused = await self._worker.call(lambda outbox: outbox.jobs.paused())
 
     def replace(self, jobs: Mapping[str, Timed]) -> None:
         """Schedule exactly *jobs*. One that was there keeps its place, one with a new schedule begins now."""
         now = self._now()
         before, self._jobs = self._jobs, dict(jobs)
+        if not self._laid_out:
+            self._gone = self._last.keys() - jobs.keys()
         for name, job in self._jobs.items():
             # A job seen for the first time has missed nothing, and one from the future waits for its own past.
             last = self._last.setdefault(name, now)
-            old = before.get(name) if self._laid_out else job  # at first the places are those of earlier daemons
-            if old is None or old.schedule != job.schedule:
+            if self._begins_anew(before.get(name), job):
                 self._last[name] = max(last, now)
                 self._in_turn.discard(name)
                 self._on_record.discard(name)
         self._laid_out = True
         self._lay_out()
         self._changed.set()
+
+    def _begins_anew(self, old: Timed | None, job: Timed) -> bool:
+        if not self._laid_out:  # the places are those of earlier daemons
+            written = job.schedule.written()
+            return self._schedules.get(job.name, written) != written
+        return old is None or old.schedule != job.schedule
 
     def next_fire(self, name: str) -> datetime | None:
         """Return when the job is due next, jitter included; None if it isn't scheduled, paused, or waits for a boot."""
@@ -131,6 +146,7 @@ class Scheduler:
                 if not booted:
                     await self._fire_reboot_jobs()
                     booted = True
+                self._heed_clock()
                 await self._fire_due()
                 sleep_s = self._sleep_s()
                 if self.store_problem:
@@ -155,16 +171,17 @@ class Scheduler:
     async def _fire_due(self) -> None:
         due = self._plan_due()
         # A new job's place too: a fire time that passes before it ever ran, while we are down, is one to catch up.
-        new = [job.name for job in self._jobs.values() if job.durable and job.name not in self._on_record]
-        durable = {name: _ns(self._last[name]) for name in new}
-        durable |= {job.name: _ns(plan.last_fire) for job, plan, _ in due if job.durable}
-        if durable:
+        new = [job for job in self._jobs.values() if job.name not in self._on_record]
+        marks = {job.name: self._mark(job) for job in (*new, *(job for job, _, _ in due)) if job.durable}
+        if marks or self._gone:
+            gone = self._gone
             try:
-                await self._worker.call(lambda outbox: outbox.jobs.set_last_fires(durable))
+                await self._worker.call(lambda outbox: outbox.jobs.set_marks(marks, gone))
             except StoreError:
                 self._take_back(due)
                 raise
-            self._on_record.update(durable)
+            self._gone = set()
+            self._on_record.update(marks)
         for job, plan, _ in due:
             for group in plan.skipped:
                 if job.durable:
@@ -177,6 +194,32 @@ class Scheduler:
                     )
             for start in plan.start:
                 job.fire(start.at, start.reason)
+
+    def _mark(self, job: Timed) -> Mark:
+        ahead = self._ahead.get(job.name, ())
+        return Mark(_ns(self._last[job.name]), tuple(map(_ns, ahead)), job.schedule.written())
+
+    def _heed_clock(self) -> None:
+        """See to jobs behind whose fire times the clock has been set. Looking twice does no harm: no watch waits."""
+        now = self._now()
+        was_set_back, self._looked_at = now < self._looked_at, now
+        if not (was_set_back or self._ahead):
+            return
+        disregarded = 0
+        for name, job in self._jobs.items():
+            before = self._last[name], self._ahead.pop(name, ())
+            last, ahead = place = go_on(*before, now) if job.durable else (min(before[0], now), ())
+            self._last[name] = last
+            if ahead:
+                self._ahead[name] = ahead
+            if place != before:
+                disregarded += len(ahead) > len(before[1])
+                self._on_record.discard(name)
+        held = [self._last[name] for name in self._jobs if self._last[name] - now > _SET_BACK]
+        if held or disregarded:
+            until = max(held).isoformat() if held else None
+            self._observer.note("clock.set_back", waiting=len(held), until=until, disregarded=disregarded)
+        self._lay_out()
 
     def _plan_due(self) -> list[tuple[Timed, Due, datetime]]:
         """Take what is due off the heap; return it with the last fire time before it.
@@ -256,6 +299,10 @@ class Scheduler:
 
     def _now(self) -> datetime:
         return self._clock.read().wall
+
+
+def _at(ns: int) -> datetime:
+    return datetime.fromtimestamp(ns / 1e9, UTC)
 
 
 def _ns(at: datetime) -> int:

@@ -95,6 +95,10 @@ _STEPS = (
         reason TEXT NOT NULL, noted_wall_ns INTEGER NOT NULL, owner TEXT
     ) STRICT;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN ahead_wall_ns TEXT;
+    ALTER TABLE jobs ADD COLUMN schedule TEXT;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 

@@ -1,9 +1,21 @@
 """What the scheduler must not forget over restarts: fire times dealt with, boots that jobs have seen, pauses."""
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from aura_agent.outbox.database import reading, transaction
+
+
+class Mark(NamedTuple):
+    """How far a job's fire times have been dealt with, in nanoseconds since the Unix epoch, and by which schedule.
+
+    ``ahead_ns`` is how far by clocks that were far ahead; ``schedule`` None: an older version wrote.
+    """
+
+    last_fire_ns: int
+    ahead_ns: tuple[int, ...] = ()
+    schedule: str | None = None
 
 
 class JobMarks:
@@ -12,19 +24,30 @@ class JobMarks:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def last_fires(self) -> dict[str, int]:
-        """Return each job's last fire time that has been dealt with, in nanoseconds since the Unix epoch."""
-        query = "SELECT job, last_fire_wall_ns FROM jobs WHERE last_fire_wall_ns IS NOT NULL"
+    def marks(self) -> dict[str, Mark]:
+        """Return the mark of each job that has one."""
+        query = "SELECT job, last_fire_wall_ns, ahead_wall_ns, schedule FROM jobs WHERE last_fire_wall_ns IS NOT NULL"
         with reading():
-            return {row["job"]: row["last_fire_wall_ns"] for row in self._connection.execute(query)}
+            return {
+                job: Mark(last, tuple(map(int, (ahead or "").split())), schedule)
+                for job, last, ahead, schedule in self._connection.execute(query)
+            }
 
-    def set_last_fires(self, fires: dict[str, int]) -> None:
-        """Remember *fires*: no slot up to them runs again, also after a restart."""
+    def set_marks(self, marks: Mapping[str, Mark], gone: Iterable[str] = ()) -> None:
+        """Remember *marks*: no slot up to them runs again, also after a restart. Forget those of the jobs in *gone*."""
         with transaction(self._connection):
             self._connection.executemany(
-                "INSERT INTO jobs (job, last_fire_wall_ns) VALUES (?, ?)"
-                " ON CONFLICT DO UPDATE SET last_fire_wall_ns = excluded.last_fire_wall_ns",
-                fires.items(),
+                "INSERT INTO jobs (job, last_fire_wall_ns, ahead_wall_ns, schedule) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET last_fire_wall_ns = excluded.last_fire_wall_ns,"
+                " ahead_wall_ns = excluded.ahead_wall_ns, schedule = excluded.schedule",
+                [
+                    (job, mark.last_fire_ns, " ".join(map(str, mark.ahead_ns)) or None, mark.schedule)
+                    for job, mark in marks.items()
+                ],
+            )
+            self._connection.executemany(
+                "UPDATE jobs SET last_fire_wall_ns = NULL, ahead_wall_ns = NULL, schedule = NULL WHERE job = ?",
+                [(job,) for job in gone],
             )
 
     def reboot_fires(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ Pure: the time, the last fire time and the boot id are parameters. Work is bound
 fire time is searched for, not walked to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -16,6 +17,9 @@ from aura_agent.units import format_duration
 CatchUp = Literal["skip", "latest", "all"]
 
 COUNT_LIMIT = 50  # missed fire times are counted one by one: ten thousand jobs may have missed some at once
+# A clock that is set back by less may be one that was set to another zone: nothing is run twice. One that was more than
+# a day ahead was wrong, and its fire times hold nothing up.
+MOST_AHEAD = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
@@ -39,6 +43,12 @@ class Schedule:
         if not self.expressions:
             return None
         return min(expression.next_after(after) for expression in self.expressions)
+
+    def written(self) -> str:
+        """Return as text, to be kept, what the fire times depend on."""
+        if self.period_us is not None:
+            return f"every {self.period_us} us"
+        return "; ".join(f"{expression.text} {expression.zone.key}" for expression in self.expressions)
 
     def explain(self, fire: datetime) -> str:
         """Return in words why *fire*, one of the fire times, is one."""
@@ -140,6 +150,18 @@ def build(schedule: str | list[str] | None, every_s: float | None, *, job: str, 
 def reboot_due(schedule: Schedule, *, boot_id: str, last_boot_id: str | None) -> bool:
     """Whether ``@reboot`` is due: once per boot, *last_boot_id* being the one it was last started in, if ever."""
     return schedule.at_reboot and boot_id != last_boot_id
+
+
+def go_on(last_fire: datetime, ahead: Sequence[datetime], now: datetime) -> tuple[datetime, tuple[datetime, ...]]:
+    """Return from which fire time a job goes on, and up to which others have been dealt with far ahead of *now*.
+
+    *last_fire* and *ahead* are what this returned before, *last_fire* as far as fire times have been dealt with since.
+    What is more than MOST_AHEAD ahead holds nothing up until the clock comes there: then no slot runs twice, after a
+    start in 1970 either.
+    """
+    marks = (*ahead, last_fire)
+    reached = [mark for mark in marks if mark - now <= MOST_AHEAD]
+    return max(reached, default=now), tuple(mark for mark in marks if mark not in reached)
 
 
 def plan_due(

@@ -26,6 +26,7 @@ RUN_FINISHED = "run.finished"
 RUN_LOST = "run.lost"
 RUN_CRASHED = "run.crashed"
 FIRE_TIME_SKIPPED = "fire_time.skipped"
+CLOCK_SET_BACK = "clock.set_back"
 CONFIG_LOADED = "config.loaded"
 CONFIG_REFUSED = "config.refused"
 CONFIG_UNWATCHED = "config.unwatched"
@@ -68,6 +69,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     RUN_LOST: ("warning", "a run is over and nobody told how it ended: it counts as failed"),
     RUN_CRASHED: ("error", "an error that nobody foresaw ended the care for a run"),
     FIRE_TIME_SKIPPED: ("warning", "a fire time passed without a run"),
+    CLOCK_SET_BACK: (
+        "warning",
+        "the clock is behind fire times dealt with: jobs wait for it, unless it would be for more than a day",
+    ),
     CONFIG_LOADED: ("info", "a config is in force"),
     CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
     CONFIG_UNWATCHED: ("error", "changes of the config's files go unnoticed: reload by SIGHUP"),

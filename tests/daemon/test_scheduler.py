@@ -11,7 +11,9 @@ from aura_agent.clock import Reading, SystemClock
 from aura_agent.config.models import Job
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
+from aura_agent.outbox.jobs import Mark
 from aura_agent.outbox.store import Outbox
+from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Report
 from aura_agent.schedule.plan import Schedule
 from tests.daemon.stores import Seen, allow, opened, refuse
@@ -97,7 +99,7 @@ async def test_what_is_on_record_is_started_although_we_end(tmp_path: Path) -> N
         await asyncio.sleep(0)
         scheduler.end()
         await running
-        on_record = (await worker.call(lambda outbox: outbox.jobs.last_fires())).get("job", 0)
+        on_record = (await worker.call(lambda outbox: outbox.jobs.marks())).get("job", Mark(0)).last_fire_ns
 
     due_ns = int((_START.replace(second=0) + timedelta(minutes=1)).timestamp()) * 10**9
     assert len(fired.times) == (on_record >= due_ns)
@@ -111,7 +113,7 @@ async def test_the_first_fire_time_of_a_new_job_is_caught_up_after_a_down_time(t
         await before.load()
         before.replace(fired.timed())
         running = asyncio.create_task(before.run())
-        while not await worker.call(lambda outbox: outbox.jobs.last_fires()):
+        while not await worker.call(lambda outbox: outbox.jobs.marks()):
             pass
         before.end()
         await running
@@ -158,16 +160,82 @@ async def test_a_clock_that_is_set_back_runs_no_slot_twice(tmp_path: Path) -> No
     async with opened(tmp_path) as worker:
         for step_s in (0, 60, -300, 0, 290, 20, 60):
             clock.now += timedelta(seconds=step_s)
-            scheduler = Scheduler(worker, clock, Seen(), "boot")
-            await scheduler.load()
-            scheduler.replace(fired.timed())
-            built_s = scheduler.looked_s
-            running = asyncio.create_task(scheduler.run())
-            await until(lambda scheduler=scheduler, built_s=built_s: scheduler.looked_s > built_s)  # type: ignore[misc]
-            scheduler.end()
-            await running
+            await _live(worker, clock, fired.timed())
 
     assert fired.times == [datetime(2026, 3, 1, 12, minute, tzinfo=UTC) for minute in (11, 12)]
+
+
+async def _live(worker: OutboxWorker, clock: SetClock, jobs: dict[str, Timed], seen: Seen | None = None) -> None:
+    """Be a daemon that comes, looks once, and goes."""
+    scheduler = Scheduler(worker, clock, seen or Seen(), "boot")
+    await scheduler.load()
+    scheduler.replace(jobs)
+    built_s = scheduler.looked_s
+    running = asyncio.create_task(scheduler.run())
+    await until(lambda: scheduler.looked_s > built_s)
+    scheduler.end()
+    await running
+
+
+async def test_a_clock_that_was_years_ahead_or_behind_silences_no_job_and_runs_no_slot_twice(tmp_path: Path) -> None:
+    """In 2036 by mistake: one run, and on it goes in 2026; from 1970 on, as a host without a clock starts: the same."""
+    clock, fired, seen = SetClock(), Fired(), Seen()
+    async with opened(tmp_path) as worker:
+        for now in (
+            *(_START, _START.replace(year=2036), _START + timedelta(seconds=10), _START + timedelta(seconds=40)),
+            *(datetime(1970, 1, 1, tzinfo=UTC), _START + timedelta(seconds=50), _START + timedelta(seconds=100)),
+            _START.replace(year=2036),
+        ):
+            clock.now = now
+            await _live(worker, clock, fired.timed(), seen)
+
+    minute = timedelta(minutes=1)
+    noon = _START.replace(second=0)
+    assert fired.times == [noon.replace(year=2036), noon + minute, noon + 2 * minute]
+    assert [facts["disregarded"] for facts in seen.named("clock.set_back")] == [1, 1]
+
+
+async def test_jobs_that_a_clock_set_back_holds_are_told_and_watches_are_not_held(tmp_path: Path) -> None:
+    """Two hours back while the daemon runs: the job waits for the clock, and that is said; the watch looks on."""
+    clock, fired, looks, seen = SetClock(), Fired(), Fired(), Seen()
+    watch = Timed("watch", _MINUTELY, lambda at, _: looks.times.append(at), durable=False)
+    jobs = {**fired.timed(), "watch": watch}
+    async with opened(tmp_path) as worker:
+        scheduler = Scheduler(worker, clock, seen, "boot")
+        await scheduler.load()
+        scheduler.replace(jobs)
+        running = asyncio.create_task(scheduler.run())
+        for step, seen_by in (
+            (timedelta(minutes=1), lambda: looks.times),
+            (timedelta(hours=-2), lambda: seen.named("clock.set_back")),
+            (timedelta(minutes=1), lambda: len(looks.times) == 2),
+        ):
+            clock.now += step
+            scheduler.replace(jobs)
+            await until(seen_by)
+        scheduler.end()
+        await running
+
+    assert fired.times == [datetime(2026, 3, 1, 12, 1, tzinfo=UTC)]
+    assert [(facts["waiting"], facts["until"]) for facts in seen.named("clock.set_back")] == [
+        (1, "2026-03-01T12:01:00+00:00")
+    ]
+
+
+async def test_a_config_that_was_changed_while_we_were_away_makes_up_for_nothing_either(tmp_path: Path) -> None:
+    """A new schedule, and a job that was gone for a while, begin when the next daemon does; an old one goes on."""
+    clock, changed, back, same = SetClock(), Fired(), Fired(), Fired()
+    hourly = Schedule(period_us=3600 * 10**6)
+    before = {**same.timed("same"), "changed": Timed("changed", hourly, lambda _at, _why: None)}
+    async with opened(tmp_path) as worker:
+        await _live(worker, clock, before | back.timed("back"))
+        clock.now += timedelta(seconds=10)
+        await _live(worker, clock, before)
+        clock.now += timedelta(seconds=30)
+        await _live(worker, clock, {**changed.timed("changed"), **back.timed("back"), **same.timed("same")})
+
+    assert (changed.times, back.times) == ([], [])
+    assert same.times == [datetime(2026, 3, 1, 12, 1, tzinfo=UTC)]
 
 
 async def test_reboot_is_once_per_boot_and_not_for_what_comes_later_in_it(tmp_path: Path) -> None:
