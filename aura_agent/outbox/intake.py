@@ -1,30 +1,149 @@
-"""Reports on their way in: out of spool files and start records, and into what SQLite takes.
+"""What lies in the store's files beside the database: reports in the spool, and runs that nobody will report any more.
 
-A spool file that can't be read as a report is set aside, and that is told in a line for people.
+A run is lost when nobody holds its start record and it has no outcome, in the spool either: so the records are looked
+at first, then the spool is read in, then is judged. The daemon's own runs have rows in ``open_runs`` instead. A spool
+file that can't be read as a report is set aside, and that is told in a line for people.
+
+Works inside the transactions of ``aura_agent.outbox.store``; what the files hold is safe only after the commit.
 """
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from aura_agent.clock import Reading
+from aura_agent.outbox.accepting import Accepting
+from aura_agent.outbox.database import reading
+from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.rules import Moment
-from aura_agent.report import spool, wire
-from aura_agent.report.record import Report
+from aura_agent.report import spool, started, wire
+from aura_agent.report.record import Outcome, Report
 
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def read_spooled(path: str, now: Moment, tell: Callable[[str], None]) -> Report | None:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken in: how many reports were *news*, and the files that may go once that is committed."""
+
+    news: int
+    spooled: tuple[str, ...]
+    records: tuple[str, ...]
+
+    def clear_away(self) -> None:
+        for path in self.spooled:
+            spool.remove(path)
+        for path in self.records:
+            started.forget(path)
+
+
+class Intake:
+    """The files of the store in *directory* (None: there are none); *tell* hears of what is set aside."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        directory: str | None,
+        epochs: Epochs,
+        accepting: Accepting,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._epochs = epochs
+        self._accepting = accepting
+        self._tell = tell
+        self._lost: list[str] = []
+
+    def is_due(self) -> bool:
+        """Whether there is anything to take in. Raises StoreError."""
+        if self._directory is None:
+            return False
+        with reading():
+            return bool(spool.waiting(self._directory)) or started.any_record(self._directory)
+
+    def spooled(self) -> list[str]:
+        """Return the files of the spool. Raises StoreError."""
+        if self._directory is None:
+            return []
+        with reading():
+            return spool.waiting(self._directory)
+
+    def take(self, now: Moment) -> Taken:
+        """Bring in what the spool holds, and judge lost runs."""
+        abandoned = [] if self._directory is None else started.abandoned(self._directory, now.wall_ns)
+        spooled, news = self._take_spool(now)
+        for _, line in abandoned:
+            news += self._judge_lost(line, now)
+        return Taken(news, tuple(spooled), tuple(path for path, _ in abandoned))
+
+    def take_lost(self) -> tuple[str, ...]:
+        """Return, once, the jobs of the runs that were judged."""
+        lost, self._lost = self._lost, []
+        return tuple(lost)
+
+    # -- the daemon's own runs -----------------------------------------------------------------------------------
+
+    def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
+        """Put on record that attempts of *runs* go on: run id, job, ref, start of the attempt."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO open_runs VALUES (?, ?, ?, ?, ?, ?)",
+            [(run_id, job, ref, self._epochs.epoch, *begun) for run_id, job, ref, begun in runs],
+        )
+
+    def lose_open_runs(self, now: Moment) -> list[str]:
+        """Judge the runs on record as going on, after ``take``: nobody goes on with them. Return their jobs."""
+        rows = self._connection.execute("SELECT * FROM open_runs").fetchall()
+        for row in rows:
+            begun = Reading(row["started_boot_ns"], row["started_wall_ns"])
+            lost = Report(
+                run_id=row["run_id"],
+                boot_id="",
+                started=begun,
+                ended=begun,
+                outcome=Outcome.LOST,
+                ref=row["ref"],
+                job=row["job"],
+                reason="the agent went away while it ran",
+            )
+            self._accepting.accept(lost, now, epoch=row["epoch"])
+        return [row["job"] for row in rows]
+
+    # -- private -------------------------------------------------------------------------------------------------
+
+    def _take_spool(self, now: Moment) -> tuple[list[str], int]:
+        """Accept what the spool holds; return the files that may go then, and how many reports were news."""
+        taken, news = [], 0
+        for path in self.spooled():
+            report = _read(path, now, self._tell)
+            if report is None:
+                continue
+            if (new := self._accepting.try_to_accept(report, now)) is None:
+                _set_aside(path, self._tell)
+            else:
+                taken.append(path)
+                news += new
+        return taken, news
+
+    def _judge_lost(self, line: bytes, now: Moment) -> bool:
+        """Accept the run of a start record as lost, unless its outcome is known; return whether it is news."""
+        lost = _as_lost(line, now, self._epochs.boot_id)
+        if lost is None or not self._accepting.try_to_accept(lost, now):
+            return False
+        self._lost.append(lost.job)
+        return True
+
+
+def _read(path: str, now: Moment, tell: Callable[[str], None]) -> Report | None:
     """Return the report in *path*; None when it holds none (yet): what can't be one is set aside. Raises OSError."""
     try:
         line = spool.read(path, now.wall_ns)
     except OSError as problem:
         if problem.errno in _NOT_THE_FILES_FAULT:
             raise
-        set_aside(path, tell)
+        _set_aside(path, tell)
         return None
     if line is None:
         return None
@@ -34,11 +153,11 @@ def read_spooled(path: str, now: Moment, tell: Callable[[str], None]) -> Report 
             return Report.from_fields(fields)
     except ValueError:
         pass
-    set_aside(path, tell)
+    _set_aside(path, tell)
     return None
 
 
-def as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:
+def _as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:
     """Return the report of the run whose start record is *line*, its wrapper being gone; None: it is no such record.
 
     *boot_id* is the boot of *now*.
@@ -50,21 +169,10 @@ def as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:
     return replace(lost, ended=Reading(now.boot_ns, now.wall_ns)) if lost.boot_id == boot_id else lost
 
 
-def set_aside(path: str, tell: Callable[[str], None]) -> None:
+def _set_aside(path: str, tell: Callable[[str], None]) -> None:
     """Move a spool file that is no report out of the way, and *tell* people."""
     try:
         aside = spool.set_aside(path)
     except OSError:
         return  # somebody else did, or the disk takes nothing now: where it lies it is in nobody's way
     tell(f"{os.path.basename(path)} in the spool is no whole report: set aside as {aside}, and never sent")
-
-
-def storable(report: Report) -> Report:
-    """Return *report* in text that SQLite takes: bytes that aren't UTF-8 arrive here as surrogates (PEP 383)."""
-    given = {"ref": report.ref or "", "job": report.job, "reason": report.reason, "tail": report.tail}
-    changed: dict[str, Any] = {name: _printable(text) for name, text in given.items() if not text.isascii()}
-    return replace(report, **changed) if changed else report
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -4,13 +4,18 @@ In this order: output of old runs, ended entries (superseded ones before others,
 that a later one of their stream stands for, bodies, runs. A stream's newest success stays whatever happens, and so do
 its marks: it is no row of these tables that keeps a ping from being false.
 
-Called by ``aura_agent.outbox.store``, a bounded step at a time, so that nobody waits long for it: a step that didn't
-come to an end says so. The file shrinks by incremental vacuum, as slowly.
+It goes a bounded step at a time, after a report was accepted or attempts have ended, so that nobody waits long for it:
+what a step doesn't come to is left to the next. The file shrinks by incremental vacuum, as slowly.
 """
 
 import sqlite3
 from dataclasses import dataclass
 
+from aura_agent.outbox.database import reading, transaction
+from aura_agent.outbox.entries import Entries
+from aura_agent.outbox.rules import Moment, State
+
+_LOOK_EVERY_ROWS = 200  # of history, and ended attempts, whoever wrote them
 _STEP_ROWS = 1000
 _BATCH_ROWS = 100  # while bytes are short: rows may be large
 _VACUUM_PAGES = 256  # 1 MiB at SQLite's page size
@@ -28,47 +33,54 @@ class Bounds:
     in_use_bytes: int = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What one step came to: waiting entries and their streams, to be withdrawn; *more*: it isn't at its end."""
+class Pruner:
+    """Keeps one store within *bounds*. Raises StoreError."""
 
-    crowded_out: tuple[tuple[int, int], ...] = ()
-    more: bool = False
+    def __init__(self, connection: sqlite3.Connection, entries: Entries, bounds: Bounds) -> None:
+        self._connection = connection
+        self._entries = entries
+        self._bounds = bounds
+        self._is_due = False
+
+    def saw(self, number: int) -> None:
+        """The row of that number was written, or is at its end: now and then that is a reason to look."""
+        self._is_due = self._is_due or number % _LOOK_EVERY_ROWS == 0
+
+    def step_if_due(self, now: Moment) -> None:
+        """Go a step towards the bounds, in a transaction of its own; what isn't done then is due the next time."""
+        with reading():
+            if not self._is_due and not _is_crowded(self._connection, self._bounds):
+                return
+        with transaction(self._connection):
+            more = self._step(now)
+        with reading():
+            self._is_due = _vacuum(self._connection) or more
+
+    def _step(self, now: Moment) -> bool:
+        """Return whether there is more to do."""
+        connection, bounds = self._connection, self._bounds
+        more = [
+            _delete(connection, "runs", _BEYOND_JOB, bounds.runs_per_job),
+            _delete(connection, "runs", f"{_OLDEST_RUNS} LIMIT max(0, (SELECT count(*) FROM runs) - ?)", bounds.runs),
+            _delete(
+                connection,
+                "entries",
+                f"{_ENDED} LIMIT max(0, (SELECT count(*) FROM entries WHERE state <> 'waiting') - ?)",
+                bounds.ended,
+            ),
+        ]
+        (waiting,) = connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
+        crowded_out = _stood_for(connection, min(_STEP_ROWS, waiting - bounds.waiting))
+        if not crowded_out and _is_crowded(connection, bounds) and not _make_room(connection):
+            crowded_out = _stood_for(connection, _BATCH_ROWS)
+            if not crowded_out:
+                _strip(connection)
+        for entry_id, stream_id in crowded_out:
+            self._entries.withdraw(entry_id, stream_id, State.SUPERSEDED, _STORE_IS_FULL, now)
+        return any(more) or bool(crowded_out)
 
 
-def is_crowded(connection: sqlite3.Connection, bounds: Bounds) -> bool:
-    """Whether the file is over its bytes: two numbers of its first page, so ask as often as you like."""
-    return _in_use_bytes(connection) > bounds.in_use_bytes
-
-
-def prune(connection: sqlite3.Connection, bounds: Bounds) -> Pruned:
-    """Go one step towards *bounds*, inside a transaction; the entries that it returns are the caller's to withdraw."""
-    more = [
-        _delete(
-            connection,
-            "runs",
-            "SELECT rowid FROM (SELECT rowid, row_number() OVER (PARTITION BY job ORDER BY started_wall_ns DESC)"
-            " AS place FROM runs) WHERE place > ?",
-            bounds.runs_per_job,
-        ),
-        _delete(connection, "runs", f"{_OLDEST_RUNS} LIMIT max(0, (SELECT count(*) FROM runs) - ?)", bounds.runs),
-        _delete(
-            connection,
-            "entries",
-            f"{_ENDED} LIMIT max(0, (SELECT count(*) FROM entries WHERE state <> 'waiting') - ?)",
-            bounds.ended,
-        ),
-    ]
-    (waiting,) = connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
-    crowded_out = _stood_for(connection, min(_STEP_ROWS, waiting - bounds.waiting))
-    if not crowded_out and is_crowded(connection, bounds) and not _make_room(connection):
-        crowded_out = _stood_for(connection, _BATCH_ROWS)
-        if not crowded_out:
-            _strip(connection)
-    return Pruned(tuple(crowded_out), more=any(more) or bool(crowded_out))
-
-
-def vacuum(connection: sqlite3.Connection) -> bool:
+def _vacuum(connection: sqlite3.Connection) -> bool:
     """Give some free pages back to the file system, outside any transaction; return whether there are more to give."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free <= _SPARE_PAGES:
@@ -78,6 +90,11 @@ def vacuum(connection: sqlite3.Connection) -> bool:
     return bool(free - _VACUUM_PAGES > _SPARE_PAGES)
 
 
+_STORE_IS_FULL = "a later success waits, and the store is full"
+_BEYOND_JOB = (
+    "SELECT rowid FROM (SELECT rowid, row_number() OVER (PARTITION BY job ORDER BY started_wall_ns DESC) AS place"
+    " FROM runs) WHERE place > ?"
+)
 _OLDEST_RUNS = "SELECT rowid FROM runs ORDER BY rowid"
 _ENDED = "SELECT rowid FROM entries WHERE state <> 'waiting' ORDER BY state <> 'superseded', changed_wall_ns, id"
 
@@ -125,8 +142,9 @@ def _delete(connection: sqlite3.Connection, table: str, chosen: str, bound: int)
     return deleted == _STEP_ROWS
 
 
-def _in_use_bytes(connection: sqlite3.Connection) -> int:
+def _is_crowded(connection: sqlite3.Connection, bounds: Bounds) -> bool:
+    """Whether the file is over its bytes: numbers of its first page, so ask as often as you like."""
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
-    return int((pages - free) * size)
+    return bool((pages - free) * size > bounds.in_use_bytes)

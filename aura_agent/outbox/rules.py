@@ -8,13 +8,16 @@ A *stream* is one heartbeat within one store; a waiting success may be sent only
 - invalidate: a failure that started later withdraws it: delivering it would silence the alarm that is deserved
 - expire: it is older than the heartbeat's interval + grace, or than the job's ``max_age``: the next one was due by then
 
-Nothing here reads a clock, a file or a database.
+``judge`` answers "what may still be sent?", ``effect`` "what does this outcome do to the queue?". Nothing here reads a
+clock, a file or a database.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
+
+from aura_agent.report.record import Outcome
 
 UNKNOWN_LIFETIME_S = 24 * 3600.0  # how long a ping stays true when the heartbeat's interval isn't known
 
@@ -48,13 +51,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A success that waits. *ended* is when it became true, *max_age_s* its job's own limit, if it has one."""
+    """A success that waits. *ended* is when it became true, *max_age_s* its job's own limit, if it has one.
 
-    id: int
+    *under_way*: an attempt is, which nothing cancels, and whose end decides. *may_have_arrived*: one was, and nobody
+    knows its end.
+    """
+
     key: Key
     ended: Moment
     max_age_s: float | None = None
     replay_all: bool = False
+    under_way: bool = False
+    may_have_arrived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,21 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdrawal:
-    """An entry that may not be sent any more, and why."""
+class Run:
+    """What a run's outcome says to its stream; *key* is of its deciding attempt, the rest as for ``Waiting``."""
 
-    id: int
+    key: Key
+    ended: Moment
+    outcome: Outcome
+    max_age_s: float | None = None
+    replay_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A run whose success may not be sent any more, and why."""
+
+    run_id: str
     state: State
     reason: str
 
@@ -83,20 +102,67 @@ class Judgement:
     sendable: tuple[Waiting, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an outcome does to its stream's queue, and why: in this order.
+
+    *entry* is a success that waits from now on, *failed* the run that is the stream's newest failure from now on,
+    *judgement* what becomes of all that waits, *entry* among it; None: nothing changes for it.
+    """
+
+    reason: str
+    entry: Waiting | None = None
+    failed: Key | None = None
+    judgement: Judgement | None = None
+
+
+def is_news(outcome: Outcome, on_record: Outcome | None) -> bool:
+    """Whether a run's *outcome* counts beside what is *on_record* of it: the first does, and one after ``lost``."""
+    return on_record is None or (on_record is Outcome.LOST and outcome is not Outcome.LOST)
+
+
+def effect(stream: Stream, waiting: Sequence[Waiting], run: Run, now: Moment, epoch_age_s: float = 0.0) -> Effect:
+    """Decide what the outcome of *run*, which is news, does to *stream*, in which *waiting* waits.
+
+    What a lost run has withdrawn stays withdrawn if its outcome turns up: it isn't among *waiting* any more.
+    """
+    if run.outcome is Outcome.SKIPPED:
+        return Effect("it never ran: what waits is as true as before")
+    if run.outcome is Outcome.SUCCEEDED:
+        entry = Waiting(run.key, run.ended, run.max_age_s, run.replay_all)
+        judgement = judge(stream, [*waiting, entry], now, epoch_age_s)
+        return Effect("a success waits, to be sent at once", entry=entry, judgement=judgement)
+    if stream.failed is not None and stream.failed > run.key:
+        return Effect("a run that started later has failed already", judgement=judge(stream, waiting, now, epoch_age_s))
+    stream = replace(stream, failed=run.key)
+    return Effect(
+        "it withdraws each success that started earlier",
+        failed=run.key,
+        judgement=judge(stream, waiting, now, epoch_age_s),
+    )
+
+
 def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment, epoch_age_s: float = 0.0) -> Judgement:
-    """Decide each entry of *waiting*, all of one stream, as things stand *now*; *epoch_age_s*: as for ``age_s``."""
+    """Decide each entry of *waiting*, all of one stream, as things stand *now*; *epoch_age_s*: as for ``age_s``.
+
+    What is under way is neither withdrawn nor sendable.
+    """
     withdrawn: list[Withdrawal] = []
     true: list[Waiting] = []
     for entry in sorted(waiting, key=lambda entry: entry.key):
+        if entry.under_way:
+            continue
         verdict = _withdrawal(stream, entry, now, epoch_age_s)
         if verdict is None:
             true.append(entry)
         else:
-            withdrawn.append(Withdrawal(entry.id, *verdict))
+            withdrawn.append(Withdrawal(entry.key.run_id, *verdict))
     sendable = [entry for entry in true if entry.replay_all or entry is true[-1]]
-    kept = {entry.id for entry in sendable}
+    kept = {entry.key for entry in sendable}
     withdrawn += [
-        Withdrawal(entry.id, State.SUPERSEDED, "a later success waits") for entry in true if entry.id not in kept
+        Withdrawal(entry.key.run_id, State.SUPERSEDED, "a later success waits")
+        for entry in true
+        if entry.key not in kept
     ]
     return Judgement(tuple(withdrawn), tuple(sendable))
 
@@ -145,7 +211,8 @@ def urgency_wall_ns(stream: Stream, waiting: Sequence[Waiting]) -> int:
 
 def _withdrawal(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float) -> tuple[State, str] | None:
     if stream.failed is not None and stream.failed > entry.key:
-        return State.INVALIDATED, "a run that started later did not succeed"
+        arrived = " (may have arrived)" if entry.may_have_arrived else ""
+        return State.INVALIDATED, f"a run that started later did not succeed{arrived}"
     if stream.delivered is not None and stream.delivered > entry.key:
         return State.SUPERSEDED, "a success that started later has been delivered"
     limit_s = lifetime_s(stream, entry.max_age_s)

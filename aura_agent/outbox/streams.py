@@ -254,6 +254,20 @@ class Streams:
         """What waits is tried at once, also where the stream was parked or backing off."""
         self._connection.execute("UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE id = ?", (stream_id,))
 
+    def hurry_runs(self, run_ids: frozenset[str] | None) -> None:
+        """The same for the streams of these runs, None: for all in which something waits."""
+        condition, values = of_runs(run_ids)
+        self._connection.execute(
+            f"UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE due_boot_ns IS NOT NULL{condition}", values
+        )
+
+    def unpark(self) -> None:
+        """The same for what is parked, and for what was not tried yet."""
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, parked = 0"
+            " WHERE due_boot_ns IS NOT NULL AND (parked OR tries = 0)"
+        )
+
     def hurry_host(self, host: str) -> None:
         """What backs off for *host* after a failure is tried at once; what is parked or held by somebody isn't."""
         self._connection.execute(
@@ -396,6 +410,14 @@ class Streams:
                 f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?",
                 (*key, stream_id),
             )
+
+
+def of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
+    """Return the condition, and its values, that leaves only the streams of *run_ids*; None leaves all."""
+    if run_ids is None:
+        return "", []
+    marks = ", ".join("?" * len(run_ids))
+    return f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))", sorted(run_ids)
 
 
 def _stored(ref: str) -> str:

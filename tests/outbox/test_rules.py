@@ -2,7 +2,8 @@
 
 import pytest
 
-from aura_agent.outbox.rules import Key, Moment, Stream, Waiting, age_s, judge, true_end
+from aura_agent.outbox.rules import Key, Moment, Run, Stream, Waiting, age_s, effect, is_news, judge, true_end
+from aura_agent.report.record import Outcome
 
 _S = 10**9
 NOW = Moment(3, 5000 * _S, 1_800_000_000 * _S)
@@ -10,13 +11,13 @@ NOW = Moment(3, 5000 * _S, 1_800_000_000 * _S)
 
 def _entry(number: int, started_s: int, *, ended_s: int | None = None, epoch: int = 3, **facts: object) -> Waiting:
     ended = Moment(epoch, (ended_s or started_s) * _S, NOW.wall_ns - (5000 - (ended_s or started_s)) * _S)
-    return Waiting(number, Key(epoch, started_s * _S, f"run{number}"), ended, **facts)  # type: ignore[arg-type]
+    return Waiting(Key(epoch, started_s * _S, str(number)), ended, **facts)  # type: ignore[arg-type]
 
 
 def _states(stream: Stream, *entries: Waiting, now: Moment = NOW) -> dict[int, str]:
     judgement = judge(stream, entries, now)
-    gone = {withdrawal.id: withdrawal.state.value for withdrawal in judgement.withdrawn}
-    return gone | {entry.id: "send" for entry in judgement.sendable}
+    gone = {int(withdrawal.run_id): withdrawal.state.value for withdrawal in judgement.withdrawn}
+    return gone | {int(entry.key.run_id): "send" for entry in judgement.sendable}
 
 
 def test_only_the_newest_success_goes_out() -> None:
@@ -32,7 +33,7 @@ def test_replay_all_sends_each_in_the_order_of_starts() -> None:
 
     judgement = judge(Stream(), entries, NOW)
 
-    assert [entry.id for entry in judgement.sendable] == [1, 2, 3]
+    assert [int(entry.key.run_id) for entry in judgement.sendable] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("replay_all", [True, False])
@@ -55,8 +56,8 @@ def test_a_success_before_one_already_delivered_stays_home(replay_all: bool) -> 
 
 def test_a_wrong_wall_clock_reorders_nothing() -> None:
     """Order and age within a boot come from CLOCK_BOOTTIME, whatever the wall clock was set to in between."""
-    before = Waiting(1, Key(3, 4000 * _S, "a"), Moment(3, 4001 * _S, 2_100_000_000 * _S))
-    after = Waiting(2, Key(3, 4900 * _S, "b"), Moment(3, 4901 * _S, 0))
+    before = Waiting(Key(3, 4000 * _S, "1"), Moment(3, 4001 * _S, 2_100_000_000 * _S))
+    after = Waiting(Key(3, 4900 * _S, "2"), Moment(3, 4901 * _S, 0))
 
     assert _states(Stream(lifetime_s=600), before, after) == {1: "expired", 2: "send"}
 
@@ -80,7 +81,7 @@ def test_a_success_expires_with_the_next_one_due(
     """Older than min(interval + grace, max_age) it is stale; with the interval unknown, older than a day."""
     now = Moment(3, 100_000 * _S, NOW.wall_ns)
     ended = Moment(3, (100_000 - age) * _S, 0)
-    entry = Waiting(1, Key(3, 0, "a"), ended, max_age_s)
+    entry = Waiting(Key(3, 0, "1"), ended, max_age_s)
 
     assert _states(Stream(lifetime_s=lifetime_s), entry, now=now) == {1: "send" if sent else "expired"}
 
@@ -129,3 +130,96 @@ def test_every_withdrawal_says_why() -> None:
     judgement = judge(stream, [_entry(number, 4000 + 100 * number) for number in range(10)], NOW)
 
     assert all(withdrawal.reason for withdrawal in judgement.withdrawn)
+
+
+_WITHDRAWING = [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KILLED, Outcome.NOT_STARTED, Outcome.LOST]
+
+
+def _run(started_s: int, outcome: Outcome, **facts: object) -> Run:
+    ended = Moment(3, (started_s + 1) * _S, NOW.wall_ns - (5000 - started_s - 1) * _S)
+    return Run(Key(3, started_s * _S, "99"), ended, outcome, **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_an_outcome_counts_once_and_any_other_replaces_lost(outcome: Outcome) -> None:
+    """A report that comes twice does nothing; what turns up after a run was judged lost is what it was."""
+    assert is_news(outcome, None)
+    assert [is_news(outcome, known) for known in Outcome if known is not Outcome.LOST] == [False] * 6
+    assert is_news(outcome, Outcome.LOST) == (outcome is not Outcome.LOST)
+
+
+@pytest.mark.parametrize("outcome", _WITHDRAWING)
+def test_an_outcome_that_is_no_success_withdraws_what_started_before_it(outcome: Outcome) -> None:
+    """It is the stream's newest failure from then on; what started after it stays."""
+    waiting = [_entry(1, 4000, replay_all=True), _entry(2, 4200, replay_all=True)]
+
+    found = effect(Stream(), waiting, _run(4100, outcome), NOW)
+
+    assert (found.entry, found.failed) == (None, Key(3, 4100 * _S, "99"))
+    assert found.judgement is not None
+    assert [gone.run_id for gone in found.judgement.withdrawn] == ["1"]
+    assert [entry.key.run_id for entry in found.judgement.sendable] == ["2"]
+
+
+def test_a_failure_that_is_heard_of_late_takes_no_later_ones_place() -> None:
+    """The key of the newest failure stays, and so does what that has to say."""
+    newest = Key(3, 4500 * _S, "f")
+
+    found = effect(Stream(failed=newest), [_entry(1, 4400)], _run(4100, Outcome.FAILED), NOW)
+
+    assert found.failed is None
+    assert found.judgement is not None
+    assert [gone.state for gone in found.judgement.withdrawn] == ["invalidated"]
+
+
+def test_a_run_that_was_skipped_does_nothing_to_the_queue() -> None:
+    """What waits is as true as before, and nothing joins it."""
+    found = effect(Stream(), [_entry(1, 4000)], _run(4100, Outcome.SKIPPED), NOW)
+
+    assert (found.entry, found.failed, found.judgement) == (None, None, None)
+
+
+def test_a_success_joins_the_queue_and_takes_the_place_of_earlier_ones() -> None:
+    """It waits with what its report said of its age and replay."""
+    found = effect(Stream(), [_entry(1, 4000)], _run(4100, Outcome.SUCCEEDED, max_age_s=3000.0, replay_all=True), NOW)
+
+    assert found.entry is not None
+    assert (found.entry.max_age_s, found.entry.replay_all, found.failed) == (3000.0, True, None)
+    assert found.judgement is not None
+    assert [(gone.run_id, gone.state) for gone in found.judgement.withdrawn] == [("1", "superseded")]
+    assert found.judgement.sendable == (found.entry,)
+
+
+@pytest.mark.parametrize(
+    ("stream", "state"),
+    [
+        (Stream(failed=Key(3, 4200 * _S, "f")), "invalidated"),
+        (Stream(delivered=Key(3, 4200 * _S, "d")), "superseded"),
+        (Stream(lifetime_s=60), "expired"),
+    ],
+)
+def test_a_success_that_comes_too_late_is_on_record_and_never_sent(stream: Stream, state: str) -> None:
+    """It is withdrawn in the moment in which it joins the queue, with the reason."""
+    found = effect(stream, [], _run(4100, Outcome.SUCCEEDED), NOW)
+
+    assert found.entry is not None
+    assert found.judgement is not None
+    assert [(gone.run_id, gone.state) for gone in found.judgement.withdrawn] == [("99", state)]
+
+
+def test_what_is_under_way_is_left_alone() -> None:
+    """No failure calls back an attempt; what is known of its end decides, and may stay unknown."""
+    under_way = _entry(1, 4000, under_way=True)
+    found = effect(Stream(), [under_way], _run(4100, Outcome.FAILED), NOW)
+    assert found.judgement is not None
+    assert (found.judgement.withdrawn, found.judgement.sendable) == ((), ())
+
+    ended = _entry(1, 4000, may_have_arrived=True)
+    (gone,) = judge(Stream(failed=found.failed), [ended], NOW).withdrawn
+    assert (gone.state, gone.reason.endswith("(may have arrived)")) == ("invalidated", True)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_effect_says_why(outcome: Outcome) -> None:
+    """No decision without a reason."""
+    assert effect(Stream(), [], _run(4100, outcome), NOW).reason

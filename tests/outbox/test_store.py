@@ -13,9 +13,10 @@ import pytest
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.claims import Attempt, Claim
+from aura_agent.outbox.leases import LEASE_S
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
-from aura_agent.outbox.store import LEASE_S, Outbox
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id

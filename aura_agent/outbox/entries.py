@@ -1,0 +1,160 @@
+"""The waiting pings of each stream, and the rules carried out on them.
+
+``aura_agent.outbox.rules`` decides; this puts on record what it says, with its reason, and remembers what was withdrawn
+until somebody is told. Works inside the transactions of ``aura_agent.outbox.store``.
+"""
+
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from aura_agent.outbox import rules
+from aura_agent.outbox.claims import Dropped, Gone
+from aura_agent.outbox.epochs import Epochs
+from aura_agent.outbox.hooks import HookCalls, HookKind
+from aura_agent.outbox.rules import Key, Moment, State
+from aura_agent.outbox.streams import Streams
+from aura_agent.report.record import Report
+
+
+class Entries:
+    """The entries of one store, stream by stream."""
+
+    def __init__(self, connection: sqlite3.Connection, streams: Streams, epochs: Epochs, hook_calls: HookCalls) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._epochs = epochs
+        self._hook_calls = hook_calls
+        self._withdrawn: list[Gone] = []
+
+    def hear(self, stream_id: int, report: Report, key: Key, now: Moment) -> None:
+        """Do to the stream's queue what the outcome of *report*, which is news, does to it."""
+        stream, waiting = self._facts(stream_id, now)
+        reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
+        ended = rules.true_end(reported, now, self._epochs.newest_before_ns(key.epoch))
+        run = rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all)
+        effect = rules.effect(stream, waiting, run, now, self._epochs.age_s(now))
+        if effect.entry is not None:
+            self._insert(stream_id, effect.entry, report, now)
+            self._streams.note_waiting(stream_id, effect.entry.ended)
+        if effect.failed is not None:
+            self._streams.note_failure(stream_id, effect.failed)
+        if effect.judgement is not None:
+            self._carry_out(effect.judgement, stream_id, stream, waiting, now)
+
+    def settle(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> rules.Waiting | None:
+        """Apply the rules to one stream; return the entry that is next to be sent, if there is one.
+
+        *may_have_arrived* is an entry whose attempt has just ended without an acknowledgement.
+        """
+        stream, waiting = self._facts(stream_id, now, may_have_arrived)
+        judgement = rules.judge(stream, waiting, now, self._epochs.age_s(now))
+        self._carry_out(judgement, stream_id, stream, waiting, now)
+        return judgement.sendable[0] if judgement.sendable else None
+
+    def merged(self, stream_id: int, now: Moment) -> int:
+        """Return what *stream_id* is part of by now. While an attempt is under way it stays: its end asks again."""
+        heartbeat_id = self._streams.known_heartbeat(stream_id)
+        if heartbeat_id is None or self._streams.facts(stream_id, now)[1] is not None:
+            return stream_id
+        target = self._streams.attach(stream_id, heartbeat_id)
+        self.settle(target, now)
+        return target
+
+    def left_s(self, stream_id: int, entry: rules.Waiting, now: Moment) -> float:
+        """Return for how long *entry* stays worth sending."""
+        return rules.left_s(self._streams.facts(stream_id, now)[0], entry, now, self._epochs.age_s(now))
+
+    def drop(self, entry_ids: Collection[int] | None, reason: str, now: Moment) -> Dropped:
+        """End those of *entry_ids* (None: all) that wait; one that is under way is left alone."""
+        waiting = self._connection.execute(
+            "SELECT id, stream_id FROM entries WHERE state = 'waiting' ORDER BY id"
+        ).fetchall()
+        dropped, under_way = list[int](), list[int]()
+        for row in waiting:
+            if entry_ids is not None and row["id"] not in entry_ids:
+                continue
+            if self._streams.facts(row["stream_id"], now)[1] == row["id"]:
+                under_way.append(row["id"])
+                continue
+            self.withdraw(row["id"], row["stream_id"], State.DROPPED, reason, now)
+            dropped.append(row["id"])
+        return Dropped(tuple(dropped), tuple(under_way))
+
+    def withdraw(self, entry_id: int, stream_id: int, state: State, reason: str, now: Moment) -> None:
+        """Put on record that an entry waits no more; the next claim tells of it."""
+        self._connection.execute(
+            "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
+            (state, reason, now.wall_ns, entry_id),
+        )
+        self._withdrawn.append(Gone(entry_id, self._streams.name(stream_id), state, reason))
+
+    def take_withdrawn(self) -> tuple[Gone, ...]:
+        """Return, once, what has been withdrawn."""
+        withdrawn, self._withdrawn = self._withdrawn, []
+        return tuple(withdrawn)
+
+    # -- private -------------------------------------------------------------------------------------------------
+
+    def _facts(
+        self, stream_id: int, now: Moment, may_have_arrived: int | None = None
+    ) -> tuple[rules.Stream, list[rules.Waiting]]:
+        """Return what the rules need to know of a stream."""
+        rows = self._connection.execute(
+            "SELECT id, run_id, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s, replay_all "
+            "FROM entries WHERE stream_id = ? AND state = 'waiting'",
+            (stream_id,),
+        ).fetchall()
+        stream, in_flight = self._streams.facts(stream_id, now)
+        tried = (may_have_arrived, self._streams.last_leased(stream_id)) if rows else ()
+        return stream, [
+            rules.Waiting(
+                Key(row["epoch"], row["started_boot_ns"], row["run_id"]),
+                Moment(row["epoch"], row["ended_boot_ns"], row["ended_wall_ns"]),
+                row["max_age_s"],
+                bool(row["replay_all"]),
+                under_way=row["id"] == in_flight,
+                may_have_arrived=row["id"] in tried,
+            )
+            for row in rows
+        ]
+
+    def _carry_out(
+        self,
+        judgement: rules.Judgement,
+        stream_id: int,
+        stream: rules.Stream,
+        waiting: Sequence[rules.Waiting],
+        now: Moment,
+    ) -> None:
+        for gone in judgement.withdrawn:
+            row = self._connection.execute("SELECT id, job FROM entries WHERE run_id = ?", (gone.run_id,)).fetchone()
+            self.withdraw(row["id"], stream_id, gone.state, gone.reason, now)
+            if gone.state is State.EXPIRED and not self._streams.is_told(stream_id):
+                reason = f"expired undelivered: {gone.reason}"
+                self._hook_calls.note(HookKind.UNDELIVERABLE, row["job"], gone.run_id, reason, now)
+                self._streams.note_told(stream_id)
+        if judgement.sendable:
+            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
+        elif not any(entry.under_way for entry in waiting):
+            self._streams.rest(stream_id)
+
+    def _insert(self, stream_id: int, entry: rules.Waiting, report: Report, now: Moment) -> None:
+        self._connection.execute(
+            "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns,"
+            " max_age_s, replay_all, body, state, accepted_wall_ns, changed_wall_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?, ?)",
+            (
+                stream_id,
+                report.run_id,
+                report.job,
+                entry.key.epoch,
+                entry.key.boot_ns,
+                entry.ended.boot_ns,
+                entry.ended.wall_ns,
+                entry.max_age_s,
+                entry.replay_all,
+                report.body,
+                now.wall_ns,
+                now.wall_ns,
+            ),
+        )
