@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from aura_agent.clock import SystemClock
+from aura_agent.clock import SystemClock, until_beat_s
 from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
@@ -351,7 +351,7 @@ async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
     while interval_s is not None:
         if not agent.unhealthy():
             notifier.watchdog()
-        await asyncio.sleep(interval_s / 3)
+        await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time(), interval_s / 4))
 
 
 def _take_lock(directory: str, stack: AsyncExitStack) -> None:

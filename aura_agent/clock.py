@@ -26,6 +26,15 @@ class Clock(Protocol):
     def read(self) -> Reading: ...
 
 
+def until_beat_s(now_s: float, period_s: float) -> float:
+    """Return how long to sleep until a multiple of *period_s* by the clock that shows *now_s*.
+
+    A beat that is nearer than a twentieth of the period is left out: a timer may have been early. Parts of an idle
+    process that look up now and then do so together.
+    """
+    return period_s - (now_s + period_s / 20) % period_s + period_s / 20
+
+
 class SystemClock:
     """The kernel's clocks."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from aura_agent.clock import Clock
+from aura_agent.clock import Clock, until_beat_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.jobs import Mark
@@ -164,9 +164,10 @@ class Scheduler:
                 pass
 
     def _sleep_s(self) -> float:
+        slice_s = until_beat_s(asyncio.get_running_loop().time(), SLICE_S)
         if not self._heap:
-            return SLICE_S
-        return min(SLICE_S, max(0.0, (self._heap[0][0] - self._now()).total_seconds()))
+            return slice_s
+        return min(slice_s, max(0.0, (self._heap[0][0] - self._now()).total_seconds()))
 
     async def _fire_due(self) -> None:
         due = self._plan_due()

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 import httpx
 
 from aura_agent.api.retry_after import after_retry_after_s
+from aura_agent.clock import until_beat_s
 from aura_agent.delivery.answers import Answer, Verdict, classify
 from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.hosts import Hosts
@@ -90,7 +91,8 @@ class Courier:
         while not self._ending:
             self._wake.clear()
             again_s = await self._turn()
-            await self._pause(SPOOL_S if again_s is None else min(SPOOL_S, again_s))
+            spool_s = until_beat_s(asyncio.get_running_loop().time(), SPOOL_S)
+            await self._pause(spool_s if again_s is None else min(spool_s, again_s))
 
     async def drain(self, timeout_s: float, *, retry: bool, only_runs: frozenset[str] | None = None) -> None:
         """Deliver what is due, for *timeout_s* at the most; with *retry* also what becomes due within that time.
