@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from functools import cache
 
 from aura_agent.config.models import Job
@@ -11,6 +12,11 @@ from aura_agent.process.failure import SpawnFailed
 from aura_agent.process.spawn import Output, SpawnSpec
 
 DEFAULT_UMASK = 0o022  # as under cron; the daemon's own, 0077, is for its secrets
+_OUTPUTS: Mapping[str, tuple[Output, Output]] = {
+    "history": ("pipe", "stdout"),
+    "log": ("pipe", "pipe"),
+    "drop": ("null", "null"),
+}
 
 
 def spawn_spec(job: Job) -> SpawnSpec:
@@ -19,7 +25,8 @@ def spawn_spec(job: Job) -> SpawnSpec:
     Raises SpawnFailed: there is no such account, or env_file can't be used.
     """
     account = resolve_account(job.user, job.group)
-    output: Output = "null" if job.output == "drop" else "pipe"
+    # One pipe keeps the order in which things were written, two tell for the log which stream they came by.
+    stdout, stderr = _OUTPUTS[job.output]
     return SpawnSpec(
         argv=tuple(job.command or ()),
         shell_text=job.shell,
@@ -32,8 +39,8 @@ def spawn_spec(job: Job) -> SpawnSpec:
         umask=int(job.umask, 8) if job.umask is not None else DEFAULT_UMASK,
         nice=job.nice,
         limits=_limits(job),
-        stdout=output,
-        stderr=output,
+        stdout=stdout,
+        stderr=stderr,
     )
 
 

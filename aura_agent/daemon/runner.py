@@ -1,60 +1,32 @@
-"""How a job of the config runs: attempts, time-out, expectations, and what its outcome is.
+"""How a job of the config runs: when it may start, how often it is tried, and the record of its outcome.
 
 A run's outcome goes into the outbox and nowhere else: whether it becomes a ping is decided there. Between the end of
 a job and its durable record nothing may be forgotten: what the database doesn't take goes into the spool, and what
-neither takes is offered again until one does. An error that nobody foresaw makes the run a failure, never a success.
+neither takes is offered again until one does.
 """
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
-from aura_agent.daemon.expectation import unmet_expectation
-from aura_agent.daemon.jobspec import spawn_spec
+from aura_agent.daemon.attempts import Attempt, Attempts, Run, UnderWay
 from aura_agent.daemon.slots import Slot, Slots
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.process.attachment import attachment
-from aura_agent.process.child import Child
-from aura_agent.process.lines import Lines
-from aura_agent.process.memory import MemoryPeaks
-from aura_agent.process.pump import Pump
-from aura_agent.process.spawn import SpawnFailed, spawn
-from aura_agent.process.tail import CONTEXT_BYTES, Tail
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
 from aura_agent.schedule.retry import retry_delay_s
 from aura_agent.units import format_duration
 
-DRAIN_S = 1.0  # what a job leaves in the background may hold its pipe for ever
-HISTORY_TAIL_BYTES = 10_000
 _STORE_TROUBLE_S = 5.0
 _REMOVED = "its job has left the config"
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One run that is going on, or waits for its turn. ``idle``: no process of it is there, nor is one under way."""
-
-    job_name: str
-    job: Job
-    run_id: str
-    fire_time: datetime
-    reason: str
-    slot: Slot | None = None
-    started: Reading | None = None
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    stop_reason: str = ""
-    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +36,6 @@ class Firing:
     state: Literal["started", "waiting", "skipped"]
     run_id: str
     reason: str = ""
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """How one attempt ended."""
-
-    started: Reading
-    ended: Reading
-    outcome: Outcome
-    exit_code: int | None = None
-    signal: int | None = None
-    reason: str = ""
-    tail: str = ""
-    body: bytes | None = None
-    cpu_s: float | None = None
-    max_rss_bytes: int | None = None
-    io_read_bytes: int | None = None
-    io_written_bytes: int | None = None
 
 
 class Runner:
@@ -109,16 +63,16 @@ class Runner:
         self._observer = observer
         self._boot_id = boot_id
         self._accepted = accepted
-        self._redact = redact
         self._tell_ended = ended
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._slots = Slots()
+        self._attempts = Attempts(clock, observer, redact)
+        self._due: list[tuple[Run, Slot]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._begun: list[tuple[str, str, str | None, Reading]] = []
         self._recording: asyncio.Task[None] | None = None
-        self._memory = MemoryPeaks()
         self._idle = asyncio.Event()
         self._idle.set()
         self.store_problem = ""
@@ -148,7 +102,7 @@ class Runner:
         for name in self._running.keys() - jobs.keys():
             for run in self._running[name]:
                 if run.job.enabled and run.job.when_removed == "stop":
-                    self._ask_to_stop(run, _REMOVED)
+                    run.ask_to_stop(_REMOVED)
 
     @property
     def count(self) -> int:
@@ -171,7 +125,7 @@ class Runner:
         self._waiting[name] = run
         if decision.action == "replace":
             for old in running:
-                self._ask_to_stop(old, "replaced by its next run")
+                old.ask_to_stop("replaced by its next run")
         return Firing("waiting", run.run_id, decision.reason)
 
     async def finish(self, grace_s: float) -> None:
@@ -188,7 +142,7 @@ class Runner:
         for run in [run for runs in self._running.values() for run in runs]:
             own_s = run.job.stop_grace
             run_grace_s = 0.0 if run.idle else grace_s if own_s is None else own_s
-            timers.append(loop.call_later(run_grace_s, self._ask_to_stop, run, "the agent is stopping"))
+            timers.append(loop.call_later(run_grace_s, run.ask_to_stop, "the agent is stopping"))
         await self._idle.wait()
         for timer in timers:
             timer.cancel()
@@ -197,27 +151,35 @@ class Runner:
         """Tell everything that runs to end now."""
         for runs in self._running.values():
             for run in runs:
-                self._ask_to_stop(run, reason)
-
-    def _ask_to_stop(self, run: Run, reason: str) -> None:
-        if not run.stop.is_set():
-            run.stop_reason = reason
-            run.stop.set()
+                run.ask_to_stop(reason)
 
     def _skip(self, run: Run, reason: str) -> Firing:
         self._launch(self._record(self._report(run, self._skipped(reason), 1)), f"skip {run.job_name}")
         return Firing("skipped", run.run_id, reason)
 
-    def _skipped(self, reason: str) -> _Attempt:
+    def _skipped(self, reason: str) -> Attempt:
         now = self._clock.read()
-        return _Attempt(now, now, Outcome.SKIPPED, reason=reason)
+        return Attempt(now, now, Outcome.SKIPPED, reason=reason)
 
     def _start(self, run: Run) -> Slot:
         self._running.setdefault(run.job_name, []).append(run)
         slot = run.slot = self._slots.ask(run.job.job_group)
         run.idle = not slot.given.is_set()
-        self._launch(self._run(run, slot), f"run {run.job_name}")
+        if run.idle:
+            self._launch(self._run(run, slot, None), f"run {run.job_name}")
+        else:
+            self._idle.clear()
+            self._due.append((run, slot))
+            if len(self._due) == 1:
+                asyncio.get_running_loop().call_soon(self._start_due)
         return slot
+
+    def _start_due(self) -> None:
+        """Start all that is due, one right after the other: nothing else that a run needs comes before the last."""
+        due, self._due = self._due, []
+        begun = [self._attempts.begin(run) for run, _ in due]
+        for (run, slot), attempt in zip(due, begun, strict=True):
+            self._launch(self._run(run, slot, attempt), f"run {run.job_name}")
 
     def _launch(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         self._idle.clear()
@@ -230,7 +192,7 @@ class Runner:
         self._tasks.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None:
             self._observer.note("run.crashed", task=task.get_name(), error=repr(problem), exc_info=problem)
-        if not self._tasks:
+        if not self._tasks and not self._due:
             self._idle.set()
 
     def _ended(self, run: Run) -> None:
@@ -244,22 +206,25 @@ class Runner:
             else:
                 self._tell_ended(run.job_name)
 
-    async def _run(self, run: Run, slot: Slot) -> None:
+    async def _run(self, run: Run, slot: Slot, begun: UnderWay | Attempt | None) -> None:
+        """See *run* through; *begun*: its first attempt, None if its turn is yet to come."""
         try:
-            attempt, attempts = await self._attempts(run, slot)
+            attempt, attempts = await self._deciding(run, slot, begun)
             await self._record(self._report(run, attempt, attempts))
         finally:
             self._ended(run)
 
-    async def _attempts(self, run: Run, slot: Slot) -> tuple[_Attempt, int]:
+    async def _deciding(self, run: Run, slot: Slot, begun: UnderWay | Attempt | None) -> tuple[Attempt, int]:
         """Return the deciding attempt, and how many there were. Each has a slot of its own: nobody waits beside it."""
-        if not await self._is_its_turn(run, slot):
-            self._slots.give_back(slot)
-            return self._skipped(run.stop_reason), 1
+        if begun is None:
+            if not await self._is_its_turn(run, slot):
+                self._slots.give_back(slot)
+                return self._skipped(run.stop.result()), 1
+            begun = self._attempts.begin(run)
         attempts = 1
         while True:
             try:
-                attempt = await self._attempt_at_last(run, first=attempts == 1)
+                attempt = await self._see_through(run, begun, attempts)
             finally:
                 self._slots.give_back(slot)
             if not await self._is_tried_again(run, attempt, attempts):
@@ -269,6 +234,19 @@ class Runner:
                 self._slots.give_back(slot)
                 return attempt, attempts
             attempts += 1
+            begun = self._attempts.begin(run)
+
+    async def _see_through(self, run: Run, begun: UnderWay | Attempt, number: int) -> Attempt:
+        if isinstance(begun, Attempt):
+            return begun
+        if number == 1:
+            pid = begun.child.pid
+            self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=pid, why=run.reason)
+        recorded = self._begin(run, begun.started)
+        attempt = await self._attempts.ended(run, begun)
+        if not recorded.done():
+            await recorded
+        return attempt
 
     async def _is_its_turn(self, run: Run, slot: Slot) -> bool:
         """Wait until there is room for the run beside the others; False: it was told to end first."""
@@ -276,68 +254,21 @@ class Runner:
             return True
         run.idle = True
         given = asyncio.create_task(slot.given.wait(), name=f"turn {run.job_name}")
-        stop = asyncio.create_task(run.stop.wait(), name=f"stop {run.job_name}")
-        await asyncio.wait({given, stop}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {given, run.stop}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         given.cancel()
-        stop.cancel()
-        run.idle = run.stop.is_set()
+        run.idle = run.stop.done()
         return not run.idle
 
-    async def _attempt_at_last(self, run: Run, *, first: bool) -> _Attempt:
-        started = self._clock.read()
-        try:
-            return await self._attempt(run, started, first=first)
-        except Exception as problem:  # noqa: BLE001  # whatever it was, the run has an end, and it isn't a success
-            self._observer.note("run.crashed", job=run.job_name, run_id=run.run_id, exc_info=problem)
-            reason = f"the agent met an error that nobody foresaw: {type(problem).__name__}"
-            return _Attempt(started, self._clock.read(), Outcome.FAILED, reason=reason)
-
-    async def _is_tried_again(self, run: Run, attempt: _Attempt, attempts: int) -> bool:
+    async def _is_tried_again(self, run: Run, attempt: Attempt, attempts: int) -> bool:
         if attempt.outcome is Outcome.SUCCEEDED or attempts > run.job.retries or self._stopping:
             return False
         run.idle = True
         job = run.job
         delay_s = retry_delay_s(attempts, job.retry_delay, job.retry_backoff, job.retry_max_delay)
-        stopped = run.stop.is_set() or await _comes_within(run.stop, delay_s)
+        await asyncio.wait({run.stop}, timeout=delay_s)
         run.idle = False
-        return not (stopped or self._stopping)
-
-    async def _attempt(self, run: Run, started: Reading, *, first: bool) -> _Attempt:
-        run.started = run.started or started
-        try:
-            child = spawn(spawn_spec(run.job))
-        except SpawnFailed as problem:
-            ended = self._clock.read()
-            return _Attempt(started, ended, Outcome.NOT_STARTED, problem.exit_code, reason=str(problem))
-        if first:
-            self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=child.pid, why=run.reason)
-        beginning = self._begin(run, started)
-        tail = Tail(max(HISTORY_TAIL_BYTES, run.job.tail_bytes + CONTEXT_BYTES))
-        outputs = [self._read(run, name, fd, tail) for name, fd in (("stdout", child.stdout), ("stderr", child.stderr))]
-        self._memory.watch(child.pid)
-        try:
-            stopped_by = await self._watch_over(run, child, started)
-        finally:
-            seen_bytes = self._memory.take(child.pid)
-        for pump, lines in filter(None, outputs):
-            await pump.drained(DRAIN_S)
-            pump.release()
-            lines.end()
-        await beginning
-        attempt = await self._conclude(run, child, started, stopped_by)
-        attempt.max_rss_bytes = max(attempt.max_rss_bytes or 0, seen_bytes) or None
-        attempt.tail = tail.text()
-        if run.job.attach == "output" and attempt.outcome is Outcome.SUCCEEDED:
-            attempt.body = attachment(tail, run.job.tail_bytes, self._redact())
-        return attempt
-
-    def _read(self, run: Run, stream: str, fd: int | None, tail: Tail) -> tuple[Pump, Lines] | None:
-        """Begin to read one of the job's pipes; None: it has none."""
-        if fd is None:
-            return None
-        note = partial(self._observer.note, "run.output", job=run.job_name, run_id=run.run_id, stream=stream)
-        lines = Lines(lambda text: note(text=text))
-        return Pump(fd, tail, lines.feed if run.job.output == "log" else None), lines
+        return not (run.stop.done() or self._stopping)
 
     def _begin(self, run: Run, started: Reading) -> asyncio.Task[None]:
         """Put on record that an attempt is under way: a daemon that is killed leaves a lost run, not a silent one.
@@ -356,54 +287,7 @@ class Runner:
         except StoreError as problem:
             self._observer.note("store.failed", error=str(problem))
 
-    async def _watch_over(self, run: Run, child: Child, started: Reading) -> tuple[Outcome, str] | None:
-        """Wait for the child's end; return what we ended it for, None if it ended by itself."""
-        ended = asyncio.create_task(child.wait(), name=f"wait {run.job_name}")
-        stop = asyncio.create_task(run.stop.wait(), name=f"stop {run.job_name}")
-        timeout_s = run.job.timeout
-        if timeout_s is not None:
-            timeout_s = max(0.0, timeout_s - (self._clock.read().boot_ns - started.boot_ns) / 1e9)
-        try:
-            done, _ = await asyncio.wait({ended, stop}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if ended in done:
-                return None
-            from aura_agent.process.tree import ProcessTree  # brings psutil: not before it is needed
-
-            tree = ProcessTree(child.pid, own_group=True)
-            tree.signal(signal.SIGTERM)
-            loop = asyncio.get_running_loop()
-            deadline = loop.time() + run.job.kill_after
-            await asyncio.wait({ended}, timeout=run.job.kill_after)
-            if not (ended.done() and await tree.gone(deadline - loop.time())):
-                tree.signal(signal.SIGKILL)
-            await ended
-        finally:
-            stop.cancel()
-        if run.stop.is_set():
-            return Outcome.KILLED, run.stop_reason
-        return Outcome.TIMED_OUT, f"timed out after {format_duration(run.job.timeout or 0)}"
-
-    async def _conclude(
-        self, run: Run, child: Child, started: Reading, stopped_by: tuple[Outcome, str] | None
-    ) -> _Attempt:
-        status, ended = child.status, self._clock.read()
-        assert status is not None
-        attempt = _Attempt(started, ended, Outcome.FAILED, status.code, status.signal)
-        attempt.cpu_s = status.cpu_user_s + status.cpu_system_s
-        attempt.max_rss_bytes = status.max_rss_bytes
-        attempt.io_read_bytes, attempt.io_written_bytes = status.io_read_bytes, status.io_written_bytes
-        if stopped_by is not None:
-            attempt.outcome, attempt.reason = stopped_by
-        elif status.signal is not None:
-            attempt.outcome, attempt.reason = Outcome.KILLED, str(status)
-        elif status.code in run.job.success_codes:
-            attempt.reason = await unmet_expectation(run.job, started, ended)
-            attempt.outcome = Outcome.FAILED if attempt.reason else Outcome.SUCCEEDED
-        else:
-            attempt.reason = str(status)
-        return attempt
-
-    def _report(self, run: Run, attempt: _Attempt, attempts: int) -> Report:
+    def _report(self, run: Run, attempt: Attempt, attempts: int) -> Report:
         job = run.job
         body = attempt.body
         if job.attach == "summary":
@@ -457,12 +341,3 @@ class Runner:
 
 def _ref(job: Job) -> str | None:
     return f"heartbeat:{job.heartbeat}" if job.heartbeat else None
-
-
-async def _comes_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -46,7 +46,7 @@ class ExitStatus:
 
 
 class Child:
-    """A started process. Call ``wait()`` from one event loop only, as often as you like.
+    """A started process. Call ``wait()`` and ``exited()`` from one event loop only, as often as you like.
 
     stdout and stderr are the read ends of its pipes, or None. They are the caller's: a Pump takes and closes them,
     and so may outlast the child where a grandchild holds the other end.
@@ -83,13 +83,15 @@ class Child:
         """How it ended, once ``wait()`` has seen that."""
         return self._status
 
-    async def wait(self) -> ExitStatus:
-        """Return how the child itself ended; a cancelled wait loses nothing. Raises nothing of its own."""
-        if self._status is not None:
-            return self._status
+    def exited(self) -> asyncio.Future[ExitStatus]:
+        """Return what will hold how the child itself ended, for ``asyncio.wait``: not to be cancelled or awaited."""
         if self._exited is None:
             self._exited = self._watch(asyncio.get_running_loop())
-        return await asyncio.shield(self._exited)
+        return self._exited
+
+    async def wait(self) -> ExitStatus:
+        """Return how the child itself ended; a cancelled wait loses nothing. Raises nothing of its own."""
+        return self._status if self._status is not None else await asyncio.shield(self.exited())
 
     def send_signal(self, signum: int) -> bool:
         """Signal the child alone. False: it had ended before, or isn't ours to signal any more (setuid)."""

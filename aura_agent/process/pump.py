@@ -39,11 +39,12 @@ class Pump:
 
         Raises what *on_chunk* raised first; the pipe is read to its end all the same, so that the job never blocks.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
+        if self.open:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._ended.wait()
+            except TimeoutError:
+                return False
         if self._failure is not None:
             raise self._failure
         return True

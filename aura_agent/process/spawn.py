@@ -11,7 +11,6 @@ import resource
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from aura_agent.process.prepare import Preparation
 
 __all__ = ["Child", "Output", "SpawnFailed", "SpawnSpec", "spawn"]
 
-Output = Literal["pipe", "inherit", "null"]
+Output = Literal["pipe", "stdout", "inherit", "null"]  # stdout: where that goes, for stderr alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +52,20 @@ def spawn(spec: SpawnSpec) -> Child:
     if not argv or not argv[0]:
         raise SpawnFailed("the command is empty: write the program to run", exit_code=NOT_FOUND)
     cwd = spec.cwd if spec.cwd is not None else _default_cwd(spec.account)
-    with ExitStack() as on_failure, ExitStack() as always:
-        read_out, write_out = _output(spec.stdout, on_failure, always)
-        read_err, write_err = _output(spec.stderr, on_failure, always)
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        read_out, write_out = _output(spec.stdout, ours, theirs)
+        read_err, write_err = _output(spec.stderr, ours, theirs)
         popen = _start(argv, spec, cwd, write_out, write_err)
-        own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        on_failure.pop_all()
+    except BaseException:
+        for read_end in ours:
+            os.close(read_end)
+        raise
+    finally:
+        for write_end in theirs:
+            os.close(write_end)
+    own_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     try:
         pidfd = os.pidfd_open(popen.pid)
     except OSError:
@@ -66,18 +73,20 @@ def spawn(spec: SpawnSpec) -> Child:
     return Child(popen, pidfd=pidfd, stdout=read_out, stderr=read_err, own_peak_bytes=own_peak_bytes)
 
 
-def _output(output: Output, on_failure: ExitStack, always: ExitStack) -> tuple[int | None, int | None]:
-    """Return our end and the child's end (None: as ours is)."""
+def _output(output: Output, ours: list[int], theirs: list[int]) -> tuple[int | None, int | None]:
+    """Return our end and the child's end (None: as ours is); each end of a pipe is also put into its list."""
     if output == "inherit":
         return None, None
     if output == "null":
         return None, subprocess.DEVNULL
+    if output == "stdout":
+        return None, subprocess.STDOUT
     try:
         read_end, write_end = os.pipe()
     except OSError as exc:
         raise SpawnFailed(f"no pipe for the job's output: {exc.strerror}", error_number=exc.errno) from exc
-    on_failure.callback(os.close, read_end)
-    always.callback(os.close, write_end)
+    ours.append(read_end)
+    theirs.append(write_end)
     return read_end, write_end
 
 

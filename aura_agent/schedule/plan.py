@@ -172,25 +172,25 @@ def plan_due(
     The newest is started, with ``skip`` only if it is at most *misfire_grace_s* late; with ``all`` the *limit* newest
     are. A clock that was set back makes nothing due before it has passed *last_fire* again: no slot runs twice.
     """
-    newest = schedule.last_between(last_fire, now)
-    if newest is None:
+    first = schedule.next_after(last_fire)
+    if first is None or first > now:
         return Due((), (), last_fire)
+    newest = schedule.last_between(first, now) or first
     late_s = (now - newest).total_seconds()
     if catch_up == "all":
         chosen = _newest(schedule, last_fire, newest, max(limit, 1))
-        why = f'missed; catch_up = "all" makes up for the newest {len(chosen)} only'
     elif catch_up == "skip":
         chosen = [newest] if late_s <= misfire_grace_s else []
-        why = 'missed; catch_up = "skip"'
     else:
         chosen = [newest]
-        why = f'missed; the run for {_stamp(newest)} makes up for it (catch_up = "latest")'
-    skipped = [_skipped(schedule, last_fire, chosen[0] if chosen else newest, why)]
+    skipped = []
+    if first < (oldest := chosen[0] if chosen else newest):
+        skipped.append(_skipped(schedule, last_fire, oldest, _why_skipped(catch_up, newest, len(chosen))))
     if not chosen:
         grace = f"{format_duration(late_s)} late, misfire_grace is {format_duration(misfire_grace_s)}"
         skipped.append(Skipped(newest, newest, 1, True, f'missed ({grace}); catch_up = "skip"'))
     starts = tuple(Start(at, _why_start(schedule, at, now, misfire_grace_s)) for at in chosen)
-    return Due(starts, tuple(group for group in skipped if group is not None), newest)
+    return Due(starts, tuple(skipped), newest)
 
 
 def _newest(schedule: Schedule, after: datetime, newest: datetime, limit: int) -> list[datetime]:
@@ -204,13 +204,20 @@ def _newest(schedule: Schedule, after: datetime, newest: datetime, limit: int) -
     return found[::-1]
 
 
-def _skipped(schedule: Schedule, after: datetime, before: datetime, reason: str) -> Skipped | None:
-    """Return the fire times in (after, before) as one group, None if there are none."""
+def _skipped(schedule: Schedule, after: datetime, before: datetime, reason: str) -> Skipped:
+    """Return the fire times in (after, before) as one group; there is one at the least."""
     last = schedule.last_between(after, before - _TICK)
-    if last is None:
-        return None
+    assert last is not None
     counted = schedule.fires_between(after, last, COUNT_LIMIT)
     return Skipped(counted[0], last, len(counted), counted[-1] == last, reason)
+
+
+def _why_skipped(catch_up: CatchUp, newest: datetime, started: int) -> str:
+    if catch_up == "all":
+        return f'missed; catch_up = "all" makes up for the newest {started} only'
+    if catch_up == "skip":
+        return 'missed; catch_up = "skip"'
+    return f'missed; the run for {_stamp(newest)} makes up for it (catch_up = "latest")'
 
 
 def _why_start(schedule: Schedule, at: datetime, now: datetime, misfire_grace_s: float) -> str:

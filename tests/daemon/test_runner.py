@@ -161,7 +161,7 @@ async def test_a_reload_ends_the_runs_of_removed_jobs_by_their_own_policy(tmp_pa
             ("stopped", "skipped", "its job has left the config"),
         ]
         assert all(runner.running(name) for name in ("changed", "unchanged", "finishing"))
-        runner.running("changed")[0].stop.set()
+        runner.running("changed")[0].ask_to_stop("it has run long enough")
         await until((tmp_path / "new").exists)
         await runner.finish(0.0)
 
@@ -179,3 +179,35 @@ async def test_repetitions_wait_longer_and_longer(tmp_path: Path) -> None:
     assert (accepted[0].outcome.value, accepted[0].attempts) == ("failed", 3)
     assert second - first >= 0.2
     assert third - second >= 0.6
+
+
+async def test_the_history_has_both_streams_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    """As a terminal would show them; what the two hold is one text."""
+    accepted: list[Report] = []
+    text = "import os\nfor number in range(200): os.write(1 + number % 2, b'%d\\n' % number)"
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        _fire(runner, "job", _job(text))
+        await until(lambda: accepted)
+
+    assert accepted[0].tail.split() == [str(number) for number in range(200)]
+
+
+async def test_of_many_that_start_at_once_each_has_its_own_end(tmp_path: Path) -> None:
+    """One that can't be started is in nobody's way."""
+    accepted: list[Report] = []
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        for number in range(20):
+            missing = number == 3
+            command = ("/nonexistent",) if missing else ("/bin/sh", "-c", f"echo {number}; exit {number % 2}")
+            _fire(runner, f"job{number}", Job(heartbeat="h", command=command))
+        await until(lambda: len(accepted) == 20)
+
+    ended = {report.job: (report.outcome.value, report.exit_code, report.tail) for report in accepted}
+    assert ended.pop("job3") == ("not_started", 127, "")
+    assert ended == {
+        f"job{number}": ("failed" if number % 2 else "succeeded", number % 2, f"{number}\n")
+        for number in range(20)
+        if number != 3
+    }
