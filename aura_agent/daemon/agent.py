@@ -43,7 +43,7 @@ from aura_agent.watch.condition import Condition
 
 OWN_HEARTBEAT = "aura-agent itself"
 # What is bound, opened or set up once: a reload can't change it.
-_AT_START = (
+AT_START = (
     *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "max_rate", "reload_on_change")),
     *(("status", key) for key in ("listen", "allow_remote")),
     ("api", "allow_insecure"),
@@ -149,7 +149,7 @@ class Agent:
         then, now = self._started_with, self.config
         return [
             f"{section}.{key}"
-            for section, key in _AT_START
+            for section, key in AT_START
             if getattr(getattr(then, section), key) != getattr(getattr(now, section), key)
         ]
 

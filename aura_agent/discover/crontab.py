@@ -154,7 +154,7 @@ def _interval_s(when: str) -> float | None:
 
 
 def _period_s(when: str) -> float:
-    days = _PERIODS_S.get(when.lower()) if when.startswith("@") else float(when)
+    days = _PERIODS_S.get(when) if when.startswith("@") else float(when)
     if not days:
         raise ScheduleError(f'"{when}" is no period; anacron knows days, @daily, @weekly, @monthly and @yearly')
     return days * _DAY_S

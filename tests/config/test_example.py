@@ -29,6 +29,7 @@ from aura_agent.config.models import (
     WatchProcess,
 )
 from aura_agent.config.schema import json_schema
+from aura_agent.daemon.agent import AT_START
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 COMMENTED = re.compile(r"^# (?=[a-z_]+ +=)", re.MULTILINE)
@@ -164,3 +165,11 @@ def test_the_schema_speaks_toml() -> None:
     assert defaults["misfire_grace"]["default"] == "1m"
     assert defaults["tail_bytes"]["default"] == "10kB"
     assert defaults["kill_after"]["description"]
+
+
+def test_it_tells_which_keys_only_a_restart_changes() -> None:
+    """All of them, and no other."""
+    sentence = re.search(r"A reload takes in all changes but those of (.*?):", EXAMPLE.read_text(), re.DOTALL)
+
+    assert sentence is not None
+    assert set(re.findall(r"[a-z]+_[a-z_]+|socket|listen", sentence[1])) == {key for _, key in AT_START}

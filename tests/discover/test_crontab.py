@@ -125,6 +125,7 @@ def test_a_variable_holds_for_the_lines_below_it(line: str, name: str, value: st
         ('A="x" y\n', "user", "neither a job nor a variable"),
         ("0 5 id x\n", "anacron", "is no period"),
         ("@fortnightly 5 id x\n", "anacron", "is no period"),
+        ("@Monthly 5 id x\n", "anacron", "is no period"),
     ],
 )
 def test_what_is_no_job_has_a_reason(text: str, form: Form, problem: str) -> None:
