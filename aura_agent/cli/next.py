@@ -18,6 +18,8 @@ from aura_agent.schedule.plan import Schedule, build
 from aura_agent.schedule.zones import zone as zone_named
 from aura_agent.units import format_duration
 
+_FIRST_YEAR, _LAST_YEAR = 1900, 9000  # the calendar itself ends with 9999
+
 
 @click.command("next")
 @click.argument("job")
@@ -57,6 +59,8 @@ def next_(job: str, count: int, at_text: str | None, config_file: str | None, as
         )
     if schedule.at_reboot and fires:
         click.echo(f"{job} also runs once at each boot of the host", err=as_json)
+    if not found.enabled:
+        click.echo(f"{job} has enabled = false: the daemon lets these times pass", err=as_json)
 
 
 def fire_times(schedule: Schedule, after: datetime, count: int, later_s: float = 0.0) -> list[tuple[datetime, str]]:
@@ -74,9 +78,12 @@ def parse_at(text: str, zone: ZoneInfo) -> datetime:
     """Return *text* (RFC 3339; a day, or a time without an offset, is local to *zone*) in UTC. Raises UsageError."""
     try:
         at = datetime.fromisoformat(text.strip())
-        return (at if at.tzinfo is not None else at.replace(tzinfo=zone)).astimezone(UTC)
+        at = (at if at.tzinfo is not None else at.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise UsageError(f'--at "{text}" is not a time; write one such as 2027-03-28T02:30:00+01:00') from exc
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise UsageError(f'--at "{text}" is too far away; write a year from {_FIRST_YEAR} to {_LAST_YEAR}')
+    return at
 
 
 def schedule_of(name: str, job: Job) -> tuple[Schedule, ZoneInfo]:

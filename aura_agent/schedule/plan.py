@@ -36,10 +36,16 @@ class Schedule:
     at_reboot: bool = False
 
     def next_after(self, after: datetime) -> datetime | None:
-        """Return the first fire time strictly later than *after* (aware), in UTC; None only for a bare @reboot."""
+        """Return the first fire time strictly later than *after* (aware), in UTC; None only for a bare @reboot.
+
+        Raises ScheduleError when the calendar ends.
+        """
         if self.period_us is not None:
             passed = (after - _EPOCH) // _TICK // self.period_us
-            return _EPOCH + (passed + 1) * self.period_us * _TICK
+            try:
+                return _EPOCH + (passed + 1) * self.period_us * _TICK
+            except OverflowError:
+                raise ScheduleError("every: no fire time before the calendar ends") from None
         if not self.expressions:
             return None
         return min(expression.next_after(after) for expression in self.expressions)

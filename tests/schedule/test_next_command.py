@@ -21,6 +21,11 @@ every = "15m"
 timezone = "UTC"
 command = ["true"]
 
+[jobs.rare]
+every = "3650d"
+enabled = false
+command = ["true"]
+
 [jobs.boot]
 heartbeat = "boot"
 schedule = "@reboot"
@@ -82,11 +87,20 @@ def test_a_job_of_the_boot_has_no_instants(tmp_path: Path) -> None:
     assert "no fire time but the boot" in aura(tmp_path, "boot").stdout
 
 
+def test_a_job_that_is_switched_off_says_so(tmp_path: Path) -> None:
+    """Its times are shown all the same, and programs still get an array."""
+    assert "rare has enabled = false" in aura(tmp_path, "rare").stdout
+    assert len(json.loads(aura(tmp_path, "rare", "--json").stdout)) == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["nightyl"], 1, 'no job "nightyl" in the config; did you mean "nightly"?'),
         (["nightly", "--at", "noon"], 2, '--at "noon" is not a time; write one such as 2027-03-28T02:30:00+01:00'),
+        (["nightly", "--at", "9999-12-31"], 2, '--at "9999-12-31" is too far away; write a year from 1900 to 9000'),
+        (["nightly", "--at", "0001-01-02"], 2, '--at "0001-01-02" is too far away; write a year from 1900 to 9000'),
+        (["rare", "-n", "1000"], 1, "every: no fire time before the calendar ends"),
     ],
 )
 def test_an_error_is_one_line_that_says_what_to_do(
