@@ -99,6 +99,11 @@ _STEPS = (
     ALTER TABLE jobs ADD COLUMN ahead_wall_ns TEXT;
     ALTER TABLE jobs ADD COLUMN schedule TEXT;
     """,
+    """
+    ALTER TABLE streams ADD COLUMN succeeded_epoch INTEGER;
+    ALTER TABLE streams ADD COLUMN succeeded_boot_ns INTEGER;
+    ALTER TABLE streams ADD COLUMN succeeded_run TEXT;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 

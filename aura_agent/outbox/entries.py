@@ -36,6 +36,8 @@ class Entries:
         if effect.entry is not None:
             self._insert(stream_id, effect.entry, report, now)
             self._streams.note_waiting(stream_id, effect.entry.ended)
+        if effect.succeeded is not None:
+            self._streams.note_success(stream_id, effect.succeeded)
         if effect.failed is not None:
             self._streams.note_failure(stream_id, effect.failed)
         if effect.judgement is not None:
@@ -52,11 +54,13 @@ class Entries:
         return judgement.sendable[0] if judgement.sendable else None
 
     def merged(self, stream_id: int, now: Moment) -> int:
-        """Return what *stream_id* is part of by now. While an attempt is under way it stays: its end asks again."""
+        """Return what *stream_id* is part of by now. While attempts are under way in both it stays as it is."""
         heartbeat_id = self._streams.known_heartbeat(stream_id)
-        if heartbeat_id is None or self._streams.facts(stream_id, now)[1] is not None:
+        if heartbeat_id is None:
             return stream_id
-        target = self._streams.attach(stream_id, heartbeat_id)
+        if self._streams.facts(stream_id, now)[1] is not None and self._streams.is_leased(heartbeat_id, now):
+            return stream_id  # who next takes the heartbeat's lease asks again
+        target = self._streams.attach(stream_id, heartbeat_id, now)
         self.settle(target, now)
         return target
 

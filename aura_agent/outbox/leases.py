@@ -83,39 +83,36 @@ class Leases:
         self._pruner.saw(attempt.entry_id)
         if ended.host_not_before_s is not None:
             self._hold_host(attempt.host, now, ended.host_not_before_s)
+        row = self._connection.execute(
+            "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+        ).fetchone()
+        if row is None:
+            self._release(attempt, attempt.stream_id)
+            return State.DROPPED
+        stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
         if ended.acknowledged:
-            self._release(attempt)
+            self._release(attempt, stream_id)
             self._connection.execute(
                 "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ?"
                 " WHERE id = ?",
                 (ended.reason, now.wall_ns, attempt.entry_id),
             )
+            self._streams.note_delivery(stream_id, Key(*key), now)
         else:
             self._connection.execute(
                 "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
                 " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
                 (ended.reason, now.wall_ns, ended.drop_body, attempt.entry_id),
             )
-            hurried = self._streams.is_hurried(attempt.stream_id)
-            if self._release(attempt):
+            hurried = self._streams.is_hurried(stream_id)
+            if self._release(attempt, stream_id):
                 # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
                 wait_s = 0.0 if ended.parked and hurried else ended.delay_s
-                self._streams.postpone(attempt.stream_id, now, wait_s, ended.reason, parked=ended.parked)
-        row = self._connection.execute(
-            "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
-        ).fetchone()
-        if row is None:
-            return State.DROPPED
-        stream_id, *key = row
-        if ended.acknowledged:
-            self._streams.note_delivery(stream_id, Key(*key), now)
-        self._entries.settle(
-            self._entries.merged(stream_id, now),
-            now,
-            may_have_arrived=None if ended.acknowledged else attempt.entry_id,
-        )
-        row = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
-        return State(row["state"])
+                self._streams.postpone(stream_id, now, wait_s, ended.reason, parked=ended.parked)
+        may_have_arrived = None if ended.acknowledged else attempt.entry_id
+        self._entries.settle(self._entries.merged(stream_id, now), now, may_have_arrived)
+        (state,) = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        return State(state)
 
     def release_gone(self) -> None:
         """Take from processes that have died their leases and hook calls: what they were at is due, and may be done."""
@@ -151,11 +148,13 @@ class Leases:
         stream_id = row["id"]
         if self._entries.merged(stream_id, now) != stream_id:
             return None  # the stream that it is part of is due
+        heartbeat_id = self._streams.heartbeat_id(stream_id)
+        url = self._streams.url(stream_id)
+        if heartbeat_id is not None and url is not None and self._takes_in(stream_id, url, now):
+            return None  # it is due anew, unless an attempt was under way there
         entry = self._entries.settle(stream_id, now)
         if entry is None:
             return None
-        heartbeat_id = self._streams.heartbeat_id(stream_id)
-        url = self._streams.url(stream_id)
         if url is None:
             # By then it has been looked for.
             self._streams.set_due(stream_id, now.epoch, now.boot_ns + int(LEASE_S * 1e9))
@@ -193,12 +192,16 @@ class Leases:
             lease_until_ns=lease_until_ns,
         )
 
-    def _release(self, attempt: Attempt) -> bool:
-        """End our lease; False when it had run out and the stream was taken anew."""
+    def _takes_in(self, stream_id: int, url: Secret, now: Moment) -> bool:
+        """Merge what came under the bare URL of the heartbeat and couldn't be before; whether there was any."""
+        return any(self._entries.merged(twin, now) == stream_id for twin in self._streams.at_url(url))
+
+    def _release(self, attempt: Attempt, stream_id: int) -> bool:
+        """End our lease on the stream; False when it had run out and the stream was taken anew."""
         done = self._connection.execute(
             "UPDATE streams SET lease_owner = NULL, lease_entry = NULL "
             "WHERE id = ? AND lease_owner = ? AND lease_entry = ? AND lease_until_ns = ?",
-            (attempt.stream_id, self._owner, attempt.entry_id, attempt.lease_until_ns),
+            (stream_id, self._owner, attempt.entry_id, attempt.lease_until_ns),
         )
         return done.rowcount == 1
 

@@ -3,8 +3,9 @@
 A *stream* is one heartbeat within one store; a waiting success may be sent only while nothing later contradicts it:
 
 - order: runs are ordered by the start of their deciding attempt: (epoch, CLOCK_BOOTTIME, run id), never by wall clock
-- supersede: with ``replay = "latest"`` only the newest success goes out; a success that started before one already
-  delivered never does
+- supersede: with ``replay = "latest"`` only the stream's newest success goes out, and none in its place: over a perfect
+  network Aura would have heard of it and then of nothing older; a success that started before one already delivered
+  never does
 - invalidate: a failure that started later withdraws it: delivering it would silence the alarm that is deserved
 - expire: it is older than the heartbeat's interval + grace, or than the job's ``max_age``: the next one was due by then
 
@@ -67,10 +68,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What a stream remembers: its newest failure, its newest delivered success, and its heartbeat's patience."""
+    """What a stream remembers: its newest failure, delivered success and success, and its heartbeat's patience.
+
+    The keys outlive the rows that they came from.
+    """
 
     failed: Key | None = None
     delivered: Key | None = None
+    succeeded: Key | None = None
     lifetime_s: float | None = None  # interval + grace; None: not known
 
 
@@ -106,12 +111,13 @@ class Judgement:
 class Effect:
     """What an outcome does to its stream's queue, and why: in this order.
 
-    *entry* is a success that waits from now on, *failed* the run that is the stream's newest failure from now on,
-    *judgement* what becomes of all that waits, *entry* among it; None: nothing changes for it.
+    *entry* is a success that waits from now on, *succeeded* or *failed* the run that is the stream's newest success or
+    failure from now on, *judgement* what becomes of all that waits, *entry* among it; None: nothing changes for it.
     """
 
     reason: str
     entry: Waiting | None = None
+    succeeded: Key | None = None
     failed: Key | None = None
     judgement: Judgement | None = None
 
@@ -130,8 +136,13 @@ def effect(stream: Stream, waiting: Sequence[Waiting], run: Run, now: Moment, ep
         return Effect("it never ran: what waits is as true as before")
     if run.outcome is Outcome.SUCCEEDED:
         entry = Waiting(run.key, run.ended, run.max_age_s, run.replay_all)
-        judgement = judge(stream, [*waiting, entry], now, epoch_age_s)
-        return Effect("a success waits, to be sent at once", entry=entry, judgement=judgement)
+        newest = run.key if stream.succeeded is None or stream.succeeded < run.key else None
+        return Effect(
+            "a success waits, to be sent at once",
+            entry=entry,
+            succeeded=newest,
+            judgement=judge(stream, [*waiting, entry], now, epoch_age_s),
+        )
     if stream.failed is not None and stream.failed > run.key:
         return Effect("a run that started later has failed already", judgement=judge(stream, waiting, now, epoch_age_s))
     stream = replace(stream, failed=run.key)
@@ -147,23 +158,19 @@ def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment, epoch_age_s: 
 
     What is under way is neither withdrawn nor sendable.
     """
+    newest = max((entry.key for entry in waiting), default=None)
+    if newest is not None and (stream.succeeded is None or stream.succeeded < newest):
+        stream = replace(stream, succeeded=newest)
     withdrawn: list[Withdrawal] = []
-    true: list[Waiting] = []
+    sendable: list[Waiting] = []
     for entry in sorted(waiting, key=lambda entry: entry.key):
         if entry.under_way:
             continue
         verdict = _withdrawal(stream, entry, now, epoch_age_s)
         if verdict is None:
-            true.append(entry)
+            sendable.append(entry)
         else:
             withdrawn.append(Withdrawal(entry.key.run_id, *verdict))
-    sendable = [entry for entry in true if entry.replay_all or entry is true[-1]]
-    kept = {entry.key for entry in sendable}
-    withdrawn += [
-        Withdrawal(entry.key.run_id, State.SUPERSEDED, "a later success waits")
-        for entry in true
-        if entry.key not in kept
-    ]
     return Judgement(tuple(withdrawn), tuple(sendable))
 
 
@@ -218,4 +225,6 @@ def _withdrawal(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float)
     limit_s = lifetime_s(stream, entry.max_age_s)
     if age_s(entry.ended, now, epoch_age_s) > limit_s:
         return State.EXPIRED, f"older than {limit_s:g} s: the next one was due by then"
+    if stream.succeeded is not None and stream.succeeded > entry.key and not entry.replay_all:
+        return State.SUPERSEDED, "a later success took its place"
     return None

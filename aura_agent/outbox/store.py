@@ -197,7 +197,7 @@ class Outbox:
         """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""
         now = self.now()
         with transaction(self._connection):
-            self._entries.settle(self.streams.attach(stream_id, heartbeat_id), now)
+            self._entries.settle(self.streams.attach(stream_id, heartbeat_id, now), now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
         """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""
@@ -233,7 +233,7 @@ class Outbox:
                 return False
             stream_id, successor_id = found
             self.streams.detach(stream_id)
-            self._entries.settle(self.streams.attach(stream_id, successor_id), now)
+            self._entries.settle(self.streams.attach(stream_id, successor_id, now), now)
         return True
 
     def release_leases(self) -> None:

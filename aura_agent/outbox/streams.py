@@ -14,6 +14,8 @@ from aura_agent.outbox.rules import Key, Moment, Stream, age_s
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
+_MARKS = ("failed", "delivered", "succeeded")  # keys that outlive their rows
+
 
 @dataclass(frozen=True, slots=True)
 class CachedHeartbeat:
@@ -69,8 +71,11 @@ class Streams:
                 return [_cached(row) for row in rows]
         return []
 
-    def attach(self, stream_id: int, heartbeat_id: str) -> int:
-        """Make *stream_id* the heartbeat's; return the stream that now is, after a merge if there was one before."""
+    def attach(self, stream_id: int, heartbeat_id: str, now: Moment) -> int:
+        """Make *stream_id* the heartbeat's; return the stream that now is, after a merge if there was one before.
+
+        An attempt that is under way is so in the merged one. Of two, that of *stream_id* is let go.
+        """
         row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
         if row is None:
             self._connection.execute(
@@ -80,7 +85,7 @@ class Streams:
             )
             return stream_id
         if row["id"] != stream_id:
-            self._merge(stream_id, row["id"])
+            self._merge(stream_id, row["id"], now)
         self.hurry(row["id"])
         return int(row["id"])
 
@@ -95,6 +100,11 @@ class Streams:
             (_stored(Ref.URL + url.reveal()),),
         )
         return [row["stream_id"] for row in rows]
+
+    def is_leased(self, heartbeat_id: str, now: Moment) -> bool:
+        """Whether an attempt is under way in the heartbeat's stream."""
+        row = self._connection.execute("SELECT * FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
+        return row is not None and _is_leased(row, now)
 
     def known_heartbeat(self, stream_id: int) -> str | None:
         """Return the one heartbeat that the cache has for a stream that has none yet."""
@@ -124,10 +134,8 @@ class Streams:
         if row is None:
             return Stream(), None  # merged into another one meanwhile
         patience_s = None if row["interval_s"] is None else row["interval_s"] + (row["grace_s"] or 0)
-        leased = (
-            row["lease_owner"] is not None and row["lease_epoch"] == now.epoch and row["lease_until_ns"] > now.boot_ns
-        )
-        return Stream(_key(row, "failed"), _key(row, "delivered"), patience_s), row["lease_entry"] if leased else None
+        stream = Stream(_key(row, "failed"), _key(row, "delivered"), _key(row, "succeeded"), patience_s)
+        return stream, row["lease_entry"] if _is_leased(row, now) else None
 
     def url(self, stream_id: int) -> Secret | None:
         row = self._connection.execute(
@@ -158,6 +166,10 @@ class Streams:
     def note_failure(self, stream_id: int, key: Key) -> None:
         """Remember *key* if no later failure is known; it outlives every entry and every history row."""
         self._raise_mark(stream_id, "failed", key)
+
+    def note_success(self, stream_id: int, key: Key) -> None:
+        """The same for *key* among successes."""
+        self._raise_mark(stream_id, "succeeded", key)
 
     def note_delivery(self, stream_id: int, key: Key, now: Moment) -> None:
         """A ping got through: remember which, and forget the trouble before it."""
@@ -390,11 +402,14 @@ class Streams:
         )
         return int(inserted.lastrowid or 0)
 
-    def _merge(self, source: int, target: int) -> None:
+    def _merge(self, source: int, target: int, now: Moment) -> None:
         row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (source,)).fetchone()
         if row is None:
             return  # merged already
-        for mark in ("failed", "delivered"):
+        other = self._connection.execute("SELECT * FROM streams WHERE id = ?", (target,)).fetchone()
+        if _is_leased(row, now) and not _is_leased(other, now):
+            self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
+        for mark in _MARKS:
             key = _key(row, mark)
             if key is not None:
                 self._raise_mark(target, mark, key)
@@ -418,6 +433,14 @@ def of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
         return "", []
     marks = ", ".join("?" * len(run_ids))
     return f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))", sorted(run_ids)
+
+
+def _is_leased(stream: sqlite3.Row, now: Moment) -> bool:
+    return (
+        stream["lease_owner"] is not None
+        and stream["lease_epoch"] == now.epoch
+        and stream["lease_until_ns"] > now.boot_ns
+    )
 
 
 def _stored(ref: str) -> str:

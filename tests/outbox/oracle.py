@@ -33,12 +33,21 @@ class Run:
 
 @dataclass(slots=True)
 class Post:
-    """An attempt that began; *known*: the store knew then which heartbeat it was for."""
+    """An attempt that began, for no longer than *until_ns*."""
 
     run: Run
     until_ns: int
-    known: bool
     ended: bool = False
+
+
+@dataclass(slots=True)
+class Timer:
+    """Aura's view of a heartbeat: up until no ping has come for interval + grace."""
+
+    up_until_ns: int = 0
+
+    def ping(self, at_ns: int) -> None:
+        self.up_until_ns = max(self.up_until_ns, at_ns + INTERVAL_NS + GRACE_NS)
 
 
 @dataclass
@@ -49,17 +58,17 @@ class Log:
     known: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     posts: dict[str, list[Post]] = field(default_factory=lambda: defaultdict(list))
     delivered: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    given_away: set[tuple[str, str]] = field(default_factory=set)
-    perfect: list[Run] = field(default_factory=list)
+    perfect: list[tuple[Run, int]] = field(default_factory=list)  # what would have arrived over a perfect network, when
     arrived: list[tuple[Run, int]] = field(default_factory=list)
     clock_was_right: bool = True
     boot: int = 1
     boot_began_ns: int = 0
 
-    def record(self, store: str, run: Run) -> None:
+    def record(self, store: str, run: Run, now_ns: int) -> None:
         """The outcome of *run* is on record, durably, with or without anybody having looked at it."""
-        if run.outcome == "succeeded" and not self._withdrawing(store, run):
-            self.perfect.append(run)  # over a perfect network its ping would have arrived as it ended
+        superseded = not run.replay_all and self._later_successes(store, run)
+        if run.outcome == "succeeded" and not superseded and not self._withdrawing(store, run):
+            self.perfect.append((run, now_ns))
         self.runs[store].append(run)
 
     def success(self, store: str, run_id: str) -> Run | None:
@@ -84,13 +93,13 @@ class Log:
         ]
         if self._least_age_ns(run, now_ns) > self._lifetime_ns(run, known=run.heartbeat in self.known[store]):
             found.append("it has expired")
-        newest = max((other for other in self._same_stream(store, run) if other.outcome == "succeeded"), key=_key)
-        if newest.key > run.key and not run.replay_all and self._may_be_sent(store, newest, now_ns):
-            found.append(f"{newest} started later, is as true, and waits")
+        if not run.replay_all:
+            # Whatever became of that: had the network been perfect, Aura would have heard of it, and then no more of this.
+            found += [f"{other} is a success that started later" for other in self._later_successes(store, run)]
         found += [
             f"{post} is under way"
             for post in self.posts[store]
-            if post.run.heartbeat == run.heartbeat and post.known and not post.ended and now_ns < post.until_ns
+            if post.run in self._same_stream(store, run) and not post.ended and now_ns < post.until_ns
         ]
         return found
 
@@ -122,19 +131,27 @@ class Log:
     def outlived(self) -> list[str]:
         """Return where Aura's view "up" outlived what a perfect network would have given it, by more than it may.
 
-        Aura's timer: up until interval + grace after the newest arrival. A perfect network brings each ping as its run
-        ends; ours may be behind by the time that the last delivery took, and by no more.
+        A perfect network brings each ping in the moment in which its run is on record. Ours may be behind that by the
+        time from the end of the run that it brought last until its arrival, and by no more.
         """
+        return [
+            problem for beat in sorted({run.heartbeat for run, _ in self.arrived}) for problem in self._outlived(beat)
+        ]
+
+    def _outlived(self, heartbeat: str) -> list[str]:
         found = []
-        for run, at_ns in self.arrived:
-            brought = [
-                other.ended_ns for other in self.perfect if other.heartbeat == run.heartbeat and other.ended_ns <= at_ns
-            ]
-            up_until_ns = at_ns + INTERVAL_NS + GRACE_NS
-            perfect_until_ns = max(brought, default=0) + INTERVAL_NS + GRACE_NS
-            if up_until_ns - perfect_until_ns > at_ns - run.ended_ns:
-                found.append(f"{run}, arrived at {at_ns}: up until {up_until_ns}, rather than {perfect_until_ns}")
+        ours, perfect = Timer(), Timer()
+        events = [(at_ns, 0, run) for run, at_ns in self.perfect] + [(at_ns, 1, run) for run, at_ns in self.arrived]
+        for at_ns, is_ours, run in sorted(events, key=lambda event: event[:2]):
+            if run.heartbeat != heartbeat:
+                continue
+            if not is_ours:
+                perfect.ping(at_ns)
+                continue
+            ours.ping(at_ns)
             late_ns = at_ns - run.ended_ns
+            if ours.up_until_ns - perfect.up_until_ns > late_ns:
+                found.append(f"{run}, arrived at {at_ns}: {ours}, rather than {perfect}")
             if self.clock_was_right and late_ns > self._lifetime_ns(run, known=False) + ATTEMPT_NS:
                 found.append(f"{run}, arrived at {at_ns}: stale by all means")
         return found
@@ -153,13 +170,10 @@ class Log:
             other for other in self._same_stream(store, run) if other.outcome in WITHDRAWING and other.key > run.key
         ]
 
-    def _may_be_sent(self, store: str, run: Run, now_ns: int) -> bool:
-        known = run.heartbeat in self.known[store]
-        return (
-            run.outcome == "succeeded"
-            and (store, run.run_id) not in self.given_away
-            and self._most_age_ns(run, now_ns) <= self._lifetime_ns(run, known=known)
-        )
+    def _later_successes(self, store: str, run: Run) -> list[Run]:
+        return [
+            other for other in self._same_stream(store, run) if other.outcome == "succeeded" and other.key > run.key
+        ]
 
     def _lifetime_ns(self, run: Run, *, known: bool) -> int:
         patience_ns = INTERVAL_NS + GRACE_NS if known else UNKNOWN_NS
@@ -173,7 +187,3 @@ class Log:
     def _most_age_ns(self, run: Run, now_ns: int) -> int:
         exact = run.key[0] == self.boot or self.clock_was_right
         return now_ns - run.ended_ns if exact else 100 * 365 * 24 * 3600 * S
-
-
-def _key(run: Run) -> tuple[int, int, str]:
-    return run.key

@@ -1,5 +1,7 @@
 """The truth rules as pure functions."""
 
+from dataclasses import replace
+
 import pytest
 
 from aura_agent.outbox.rules import Key, Moment, Run, Stream, Waiting, age_s, effect, is_news, judge, true_end
@@ -86,11 +88,14 @@ def test_a_success_expires_with_the_next_one_due(
     assert _states(Stream(lifetime_s=lifetime_s), entry, now=now) == {1: "send" if sent else "expired"}
 
 
-def test_an_expired_newer_one_does_not_supersede_an_older_one_that_is_still_true() -> None:
-    """A long run that ended just now outlives a short one that started later and ended long ago."""
+def test_nothing_goes_out_in_the_place_of_a_newer_success() -> None:
+    """It may have expired or be gone: over a perfect network it would have been heard, and then nothing older."""
     long, short = _entry(1, 1000, ended_s=4999), _entry(2, 2000, ended_s=2001)
 
-    assert _states(Stream(lifetime_s=600), long, short) == {1: "send", 2: "expired"}
+    assert _states(Stream(lifetime_s=600), long, short) == {1: "superseded", 2: "expired"}
+    assert _states(Stream(lifetime_s=600, succeeded=short.key), long) == {1: "superseded"}
+    assert _states(Stream(lifetime_s=600, succeeded=long.key), long) == {1: "send"}
+    assert _states(Stream(lifetime_s=600, succeeded=short.key), replace(long, replay_all=True)) == {1: "send"}
 
 
 def test_across_boots_age_is_wall_time_and_never_negative() -> None:

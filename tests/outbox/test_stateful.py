@@ -43,7 +43,6 @@ _BEATS = ("one", "two")
 _BOOT_STARTS_AT_NS = 7 * S
 _2036_NS = 2_085_978_496 * S  # where NTP's first era ends (RFC 5905, section 6): what some clocks begin with
 
-_BY_NAME = "heartbeat:{0}"
 _places = st.integers(0, 7)  # which of several runs or attempts: the rest of a division
 _answers = st.sampled_from(["200", "200", "200", "unheard", "503", "refused"])
 _stores = st.sampled_from(("daemon", "daemon", "user"))
@@ -90,7 +89,7 @@ _jobs = st.builds(
     _Job,
     store=_stores,
     beat=_beats,
-    called=st.sampled_from([_BY_NAME, "heartbeat:id-{0}", "auto:{0}", "url:http://127.0.0.1:9/ping/{0}"]),
+    called=st.sampled_from(["heartbeat:{0}", "heartbeat:id-{0}", "auto:{0}", "url:http://127.0.0.1:9/ping/{0}"]),
     max_age_s=st.sampled_from([None, None, None, 600.0]),
     replay_all=st.booleans(),
     own=st.booleans(),
@@ -138,16 +137,13 @@ class Life(RuleBasedStateMachine):
     def begin(self, job: _Job, then_s: float) -> None:
         """A job starts: the daemon's own, or one under a wrapper."""
         now = self.clock.read()
-        called = job.called
-        if called.startswith("url:") and not all(job.beat in self.log.known[store] for store in _STORES):
-            called = _BY_NAME  # nobody could tell yet whose URL it is, and it can be sent
         report = Report(
             run_id=f"run{next(self.numbers):08}",
             boot_id=self.boot_id(),
             started=now,
             ended=now,
             outcome=Outcome.LOST,
-            ref=called.format(job.beat),
+            ref=job.called.format(job.beat),
             job=job.beat,
             max_age_s=job.max_age_s,
             replay_all=job.replay_all,
@@ -229,7 +225,7 @@ class Life(RuleBasedStateMachine):
             run = self.log.success(store, attempt.run_id)
             assert run is not None
             assert attempt.url.reveal().endswith(run.heartbeat)
-            post = Post(run, self.now_ns + int(LEASE_S * S), run.heartbeat in self.log.known[store])
+            post = Post(run, self.now_ns + int(LEASE_S * S))
             self.log.posts[store].append(post)
             self.sent.append(_Sent(store, self.stores[store], attempt, post, self.now_ns))
 
@@ -272,15 +268,14 @@ class Life(RuleBasedStateMachine):
         self.stores["daemon"].accept(reports)
         for run in self.log.runs["user"]:
             if run.outcome in WITHDRAWING:
-                self.log.record("daemon", replace(run, ref=""))
+                self.log.record("daemon", replace(run, ref=""), self.now_ns)
         for report in reports:
             given = self.log.success("user", report.run_id)
             if report.outcome is Outcome.SUCCEEDED and self.log.success("daemon", report.run_id) is None:
                 assert given is not None
-                self.log.record("daemon", replace(given, ref=report.ref or ""))
+                self.log.record("daemon", replace(given, ref=report.ref or ""), self.now_ns)
         if heard:
             handed_over(user, [report.run_id for report in reports])
-            self.log.given_away |= {("user", report.run_id) for report in reports}
 
     @rule(store=_stores, beat=st.sampled_from(_BEATS))
     def learn(self, store: str, beat: str) -> None:
@@ -415,7 +410,7 @@ class Life(RuleBasedStateMachine):
             spool.write(str(self.directory / run.store), report.run_id, wire.encode("run", report.to_fields()))
         if to_socket:
             self.stores[run.store].accept([report])
-        self.log.record(run.store, self.as_seen(run, report.outcome))
+        self.log.record(run.store, self.as_seen(run, report.outcome), self.now_ns)
         self.told.append((run.store, report))
 
     def as_seen(self, run: _Going, outcome: Outcome) -> Run:
@@ -447,13 +442,13 @@ class Life(RuleBasedStateMachine):
         self.stores["daemon"].lose_open_runs()
         for run in [run for run in self.going if run.record is None]:
             self.going.remove(run)
-            self.log.record("daemon", self.as_seen(run, Outcome.LOST))
+            self.log.record("daemon", self.as_seen(run, Outcome.LOST), self.now_ns)
         self.judge_lost("daemon")
 
     def judge_lost(self, store: str) -> None:
         """Somebody is about to look: what nobody has told of by now is lost."""
         for run in [run for run in self.gone if run.store == store]:
-            self.log.record(store, self.as_seen(run, Outcome.LOST))
+            self.log.record(store, self.as_seen(run, Outcome.LOST), self.now_ns)
             self.gone.remove(run)
             self.lost.append(run)
 

@@ -24,6 +24,8 @@ from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 from tests.outbox.stores import SECOND_NS, START, Bench, delivered, not_delivered, open_outbox, renamed
 
+_BARE_URL = "url:http://127.0.0.1:9/ping/id-backup"  # of the heartbeat that Bench.know puts into the cache
+
 
 def _only(claim: Claim) -> Attempt:
     assert len(claim.attempts) == 1
@@ -765,6 +767,68 @@ open_outbox(Path(sys.argv[1]), MovedClock()).close()
     ends = [(racer.communicate(timeout=60)[1], racer.returncode) for racer in racers]
 
     assert ends == [("", 0)] * 8
+
+
+def test_a_failure_under_a_url_counts_for_the_name_while_an_attempt_is_under_way(at: Bench) -> None:
+    """A listing says that both are one heartbeat: from then on nothing is sent that either speaks against."""
+    early = at.run(ref="heartbeat:backup")
+    at.run(ref=_BARE_URL)
+    attempt = _only(at.outbox.claim(10))
+    at.run(Outcome.FAILED, ref=_BARE_URL)
+
+    at.know("backup")
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states()[early] == "invalidated"
+    delivered(at.outbox, attempt, "200")
+    assert at.states()[attempt.run_id] == "delivered"
+
+
+def test_one_attempt_is_under_way_per_heartbeat_also_when_two_streams_become_one(at: Bench) -> None:
+    """The lease goes along into the merged stream: its end lets the next success go, and a failed one backs off."""
+    at.run(ref=_BARE_URL)
+    attempt = _only(at.outbox.claim(10))
+    later = at.run(ref="heartbeat:backup")
+    at.know("backup")
+    assert at.outbox.claim(10).attempts == ()
+
+    not_delivered(at.outbox, attempt, "503", delay_s=60)
+
+    assert (at.states()[attempt.run_id], at.outbox.claim(10).attempts) == ("superseded", ())
+    at.clock.advance(61)
+    assert _only(at.outbox.claim(10)).run_id == later
+
+
+def test_of_two_attempts_under_way_in_what_turns_out_to_be_one_the_first_end_is_not_the_last_word(at: Bench) -> None:
+    """The streams can't be one yet; before the heartbeat's next attempt they are."""
+    heartbeat_id = at.know("backup")
+    early = at.run()
+    first = _only(at.outbox.claim(10))
+    at.run(ref="url:http://127.0.0.1:9/ping/other")
+    second = _only(at.outbox.claim(10))
+    at.run(Outcome.FAILED, ref="url:http://127.0.0.1:9/ping/other")
+    at.outbox.remember_url(heartbeat_id, Secret("http://127.0.0.1:9/ping/other"), at.clock.read().wall_ns)
+
+    not_delivered(at.outbox, first, "503", delay_s=0)
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states()[early] == "invalidated"
+    delivered(at.outbox, second, "200")
+    assert at.states()[second.run_id] == "delivered"
+
+
+def test_no_older_success_is_sent_in_the_place_of_one_that_has_expired(at: Bench) -> None:
+    """It was under way when the newest came; that one is too old by now, and Aura would have heard it last."""
+    at.know("backup")
+    old = at.run()
+    attempt = _only(at.outbox.claim(10))
+    newest = at.run(change=lambda report: replace(report, max_age_s=30))
+    at.clock.advance(31)
+
+    not_delivered(at.outbox, attempt, "503", delay_s=0)
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states() == {old: "superseded", newest: "expired"}
 
 
 def test_a_long_queue_is_looked_at_through_its_index(at: Bench) -> None:
