@@ -138,7 +138,7 @@ class Attempts:
                 lines.end()
         attempt = await _conclude(run, child, begun.started, ended, stopped_by)
         attempt.max_rss_bytes = max(attempt.max_rss_bytes or 0, seen_bytes) or None
-        attempt.tail = tail.text()
+        attempt.tail = tail.text(max(HISTORY_TAIL_BYTES, run.job.tail_bytes))
         if run.job.attach == "output" and attempt.outcome is Outcome.SUCCEEDED:
             attempt.body = attachment(tail, run.job.tail_bytes, self._redact())
         return attempt

@@ -41,11 +41,11 @@ class Tail:
         """The last bytes, as they came."""
         return bytes(self._kept[-self.max_bytes :]) if self.max_bytes else b""
 
-    def text(self) -> str:
-        """Return the content for people: what isn't UTF-8 is replaced, the cut lies between two characters, and a
-        first line tells how many bytes are missing, if any are.
+    def text(self, max_bytes: int | None = None) -> str:
+        """Return the content, or the last *max_bytes* of it, for people: what isn't UTF-8 is replaced, the cut lies
+        between two characters, and a first line tells how many bytes are missing, if any are.
         """
-        _, text, missing_bytes = self.ending(self.max_bytes)
+        _, text, missing_bytes = self.ending(self.max_bytes if max_bytes is None else max_bytes)
         return marked(text, missing_bytes)
 
     def ending(self, max_bytes: int) -> tuple[str, str, int]:

@@ -211,3 +211,18 @@ async def test_of_many_that_start_at_once_each_has_its_own_end(tmp_path: Path) -
         for number in range(20)
         if number != 3
     }
+
+
+async def test_the_history_keeps_the_end_of_what_a_job_prints(tmp_path: Path) -> None:
+    """The last 10 kB, or tail_bytes if that is more, under a line that tells what is missing."""
+    accepted: list[Report] = []
+    prints = "print('x' * 99_999)"
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        _fire(runner, "short", _job(prints, tail_bytes=100))
+        _fire(runner, "long", _job(prints, tail_bytes=20_000, attach="output"))
+        await until(lambda: len(accepted) == 2)
+
+    kept = {report.job: report.tail.split("\n", 1) for report in accepted}
+    assert {job: len(end) for job, (_, end) in kept.items()} == {"short": 10_000, "long": 20_000}
+    assert "90000 bytes" in kept["short"][0]
