@@ -6,6 +6,7 @@ job never has it: the record is opened after the job has been spawned, and close
 takes a local disk: over NFS, flock(2) means something else.
 """
 
+import _thread
 import errno
 import os
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
@@ -39,9 +40,21 @@ class StartRecord:
             raise
 
     def sync(self) -> None:
-        """Make it outlive a power cut. Raises OSError."""
-        os.fdatasync(self._file)
-        sync_directory(os.path.dirname(self._path))
+        """Make it outlive a power cut, beside whatever the caller does next: a slow disk holds up no signal.
+
+        If the disk takes nothing, keeping the outcome will tell.
+        """
+        try:
+            _thread.start_new_thread(self._sync, ())
+        except RuntimeError:
+            self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._file)
+            sync_directory(os.path.dirname(self._path))
+        except OSError:
+            pass
 
     def remove(self) -> None:
         """The run's outcome is on record: forget its start. First the name goes, then the lock."""

@@ -99,10 +99,7 @@ class Reporter:
                 self._look_for_store()
             self._record_start()
         if self._record is not None:
-            try:
-                self._record.sync()
-            except OSError:
-                pass  # if the disk takes nothing, keeping the outcome will tell
+            self._record.sync()
 
     def keep(
         self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None, tail: str
