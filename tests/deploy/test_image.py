@@ -53,6 +53,15 @@ def test_aura_run_as_pid_1_tells_which_signal_killed_its_job(podman: Podman) -> 
     assert podman.run(JOB_IMAGE, *_job("sh", "-c", "kill -KILL $$"), options=HARDENED).returncode == 137
 
 
+def test_a_variable_that_would_end_python_is_the_jobs_alone(podman: Podman) -> None:
+    """What the pod's environment has for a job in Python doesn't keep aura-run from running it."""
+    options = [*HARDENED, "--env=PYTHONHOME=/nowhere"]
+
+    done = podman.run(JOB_IMAGE, *_job("printenv", "PYTHONHOME"), options=options)
+
+    assert (done.returncode, done.stdout) == (0, "/nowhere\n")
+
+
 def test_aura_run_without_anything_to_report_to_gets_out_of_the_way(podman: Podman) -> None:
     """No daemon, no token, no place to write, no network: the job's output and status are untouched."""
     done = podman.run(JOB_IMAGE, *_job("sh", "-c", "echo out; exit 4"), options=[*HARDENED, "--read-only-tmpfs=false"])

@@ -45,6 +45,7 @@ cp "$built/$wheel" "$root/opt/"
 chroot "$root" /opt/aura-agent/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
   --no-index --no-deps --force-reinstall "/opt/$wheel"
 rm "$root/opt/$wheel"
+chroot "$root" sed -i '1s/python[0-9.]*$/& -I/' /opt/aura-agent/bin/aura-run
 install -D -m 0644 "$repo/systemd/aura-agent.service" "$root/etc/systemd/system/aura-agent.service"
 ln -sfn "$root" "$cache/root"
 say "ready: $root"
