@@ -5,6 +5,7 @@ and standard error stay apart, each in its order and unbuffered; one thread for 
 What can't belong to the tail any more is moved from pipe to pipe by the kernel, uncopied (splice(2)).
 Held output lies in memory up to a bound, then in an unlinked file; when that disk is full it passes straight through.
 The threads are there before the job is: a host that has none left must not leave it with a pipe that nobody reads.
+Only they wait for whoever reads our output; the main thread hears signals meanwhile.
 """
 
 import _thread
@@ -16,6 +17,7 @@ from sys import byteorder
 from termios import FIONREAD
 
 from aura_agent.process.tail import Tail
+from aura_agent.wrapper.job import SIGCHLD, Signals
 
 _CHUNK_BYTES = 1 << 16
 _HELD_IN_MEMORY_BYTES = 1 << 20  # for each of the two streams
@@ -24,10 +26,36 @@ _F_SETPIPE_SZ = 1031  # fcntl(2)
 _WORTH_SPLICING_BYTES = 1 << 15  # below that two copies cost less than a call more
 
 
+class _Target:
+    """One of our own two streams, and how much of it has been taken."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.taken_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Write all of *data*, however long that takes. Raises OSError: nobody takes it."""
+        view = memoryview(data)
+        while view:
+            try:
+                taken_bytes = os.write(self.descriptor, view)
+            except BlockingIOError:
+                self.wait_for_room()
+                continue
+            self.taken_bytes += taken_bytes
+            view = view[taken_bytes:]
+
+    def wait_for_room(self) -> None:
+        """Somebody who shares our output made it non-blocking: wait as it would."""
+        room = select.poll()
+        room.register(self.descriptor, select.POLLOUT)
+        room.poll()
+
+
 class _Held:
     """One stream's output, kept back until it is shown or dropped."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: _Target) -> None:
         self._target = target
         self._memory = bytearray()
         self._file: int | None = None
@@ -35,7 +63,7 @@ class _Held:
 
     def write(self, chunk: bytes) -> None:
         if self._straight:
-            _write_all(self._target, chunk)
+            self._target.write(chunk)
             return
         if self._file is None and len(self._memory) + len(chunk) <= _HELD_IN_MEMORY_BYTES:
             self._memory += chunk
@@ -49,17 +77,17 @@ class _Held:
         except OSError:
             self.show()
             self._straight = True
-            _write_all(self._target, chunk)
+            self._target.write(chunk)
 
     def show(self) -> None:
         """Print what is held, and hold no more of it. Raises OSError: nobody takes it."""
         if self._file is not None:
             os.lseek(self._file, 0, os.SEEK_SET)
             while chunk := os.read(self._file, _CHUNK_BYTES):
-                _write_all(self._target, chunk)
+                self._target.write(chunk)
             os.close(self._file)
             self._file = None
-        _write_all(self._target, bytes(self._memory))
+        self._target.write(bytes(self._memory))
         self._memory.clear()
 
     def _spill(self, chunk: bytes) -> None:
@@ -81,13 +109,15 @@ class Capture:
         """Make the pipes and begin to read them. Raises OSError or RuntimeError: no descriptors or threads are left."""
         self.tail = tail
         self._feeding = _thread.allocate_lock()
-        self._held = {target: _Held(target) for target in (1, 2)} if hold else {}
+        self._targets = (_Target(1), _Target(2))
+        self._hold = hold
+        self._shows = False
         self._opened: list[int] = []
         self._wake_read, self._wake_write = self._pipe()
         self._done: list[_thread.LockType] = []
         ends = [self._pipe() for _ in (1, 2)]
         self.outputs = (ends[0][1], ends[1][1])  # what the job is to have as its stdout and stderr
-        for target, (read, write) in zip((1, 2), ends, strict=True):
+        for target, (read, write) in zip(self._targets, ends, strict=True):
             try:
                 fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
             except OSError:
@@ -97,7 +127,8 @@ class Capture:
             try:
                 _thread.start_new_thread(self._move, (read, target, finished))
             except RuntimeError:
-                self.finish()
+                os.write(self._wake_write, b"x")
+                self._close()
                 raise
             self._opened.remove(read)  # the thread's now
             self._done.append(finished)
@@ -108,23 +139,30 @@ class Capture:
             os.close(output)
             self._opened.remove(output)
 
-    def finish(self) -> None:
-        """The job has ended: take what is in the pipes, and no more; a grandchild may keep its ends open."""
+    def finish(self, signals: Signals, *, show: bool) -> None:
+        """The job has ended: take what is in the pipes, and no more; a grandchild may keep its ends open. With *show*
+        print what was held back, each stream to its own place.
+
+        Nobody has to read it: a signal that would have ended the job that writes ends this, and the rest is lost.
+        """
+        self._shows = show
         os.write(self._wake_write, b"x")
+        if signals.see_out(self._is_done, lambda: sum(target.taken_bytes for target in self._targets)):
+            self._close()
+        else:
+            self._feeding.acquire()  # the tail stays as it is, whatever the threads do until we end
+
+    def _is_done(self) -> bool:
+        return not any(finished.locked() for finished in self._done)
+
+    def _close(self) -> None:
+        """Wait for the threads, and close what is open."""
         for finished in self._done:
             finished.acquire()
         self._done.clear()
         for descriptor in self._opened:
             os.close(descriptor)
         self._opened.clear()
-
-    def show(self) -> None:
-        """Print what was held back, each stream to its own place."""
-        for held in self._held.values():
-            try:
-                held.show()
-            except OSError:
-                pass  # nobody is there to read it
 
     def _pipe(self) -> tuple[int, int]:
         try:
@@ -136,43 +174,57 @@ class Capture:
         self._opened += ends
         return ends
 
-    def _move(self, read: int, target: int, finished: "_thread.LockType") -> None:
-        held = self._held.get(target)
+    def _move(self, read: int, target: _Target, finished: "_thread.LockType") -> None:
+        """One thread: see to one stream to its end."""
+        held = _Held(target) if self._hold else None
+        try:
+            try:
+                self._empty(read, target, held)
+            finally:
+                os.close(read)
+            if held is not None:
+                self._await_end()
+                if self._shows:
+                    held.show()
+        except OSError:
+            pass  # the reader of our output is gone: closing the pipe tells the job so, by SIGPIPE, as without us
+        finally:
+            finished.release()
+            os.kill(os.getpid(), SIGCHLD)
+
+    def _await_end(self) -> None:
+        woken = select.poll()
+        woken.register(self._wake_read, select.POLLIN)
+        woken.poll()
+
+    def _empty(self, read: int, target: _Target, held: _Held | None) -> None:
+        """Move what comes out of *read*, until that ends or the job has ended. Raises OSError: nobody takes it."""
         poll = select.poll()
         poll.register(read, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         left_bytes: int | None = None  # once the job has ended: what the pipe can hold of its output
         splices = held is None
-        try:
-            while left_bytes is None or left_bytes > 0:
-                ready = dict(poll.poll())
-                if left_bytes is None and self._wake_read in ready:
-                    left_bytes = _PIPE_BYTES
-                if read not in ready:
+        while left_bytes is None or left_bytes > 0:
+            ready = dict(poll.poll())
+            if left_bytes is None and self._wake_read in ready:
+                left_bytes = _PIPE_BYTES
+            if read not in ready:
+                break
+            passed = self._pass_by(read, target, left_bytes) if splices else 0
+            splices = passed is not None and splices
+            if not passed:
+                chunk = os.read(read, _CHUNK_BYTES)
+                if not chunk:
                     break
-                passed = self._pass_by(read, target, left_bytes) if splices else 0
-                splices = passed is not None and splices
-                if not passed:
-                    chunk = os.read(read, _CHUNK_BYTES)
-                    if not chunk:
-                        break
-                    passed = len(chunk)
-                    if self.tail is not None:
-                        with self._feeding:
-                            self.tail.feed(chunk)
-                    if held is None:
-                        _write_all(target, chunk)
-                    else:
-                        held.write(chunk)
-                if left_bytes is not None:
-                    left_bytes -= passed
-        except OSError:
-            pass  # the reader of our output is gone: closing the pipe tells the job so, by SIGPIPE, as without us
-        finally:
-            os.close(read)
-            finished.release()
+                passed = len(chunk)
+                if self.tail is not None:
+                    with self._feeding:
+                        self.tail.feed(chunk)
+                (target if held is None else held).write(chunk)
+            if left_bytes is not None:
+                left_bytes -= passed
 
-    def _pass_by(self, read: int, target: int, left_bytes: int | None) -> int | None:
+    def _pass_by(self, read: int, target: _Target, left_bytes: int | None) -> int | None:
         """Let the kernel move what a whole tail follows in the pipe already; return how many bytes that were.
 
         None: *target* takes nothing in this way (a terminal, a file that is appended to).
@@ -185,33 +237,18 @@ class Capture:
         if spare < _WORTH_SPLICING_BYTES:
             return 0
         try:
-            moved = os.splice(read, target, spare)
+            moved = os.splice(read, target.descriptor, spare)
         except BlockingIOError:
-            _wait_for_room(target)
+            target.wait_for_room()
             return 0
         except OSError as problem:
             if problem.errno != EINVAL:
                 raise
             return None
+        target.taken_bytes += moved
         with self._feeding:
             self.tail.skip(moved)
         return moved
-
-
-def _write_all(target: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(target, view) :]
-        except BlockingIOError:
-            _wait_for_room(target)
-
-
-def _wait_for_room(target: int) -> None:
-    """Somebody who shares our output made it non-blocking: wait as it would."""
-    room = select.poll()
-    room.register(target, select.POLLOUT)
-    room.poll()
 
 
 def _unlinked_file() -> int:

@@ -1,10 +1,13 @@
 """The job's process: started as the shell would start it, waited for, and told what we are told.
 
 Signals are blocked here and fetched with sigwaitinfo(2), which alone says who sent one: what a process sent us is
-passed on, what the terminal sent the job has already, being in the same process group. The job itself starts with
-the mask and the dispositions that we were started with; Python's own ignoring of SIGPIPE and SIGXFSZ is undone.
+passed on, what the terminal sent the job has already, being in the same process group. Where the job has a group of
+its own, what ends, stops or continues it goes to that whole group, as timeout(1) does it, the rest to the job alone.
+The job itself starts with the mask and the dispositions that we were started with; Python's own ignoring of SIGPIPE
+and SIGXFSZ is undone.
 
-``_signal`` is the C module behind ``signal``, which would cost as much to import as half a Python start.
+``_signal`` is the C module behind ``signal``, which would cost as much to import as half a Python start; and all of
+this is one module, since each costs every job something, too.
 """
 
 import errno
@@ -20,18 +23,25 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP = (
+SIGALRM, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP, SIGWINCH = (
+    _signal.SIGALRM,
     _signal.SIGCHLD,
     _signal.SIGCONT,
     _signal.SIGKILL,
     _signal.SIGSTOP,
     _signal.SIGTERM,
     _signal.SIGTSTP,
+    _signal.SIGWINCH,
 )
-TERMINATING = frozenset((SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT))
-FORWARDED = TERMINATING | {_signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGWINCH, SIGTSTP, SIGCONT}
-_LETHAL = TERMINATING | {_signal.SIGUSR1, _signal.SIGUSR2}
+# SIGALRM too: `perl -e 'alarm 60; exec @ARGV' aura-run …` is a time-out around us.
+_TERMINATING = frozenset((SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, SIGALRM))
+# All that can be: faults of our own end us although they are blocked (force_sig_info_to_task in kernel/signal.c). What
+# stops those that use the terminal from behind stops us as it stops the job, by the kernel's own hand.
+_FETCHED = frozenset(_signal.valid_signals()) - {SIGKILL, SIGSTOP, _signal.SIGTTIN, _signal.SIGTTOU}
+_FROM_TERMINALS = frozenset((_signal.SIGINT, _signal.SIGQUIT, SIGTSTP, _signal.SIGHUP, SIGCONT, SIGWINCH))
+_FOR_THE_GROUP = _TERMINATING | {SIGTSTP, SIGCONT}
 TIMED_OUT = 124
+_STALL_NS = 1_000_000_000  # a reader that has taken nothing for so long won't
 _SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); the terminal's are SI_KERNEL
 _COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 puts into LC_CTYPE
 _LONGEST_SLEEP_S = 86400.0  # beyond 292 years the kernel's time has no room
@@ -104,13 +114,13 @@ class Job:
         self.stopped = False
         self._running = True
 
-    def send(self, signum: int) -> None:
-        """Pass *signum* on, unless the job is gone."""
+    def send(self, signum: int, *, to_group: bool = False) -> None:
+        """Pass *signum* on unless the job is gone; *to_group*: to its whole group, if it has one of its own."""
         if self._running:
             try:
-                os.kill(self.pid, signum)  # not reaped yet, so the pid is still its own
-            except PermissionError:
-                pass  # sudo and its like belong to somebody else now
+                (os.killpg if to_group and self.own_group else os.kill)(self.pid, signum)
+            except (PermissionError, ProcessLookupError):
+                pass  # sudo and its like belong to somebody else now; it isn't reaped yet, so the pid is its own
 
     def reap(self) -> bool:
         """Collect what has ended, adopted orphans too; True once the job itself has."""
@@ -142,10 +152,11 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._ignored = frozenset(signum for signum in FORWARDED if _signal.getsignal(signum) == _signal.SIG_IGN)
-        self.original = _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGCHLD, *FORWARDED))
+        self.original = _signal.pthread_sigmask(_signal.SIG_BLOCK, _FETCHED)
+        self.sigchld_ignored = _signal.getsignal(SIGCHLD) == _signal.SIG_IGN
         _signal.signal(SIGCHLD, _signal.SIG_DFL)  # inherited as ignored, it would reap the job behind our back
         self.terminated_by: int | None = None
+        self.hurried = False  # a signal wanted us gone when the job was over
         self._suspended = False
 
     def wait(self, job: Job, deadline_boot_ns: int | None = None) -> bool:
@@ -162,46 +173,80 @@ class Signals:
         return True
 
     def pause(self, seconds: float) -> bool:
-        """Wait *seconds*; False as soon as a terminating signal has come."""
+        """Wait *seconds* beside no job, reaping orphans; False as soon as a terminating signal has come."""
         deadline_boot_ns = now()[0] + int(seconds * 1e9)
         while self.terminated_by is None:
-            info = self._next(deadline_boot_ns)
+            info = self._next(deadline_boot_ns, may_stop=True)
             if info is None:
                 return True
+            if info.si_signo == SIGCHLD:
+                _reap_orphans()
             self._note(info.si_signo)
         return False
+
+    def see_out(self, is_done: "Callable[[], bool]", progress: "Callable[[], int]") -> bool:
+        """Once the job is over, wait for what threads still do, who tell their end by SIGCHLD; False: it is given up.
+
+        That is what any signal does that would have ended a job; and if one has ended the job already, a second
+        without *progress*.
+        """
+        while (late := _signal.sigtimedwait(_FETCHED, 0)) is not None:
+            self._note(late.si_signo)  # it came while the job ran
+        bounded = self.terminated_by is not None
+        while not is_done():
+            before = progress()
+            info = self._next(now()[0] + _STALL_NS if bounded else None, may_stop=True)
+            if info is None:
+                if progress() == before:
+                    return False
+            elif info.si_signo in _lethal():
+                self.terminated_by, self.hurried = info.si_signo, True
+                return False
+        return True
 
     def end_with(self, leave: "Callable[[], None]") -> None:
         """From here on any signal ends us through *leave*: the job is over and on record, only its ping is left.
 
         SIGALRM does so too, whatever we inherited: it is our own bound on the wait.
         """
-        for signum in (*(_LETHAL - self._ignored), _signal.SIGALRM):
+        for signum in (*_lethal(), SIGALRM):
             _signal.signal(signum, lambda *_: leave())
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original - {_signal.SIGALRM})
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original - {SIGALRM})
 
-    def _next(self, deadline_boot_ns: int | None) -> "_signal.struct_siginfo | None":
-        waited = (SIGCHLD, *FORWARDED)
+    def _next(self, deadline_boot_ns: int | None, *, may_stop: bool = False) -> "_signal.struct_siginfo | None":
+        """Fetch a signal; None at the deadline. *may_stop*: meanwhile SIGTSTP does to us what it does to anybody."""
+        if may_stop:
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (SIGTSTP,))
+            try:
+                return self._fetch(_FETCHED - {SIGTSTP}, deadline_boot_ns)
+            finally:
+                _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGTSTP,))
+        return self._fetch(_FETCHED, deadline_boot_ns)
+
+    def _fetch(self, wanted: frozenset[int], deadline_boot_ns: int | None) -> "_signal.struct_siginfo | None":
         if deadline_boot_ns is None:
-            return _signal.sigwaitinfo(waited)
+            return _signal.sigwaitinfo(wanted)
         while True:
             left_s = max(0.0, (deadline_boot_ns - now()[0]) / 1e9)
-            info = _signal.sigtimedwait(waited, min(left_s, _LONGEST_SLEEP_S))
+            info = _signal.sigtimedwait(wanted, min(left_s, _LONGEST_SLEEP_S))
             if info is not None or left_s <= _LONGEST_SLEEP_S:
                 return info
 
     def _handle(self, info: "_signal.struct_siginfo", job: Job) -> None:
         signum = info.si_signo
+        by_process = info.si_code in _SENT_BY_A_PROCESS
+        if by_process and info.si_pid == os.getpid():
+            return  # SIGPIPE and SIGXFSZ, for what we have written ourselves
         self._note(signum)
         if signum == SIGTSTP:
             self._suspended = True
         if signum == SIGCONT:
             job.stopped = self._suspended = False
-        if info.si_code in _SENT_BY_A_PROCESS or job.own_group or _is_hang_up(signum):
-            job.send(signum)
+        if by_process or job.own_group or signum not in _FROM_TERMINALS or _is_hang_up(signum):
+            job.send(signum, to_group=not by_process or signum in _FOR_THE_GROUP)
 
     def _note(self, signum: int) -> None:
-        if signum in TERMINATING and signum not in self._ignored:
+        if signum in _TERMINATING and _signal.getsignal(signum) != _signal.SIG_IGN:
             self.terminated_by = signum
 
 
@@ -210,6 +255,25 @@ def _is_hang_up(signum: int) -> bool:
     drivers/tty/tty_io.c), which we are under ``ssh -t`` and in a terminal's window.
     """
     return signum in (_signal.SIGHUP, SIGCONT) and os.getsid(0) == os.getpid()
+
+
+def _lethal() -> set[int]:
+    """Return the signals that end a process which says nothing of them; without faults, and what we ignore."""
+    spared = {SIGCHLD, SIGCONT, SIGTSTP, SIGWINCH, _signal.SIGURG}
+    faults = {_signal.SIGABRT, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL, _signal.SIGSEGV, _signal.SIGTRAP}
+    return {
+        signum
+        for signum in _FETCHED - spared - faults - {_signal.SIGSYS}
+        if _signal.getsignal(signum) != _signal.SIG_IGN
+    }
+
+
+def _reap_orphans() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def let_ctrl_c_end_us() -> None:
@@ -308,6 +372,13 @@ def _spawn(
     outputs: tuple[int, int] | None,
 ) -> Job:
     started = now()
+    if signals.sigchld_ignored:
+        from aura_agent.wrapper.forked import spawn_ignoring_sigchld
+
+        pid = spawn_ignoring_sigchld(
+            path, command, variables, mask=signals.original, own_group=own_group, outputs=outputs
+        )
+        return Job(pid, started, own_group=own_group)
     pid = os.posix_spawn(
         path,
         command,
@@ -324,8 +395,10 @@ def _callers_variables() -> dict[str, str]:
     """Return the environment that the job would have without us, but for the secrets.
 
     In the C locale, cron's, Python sets LC_CTYPE for itself (PEP 538); what it was before is only known to the kernel.
+    What has no name posix_spawn refuses.
     """
     variables = without_secrets(os.environ)
+    variables.pop("", None)
     if variables.get("LC_CTYPE") in _COERCED and not _was_set(b"LC_CTYPE="):
         del variables["LC_CTYPE"]
     return variables

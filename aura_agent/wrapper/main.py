@@ -133,13 +133,10 @@ class _Run:
             self._introduce(job.ended)
             self._wait(job)
             ended = job.ended
+        self._judge(ended)
         if capture is not None:
-            capture.finish()
-        try:
-            self._conclude(ended, capture)
-        except Exception as problem:  # noqa: BLE001  # an expectation that can't be judged is not met
-            ended.unmet = bool(options.expect)
-            self._unforeseen(problem)
+            capture.finish(self._signals, show=not self._succeeded(ended))
+        self._take_output(ended, capture)
         return ended
 
     def _wait(self, job: Job) -> None:
@@ -177,20 +174,29 @@ class _Run:
                 self._signals.wait(job)
         self._say(self._reason)
 
-    def _conclude(self, ended: Ended, capture: "Capture | None") -> None:
-        """Look at what the exit status alone doesn't tell, and show the output that was held back for a failure."""
-        if self._options.expect and self._succeeded(ended):
+    def _judge(self, ended: Ended) -> None:
+        """Look at what the exit status alone doesn't tell."""
+        if not (self._options.expect and self._succeeded(ended)):
+            return
+        try:
             from aura_agent.wrapper.lookup import unmet_expectation
 
             self._reason = unmet_expectation(self._options.expect, ended.started_ns)
             ended.unmet = bool(self._reason)
             if ended.unmet:
                 self._say(f"the job exited well, but {self._reason}: no ping")
-        if capture is not None and not self._succeeded(ended):
-            capture.show()
-        self._body = self._body_of(ended, capture)
-        tail = None if capture is None or self._succeeded(ended) else capture.tail
-        self._tail = "" if tail is None else tail.text()
+        except Exception as problem:  # noqa: BLE001  # an expectation that can't be judged is not met
+            ended.unmet = True
+            self._unforeseen(problem)
+
+    def _take_output(self, ended: Ended, capture: "Capture | None") -> None:
+        """Keep what of the output goes with the report: of a success the ping's body, of a failure the tail."""
+        try:
+            self._body = self._body_of(ended, capture)
+            tail = None if capture is None or self._succeeded(ended) else capture.tail
+            self._tail = "" if tail is None else tail.text()
+        except Exception as problem:  # noqa: BLE001  # the report matters more
+            self._unforeseen(problem)
 
     def _succeeded(self, ended: Ended) -> bool:
         codes = self._options.success_codes or frozenset((0,))
@@ -235,12 +241,13 @@ class _Run:
             delivery = self._reporter.keep(
                 ended, outcome, attempts=self._attempts, reason=self._reason, body=self._body, tail=self._tail
             )
+        if delivery is None or self._signals.hurried:
+            return
         self._signals.end_with(lambda: end_as(ended.status, ended.signal))
-        if delivery is not None:
-            _let_go_of_pipeline()
-            from aura_agent.wrapper.delivery import deliver
+        _let_go_of_pipeline()
+        from aura_agent.wrapper.delivery import deliver
 
-            deliver(delivery)
+        deliver(delivery)
 
     def _take_turn(self) -> bool:
         from aura_agent.report.places import state_dir

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from fcntl import ioctl
 from pathlib import Path
+from termios import FIONREAD
+from typing import IO
 
 import pytest
 
@@ -23,6 +26,7 @@ from tests.wrapper.terminals import Terminal
 _OUTPUT = (*QUEUE, "--attach", "output")
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
 _MIB = 1 << 20
+_FULL_PIPE_BYTES = 1 << 16  # pipe(7)
 
 
 @behaviour(
@@ -92,6 +96,60 @@ def test_when_the_disk_is_full_held_output_passes_straight_through(host: Host, s
 
     assert (ended.returncode, ended.stdout) == (status, _numbers(500000))
     assert ended.stderr == (_numbers(5) if status else b"")
+
+
+def _unread_bytes(pipe: IO[bytes] | None) -> int:
+    assert pipe is not None
+    return int.from_bytes(ioctl(pipe, FIONREAD, bytes(4)), sys.byteorder)
+
+
+@behaviour(
+    "`--quiet`, `--attach output`: a reader that doesn't read, and a signal",
+    bare="the signal ends it",
+    ours="the same; what nobody has read is lost, the job's outcome and status aren't",
+)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM])
+@pytest.mark.parametrize(
+    ("options", "status", "outcome"), [(["--quiet"], 3, "failed"), (["--attach", "output"], 0, "succeeded")]
+)
+def test_a_reader_that_does_not_read_holds_up_no_signal(
+    host: Host, signum: int, options: list[str], status: int, outcome: str
+) -> None:
+    """The job is over, and what it has written waits for somebody to take it: that wait ends, and the run counts."""
+    job = host.start(*QUEUE, *options, "--", "sh", "-c", f"seq 1 100000; echo >over; exit {status}")
+    wait_until((host.home / "over").exists)
+    wait_until(lambda: _unread_bytes(job.stdout) == _FULL_PIPE_BYTES and not children(job.pid))
+
+    job.send_signal(signum)
+
+    assert job.wait(timeout=30) == status
+    assert host.report()["outcome"] == outcome
+    job.communicate()
+
+
+def test_one_signal_ends_a_job_and_the_wait_for_its_reader(host: Host) -> None:
+    """The job died of it, and nobody takes what it wrote: who sent it needn't send a second."""
+    job = host.start(*_OUTPUT, "--", "yes")
+    wait_until(lambda: _unread_bytes(job.stdout) == _FULL_PIPE_BYTES)
+
+    job.terminate()
+
+    assert job.wait(timeout=30) == -signal.SIGTERM
+    assert host.report()["outcome"] == "killed"
+    job.communicate()
+
+
+def test_a_reader_that_reads_gets_all_of_a_job_that_was_told_to_end(host: Host) -> None:
+    """However much it had to say of that, and held back."""
+    job = host.start(
+        *QUEUE, "--quiet", "--", "bash", "-c", "trap 'seq 1 300000; exit 4' TERM; echo >set; sleep 1000 & wait"
+    )
+    wait_until((host.home / "set").exists)
+
+    job.terminate()
+    output, _ = job.communicate(timeout=60)
+
+    assert (job.returncode, output) == (4, _numbers(300000))
 
 
 def test_held_output_leaves_no_file(host: Host) -> None:

@@ -8,18 +8,20 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
-from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children
+from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children, state
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")]
 
 _NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
-def _start(host: Host, *job: str, **options: object) -> "subprocess.Popen[bytes]":
+def _start(
+    host: Host, *job: str, options: tuple[str, ...] = (), stdin: int = subprocess.DEVNULL
+) -> "subprocess.Popen[bytes]":
     """Start aura-run as process 1; whatever else of the namespace is left ends with it."""
-    command = [*_NAMESPACE, AURA_RUN, *QUEUE, "--", *job]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, **({"env": host.environment, "cwd": host.home} | pipes | options))  # type: ignore[call-overload,no-any-return]
+    command = [*_NAMESPACE, AURA_RUN, *QUEUE, *options, "--", *job]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=host.environment, cwd=host.home, stdin=stdin, stdout=pipe, stderr=pipe)
 
 
 def _run(host: Host, *job: str) -> tuple[int, bytes]:
@@ -60,7 +62,11 @@ def test_process_1_forwards_sigterm(host: Host) -> None:
         outside.communicate()
 
 
-@behaviour("orphans that end", bare="stay zombies unless it reaps them", ours="are reaped while the job runs")
+@behaviour(
+    "orphans that end",
+    bare="stay zombies unless it reaps them",
+    ours="are reaped while the job runs, and before a retry",
+)
 def test_process_1_reaps_orphans(host: Host) -> None:
     """Grandchildren whose parent has gone leave no zombie in the process table."""
     script = (
@@ -70,6 +76,23 @@ def test_process_1_reaps_orphans(host: Host) -> None:
     )
 
     assert _run(host, "sh", "-c", script) == (0, b"none left\n")
+
+
+def test_process_1_reaps_orphans_before_a_retry_too(host: Host) -> None:
+    """What ends in that pause is no zombie until the job runs again."""
+    script = "(until test -e go; do sleep .02; done; echo >ended) & exit 7"
+    outside = _start(host, "sh", "-c", script, options=("--retries", "1", "--retry-delay", "1000s"))
+    wait_until((host.state / "runs").exists)
+    (init,) = children(outside.pid)
+    wait_until(lambda: len(children(init)) == 1 and state(init) == "S")
+
+    (host.home / "go").touch()
+    wait_until((host.home / "ended").exists)
+    wait_until(lambda: children(init) == [])
+    os.kill(init, signal.SIGTERM)
+
+    assert outside.wait(timeout=30) == 7
+    outside.communicate()
 
 
 @behaviour("dispositions and mask of signals", bare="default", ours="the same for the job")

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,14 +130,110 @@ def test_the_job_loses_our_secrets_and_gets_nothing_from_us(host: Host) -> None:
     )
 
 
-@behaviour(
-    "SIGCHLD ignored by the caller", bare="stays ignored", ours="is default: ignored, it would hide the job's end"
-)
-def test_an_ignored_sigchld_does_not_hide_how_the_job_ended(host: Host) -> None:
-    """The kernel would throw the status away."""
-    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+def _ignored_signals(command: list[str], host: Host, ignored: int) -> tuple[int, set[int]]:
+    """Return a job's exit status and what signals it found ignored whose caller ignores *ignored*."""
+    done = subprocess.run(
+        [*command, "awk", "/SigIgn/ {print $2; exit 7}", "/proc/self/status"],  # a shell has a mind of its own
+        env=host.environment,
+        stdout=subprocess.PIPE,
+        restore_signals=False,
+        preexec_fn=lambda: _ignore_only(ignored),
+        check=False,
+    )
+    mask = int(done.stdout, 16)
+    return done.returncode, {signum for signum in range(1, 65) if mask >> signum - 1 & 1} - {32, 33}
 
-    assert host.run(*QUEUE, "--", "sh", "-c", "exit 7", **ignore).returncode == 7
+
+def _ignore_only(ignored: int) -> None:
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signum, signal.SIG_IGN if signum == ignored else signal.SIG_DFL)
+
+
+@behaviour("SIGCHLD ignored by the caller", bare="stays ignored")
+@pytest.mark.parametrize("options", [[], ["--attach", "output"], ["--timeout", "1000s"]], ids=lambda option: option[:1])
+def test_an_ignored_sigchld_stays_ignored_and_hides_nothing(host: Host, options: list[str]) -> None:
+    """The kernel would throw the job's status away if we ignored it, too."""
+    bare = _ignored_signals([], host, signal.SIGCHLD)
+    ours = _ignored_signals([AURA_RUN, *QUEUE, *options, "--"], host, signal.SIGCHLD)
+
+    assert ours == bare == (7, {signal.SIGCHLD})
+    assert host.report()["code"] == "7"
+
+
+def test_a_command_that_cannot_start_is_told_of_with_sigchld_ignored_too(host: Host) -> None:
+    """Missing, or a script without an interpreter line: as otherwise."""
+    (host.home / "plain.sh").write_text("exit 5\n")
+    (host.home / "plain.sh").chmod(0o755)
+    ignore = {"preexec_fn": lambda: _ignore_only(signal.SIGCHLD)}
+
+    missing = host.run(*QUEUE, "--", "./missing", **ignore)
+
+    assert (missing.returncode, missing.stderr) == (127, b"aura-run: ./missing: No such file or directory\n")
+    assert host.run(*QUEUE, "--", "./plain.sh", **ignore).returncode == 5
+
+
+@behaviour(
+    "SIGPIPE ignored by the caller (systemd's `IgnoreSIGPIPE=`, on by default)",
+    bare="stays ignored",
+    ours="is default: Python, which ignores it as it starts, leaves no trace of what it was",
+)
+def test_an_ignored_sigpipe_is_default_for_the_job(host: Host) -> None:
+    """A difference that can't be helped."""
+    assert _ignored_signals([], host, signal.SIGPIPE) == (7, {signal.SIGPIPE})
+    assert _ignored_signals([AURA_RUN, *QUEUE, "--"], host, signal.SIGPIPE) == (7, set())
+
+
+_ODD_ENVIRONMENT = """
+import ctypes, sys
+entries = [f"PATH={sys.argv[1]}", "NAME=first", "NAME=second", "no equals sign", "=no name", "last=x"]
+arguments = [argument.encode() for argument in sys.argv[2:]]
+def strings(texts):
+    return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
+ctypes.CDLL(None).execve(arguments[0], strings(arguments), strings([entry.encode() for entry in entries]))
+"""
+
+
+@behaviour(
+    "an environment with two entries of one name, or some without name or `=`",
+    bare="as given",
+    ours="the first of the two; those without aren't handed on",
+)
+def test_of_an_odd_environment_the_job_gets_what_has_a_name(host: Host) -> None:
+    """What no variable is by any program's reading keeps no job from running."""
+    job = ["/bin/cat", "/proc/self/environ"]
+    odd = [sys.executable, "-c", _ODD_ENVIRONMENT, os.environ["PATH"]]
+
+    bare = subprocess.run([*odd, *job], capture_output=True, check=True)
+    # Without a store of the test's own in its environment, none may be needed.
+    ours = subprocess.run([*odd, AURA_RUN, "--", *job], capture_output=True, cwd=host.home, check=True)
+
+    path = f"PATH={os.environ['PATH']}".encode()
+    assert bare.stdout.split(b"\0")[1:-1] == [b"NAME=first", b"NAME=second", b"no equals sign", b"=no name", b"last=x"]
+    assert sorted(ours.stdout.split(b"\0")[:-1]) == sorted([path, b"NAME=first", b"last=x"])
+
+
+@behaviour(
+    "`PYTHONHOME`, or a `PYTHONPATH` whose `sitecustomize` ends Python",
+    bare="is nothing to it, or what the job wants",
+    ours="the same once `-I` stands in aura-run's first line; without it Python ends before we begin, and the job isn't run",
+)
+@pytest.mark.parametrize("variable", ["PYTHONHOME", "PYTHONPATH"])
+def test_pythons_variables_are_the_jobs_alone_behind_an_option(host: Host, variable: str) -> None:
+    """The command that README and man page give makes it so, for an editable install too."""
+    (host.home / "sitecustomize.py").write_text("import os; os._exit(3)\n")
+    (host.home / "aura-run").write_bytes(Path(AURA_RUN).read_bytes())
+    (host.home / "aura-run").chmod(0o755)
+    host.extra = {variable: str(host.home)}
+    job = [*QUEUE, "--", "printenv", variable]
+    before = subprocess.run(["./aura-run", *job], env=host.environment, cwd=host.home, capture_output=True, check=False)
+
+    for _ in range(2):  # done again, it changes nothing
+        subprocess.run(["sed", "-i", "1s/python[0-9.]*$/& -I/", "aura-run"], cwd=host.home, check=True)
+    after = subprocess.run(["./aura-run", *job], env=host.environment, cwd=host.home, capture_output=True, check=False)
+
+    assert (before.returncode, before.stdout) != (0, after.stdout)
+    assert (after.returncode, after.stdout, after.stderr) == (0, f"{host.home}\n".encode(), b"")
+    assert host.report()["outcome"] == "succeeded"
 
 
 @behaviour("SIGPIPE and SIGXFSZ, which Python ignores", bare="end the job", ours="the same: they are default for it")

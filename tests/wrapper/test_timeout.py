@@ -1,6 +1,7 @@
 """--timeout, --retries, --success-codes: what aura-run does only if it is told to."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
-from tests.wrapper.runs import AURA_RUN, QUEUE, Host, is_alive, state
+from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children, is_alive, state
 
 _TIMEOUT = (*QUEUE, "--timeout", "1s", "--kill-after", "300ms")  # time enough for a busy machine to start the job
 
@@ -54,6 +55,24 @@ def test_a_terminating_signal_ends_the_retries(host: Host) -> None:
 
     assert (job.returncode, errors) == (7, b"")
     assert (host.home / "tries").read_text() == "x\n"
+
+
+@behaviour("Ctrl-Z, or SIGTSTP by a process, in the pause before a retry", bare="-", ours="stops the pause")
+def test_the_pause_before_a_retry_can_be_stopped(host: Host) -> None:
+    """As anything else in the foreground; and it goes on, and ends, as it is told."""
+    job = host.start(*QUEUE, "--retries", "5", "--retry-delay", "100s", "--", "sh", "-c", "exit 7", process_group=0)
+    wait_until((host.state / "runs").exists)
+    wait_until(lambda: not children(job.pid) and state(job.pid) == "S")
+
+    job.send_signal(signal.SIGTSTP)
+    _, status = os.waitpid(job.pid, os.WUNTRACED)
+    assert (os.WIFSTOPPED(status), state(job.pid)) == (True, "T")
+    job.send_signal(signal.SIGCONT)
+    wait_until(lambda: state(job.pid) == "S")
+    job.terminate()
+    job.communicate(timeout=30)
+
+    assert job.returncode == 7
 
 
 @behaviour("`--success-codes 0,3`, and it exits with 3", bare="3", ours="3, and a ping")
