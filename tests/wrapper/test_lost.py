@@ -249,6 +249,7 @@ def test_a_power_cut_takes_no_run_with_it(site: Site, tmp_path: Path, with_daemo
         if with_daemon:
             site.start()
         wrapper = _begin(site)
+        wait_until(lambda: len(list(Path(f"/proc/{wrapper.pid}/task").iterdir())) == 1, what="the thread that syncs")
         disk.cut()
         _kill(wrapper)
         if with_daemon:

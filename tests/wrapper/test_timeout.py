@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children, is_alive, state
 
-_TIMEOUT = (*QUEUE, "--timeout", "1s", "--kill-after", "300ms")  # time enough for a busy machine to start the job
+_TIMEOUT = (*QUEUE, "--timeout", "2s", "--kill-after", "300ms")  # time enough for a busy machine to start the job
 
 
 @behaviour(
