@@ -208,7 +208,7 @@ async def _built(
             if heartbeat.ping_url is not None:
                 redactor.add(heartbeat.ping_url.reveal())
         insecure = config.api.allow_insecure
-        http = await stack.enter_async_context(build_http(limit=config.agent.max_concurrent_pings))
+        http = await stack.enter_async_context(build_http())
         resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
         hooks = Caller(worker, observer, hostname, lambda: agent.config, lambda url: redactor.add(url.reveal()))
         courier = Courier(
@@ -248,7 +248,9 @@ async def _built(
             lambda: agent.config.attach.redact,
             scheduler.ended,
         )
-        watcher = Watcher(worker, resolver, http, clock, rng, observer, allow_insecure=insecure)
+        watcher = Watcher(
+            worker, resolver, http, clock, rng, observer, allow_insecure=insecure, answered=courier.heard_from
+        )
         await scheduler.load()
         refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)

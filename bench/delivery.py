@@ -178,7 +178,7 @@ async def _bare_posts_s(url: str, posts: int) -> float:
 async def _drain_s(directory: Path, url: str, entries: int, beats: int) -> float:
     outbox = _filled(directory, url, entries, beats)
     worker, rng = OutboxWorker(outbox), random.Random(1)
-    async with build_http(limit=_CONCURRENT) as http:
+    async with build_http() as http:
         resolver = Resolver(worker, None, SystemClock(), rng, Silence())
         courier = Courier(worker, resolver, http, rng, Silence(), limit=_CONCURRENT, max_rate_per_s=1e6)
         began_s = time.perf_counter()

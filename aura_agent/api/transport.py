@@ -46,7 +46,7 @@ _BY_CAUSE: tuple[tuple[type[BaseException], Trouble], ...] = (
 )
 
 
-def build_client(*, max_connections: int) -> httpx.AsyncClient:
+def build_client(*, max_connections: int | None) -> httpx.AsyncClient:
     """Return a client that follows no redirects, keeps no cookies, and takes proxies and CAs from the environment.
 
     Raises ApiMisconfigured: a proxy or certificate variable of the environment can't be used.
@@ -58,7 +58,7 @@ def build_client(*, max_connections: int) -> httpx.AsyncClient:
             timeout=timeouts(30.0),
             limits=httpx.Limits(
                 max_connections=max_connections,
-                max_keepalive_connections=min(max_connections, _MAX_IDLE_CONNECTIONS),
+                max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
                 keepalive_expiry=_KEEPALIVE_EXPIRY_S,
             ),
             cookies=no_cookies,

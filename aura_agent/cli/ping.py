@@ -53,7 +53,7 @@ async def _ping(config: Config, heartbeat: str) -> Sent:
     worker = OutboxWorker(open_store(config, "ping"))
     resolver = Resolver(worker, where.client_factory(), SystemClock(), random.Random(), Silence())
     try:
-        async with build_http(limit=1) as http:
+        async with build_http() as http:
             sent = await ping_now(worker, resolver, http, heartbeat, allow_insecure=where.allow_insecure)
         if sent.acknowledged:
             await worker.call(lambda outbox: outbox.note_ping_by_hand(sent.stream_id))

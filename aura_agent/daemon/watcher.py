@@ -47,7 +47,7 @@ class Watched:
 
 
 class Watcher:
-    """Looks when told to, and pings what is healthy."""
+    """Looks when told to, and pings what is healthy. *answered* hears of each host that has acknowledged a ping."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Watcher:
         observer: Observer,
         *,
         allow_insecure: bool,
+        answered: Callable[[str], None],
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -67,6 +68,7 @@ class Watcher:
         self._rng = rng
         self._observer = observer
         self._allow_insecure = allow_insecure
+        self._answered = answered
         self._watched: dict[str, Watched] = {}
 
     def replace(self, watched: dict[str, Watched]) -> None:
@@ -149,6 +151,7 @@ class Watcher:
         except StoreError as problem:
             return str(problem), 0.0
         if sent.acknowledged:
+            self._answered(sent.host)
             return "", 0.0
         wait_s = 0.0 if sent.retry_after_s is None else after_retry_after_s(sent.retry_after_s, self._rng)
         return sent.reason, wait_s

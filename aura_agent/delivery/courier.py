@@ -81,6 +81,12 @@ class Courier:
         """There may be something to send."""
         self._wake.set()
 
+    def heard_from(self, host: str) -> None:
+        """*host* has acknowledged a ping that is no entry: if it was down, what waits for it is due."""
+        if self._hosts.lives(host):
+            self._reopen(host)
+            self._wake.set()
+
     def end(self) -> None:
         """Let ``run`` return; not by cancellation, which could lose what a claim has just leased."""
         self._ending = True
@@ -257,12 +263,15 @@ class Courier:
         """Note what the answer says of its host; what waits for one that answers again is due."""
         if answer.verdict is not Verdict.RETRY or answer.retry_after_s is not None:
             if self._hosts.answered(attempt.host):
-                self._reopened.add(attempt.host)
-                self._observer.note("host.recovered", host=attempt.host)
+                self._reopen(attempt.host)
             return
         now_s = asyncio.get_running_loop().time()
         if self._hosts.failed(attempt.host, now_s, answered=answered, left_s=attempt.left_s):
             self._observer.note("host.down", host=attempt.host, reason=answer.reason)
+
+    def _reopen(self, host: str) -> None:
+        self._reopened.add(host)
+        self._observer.note("host.recovered", host=host)
 
     async def _conclude(self, attempt: Attempt, answer: Answer, duration_s: float) -> Ended:
         """Return what to put on record; asks for the ping URL anew where the answer wants that. Raises StoreError."""

@@ -3,7 +3,8 @@
 A host's share of the attempts in flight grows with its answers and shrinks with its failures, and the last quarter of
 the slots is never one host's alone: one that hangs can't hold up the others. After a few failures in a row with no
 answer between them the host is *down*: it is left alone but for one probe at a time, however much waits for it, on a
-schedule short enough to notice soon that a network is back. The first answer opens it again.
+schedule short enough to notice soon that a network is back. The first answer opens it again, and has the other hosts
+that are down probed at once.
 
 Instants are seconds on any clock that only goes forward.
 """
@@ -77,9 +78,22 @@ class Hosts:
         """An attempt has ended with an answer that only a living service gives; return whether it was down."""
         self.given_up(name)
         host = self._known(name)
+        host.window = min(self._widest, host.window + 1)
+        return self.lives(name)
+
+    def lives(self, name: str) -> bool:
+        """Somebody has had such an answer of it, perhaps not by an attempt of ours; return whether it was down.
+
+        Then it may be the network that is back: every other host that is down is due for a probe.
+        """
+        host = self._hosts.get(name)
+        if host is None:
+            return False
         was_down = host.probes > 0
         host.failures, host.probes, host.closed_until_s = 0, 0, 0.0
-        host.window = min(self._widest, host.window + 1)
+        if was_down:
+            for other in self._hosts.values():
+                other.closed_until_s = 0.0
         return was_down
 
     def failed(self, name: str, now_s: float, *, answered: bool, left_s: float | None = None) -> bool:

@@ -76,7 +76,7 @@ async def courier_for(
     worker = OutboxWorker(outbox)
     resolver = Resolver(worker, service.client_factory(), SystemClock(), rng, observer)
     try:
-        async with build_http(limit=limit) as http:
+        async with build_http() as http:
             courier = Courier(worker, resolver, http, rng, observer, limit=limit, allow_insecure=service.allow_insecure)
             yield courier, worker
     finally:

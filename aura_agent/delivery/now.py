@@ -12,6 +12,7 @@ from aura_agent.delivery.answers import Verdict, classify
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.outbox.claims import Unresolved
+from aura_agent.outbox.leases import host_of
 from aura_agent.outbox.queries import stream_problem
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref
@@ -20,13 +21,17 @@ from aura_agent.secret import Secret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """What came of it: *reason* is for people. *heartbeat* is its name, as far as that is known."""
+    """What came of it: *reason* is for people. *heartbeat* is its name, as far as that is known.
+
+    *host* is whom it was sent to, empty if nobody.
+    """
 
     acknowledged: bool
     reason: str
     heartbeat: str
     heartbeat_id: str | None
     stream_id: int
+    host: str = ""
     duration_s: float = 0.0
     retry_after_s: float | None = None
 
@@ -42,6 +47,7 @@ async def ping_now(
         reason = problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet"
         return Sent(acknowledged=False, reason=reason, heartbeat=name, heartbeat_id=heartbeat_id, stream_id=stream_id)
     for _ in range(2):
+        host = host_of(url)
         attempt = await post_ping(http, url, None, allow_insecure=allow_insecure)
         answer = classify(attempt.status, attempt.error, attempt.retry_after, datetime.now(UTC))
         if answer.verdict is not Verdict.RESOLVE_ANEW or heartbeat_id is None:
@@ -57,6 +63,7 @@ async def ping_now(
         heartbeat=name,
         heartbeat_id=heartbeat_id,
         stream_id=stream_id,
+        host=host,
         duration_s=attempt.duration_s,
         retry_after_s=answer.retry_after_s,
     )

@@ -35,10 +35,13 @@ class Attempt:
     duration_s: float
 
 
-def build_http(*, limit: int = 16) -> httpx.AsyncClient:
-    """Return the client for pings, with *limit* connections at the most. Raises ApiMisconfigured."""
+def build_http() -> httpx.AsyncClient:
+    """Return the client for pings. Who sends bounds how many are under way: none waits for another's connection.
+
+    Raises ApiMisconfigured.
+    """
     silence_http_loggers()
-    return build_client(max_connections=limit)
+    return build_client(max_connections=None)
 
 
 def silence_http_loggers() -> None:

@@ -176,7 +176,7 @@ class Caller:
     def _client(self) -> httpx.AsyncClient:
         """Return what speaks to webhooks; not the courier's, so that a slow one takes no connection from a ping."""
         if self._http is None:
-            self._http = build_http(limit=_AT_ONCE)
+            self._http = build_http()
         return self._http
 
     async def _look_for_undelivered(self) -> None:

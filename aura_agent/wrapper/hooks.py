@@ -77,7 +77,7 @@ async def _call_all(calls: list[HookCall], outbox: Outbox, config: Config, what:
     from aura_agent.hooks.calling import Surroundings
 
     try:
-        async with asyncio.timeout(deadline - monotonic()), build_http(limit=_AT_ONCE) as http:
+        async with asyncio.timeout(deadline - monotonic()), build_http() as http:
             around = Surroundings(
                 host=os.uname().nodename,
                 http=lambda: http,

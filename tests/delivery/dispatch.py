@@ -153,7 +153,7 @@ async def dispatch(
     service = Service(base_url=aura.base_url, token=Secret(given) if given else None)
     resolver = Resolver(worker, service.client_factory(), SystemClock(), rng, heard)
     try:
-        async with build_http(limit=limit) as http:
+        async with build_http() as http:
             courier = Courier(worker, resolver, http, rng, heard, limit=limit)
             yield Dispatch(directory, aura, worker, resolver, courier, heard)
     finally:

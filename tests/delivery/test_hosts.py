@@ -22,10 +22,10 @@ def taken(made: Hosts, name: str, now_s: float = 0.0) -> int:
     return room
 
 
-def fail_until_down(made: Hosts, now_s: float = 0.0) -> None:
+def fail_until_down(made: Hosts, now_s: float = 0.0, *, name: str = HOST) -> None:
     for _ in range(3):
-        made.began(HOST)
-        made.failed(HOST, now_s, answered=False)
+        made.began(name)
+        made.failed(name, now_s, answered=False)
 
 
 def test_a_host_that_never_answered_takes_few_slots() -> None:
@@ -150,3 +150,19 @@ def test_a_last_call_comes_before_expiry_or_not_at_all(probes: int, left_s: floa
 
     assert 0 <= wait_s <= plain_s <= PROBE_CAP_S
     assert wait_s == plain_s or 2 <= left_s - wait_s <= 10
+
+
+def test_a_host_that_is_back_has_the_others_probed_at_once() -> None:
+    """It may be the network that is back: one probe each, and their schedule goes on from there."""
+    made = hosts()
+    for name in (HOST, "b.example", "c.example"):
+        fail_until_down(made, name=name)
+    assert made.probes(0.0) == frozenset()
+
+    made.began(HOST)
+    made.answered(HOST)
+
+    assert made.probes(0.0) == {"b.example", "c.example"}
+    made.began("b.example")
+    made.failed("b.example", 0.0, answered=False)
+    assert made.probes(0.0) == {"c.example"}

@@ -14,7 +14,6 @@ from aura_agent.delivery.answers import Verdict, classify
 from aura_agent.delivery.post import Attempt, build_http, post_ping
 from aura_agent.secret import Secret
 from tests.api.raw_server import Conversation, RawServer, answer, closed_port, for_ever, hang, reset, serving
-from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -183,20 +182,6 @@ async def test_tls_handshake_that_hangs_leaves_no_socket_behind() -> None:
             await gone.wait()
 
     assert attempt.error == Trouble.CONNECT_TIMEOUT
-
-
-async def test_no_free_connection_is_an_error_to_try_again() -> None:
-    """When the only connection is taken for longer than a ping may wait, the ping ends by itself."""
-    async with serving(hang) as server, build_http(limit=1) as http:
-        url = Secret(server.url + KEY)
-        first = asyncio.create_task(post_ping(http, url, None, allow_insecure=False))
-        await until(lambda: server.requests)
-        second = await post_ping(http, url, None, allow_insecure=False, total_s=0.3)
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-
-    assert second.error == Trouble.POOL_TIMEOUT
-    assert first.cancelled()
 
 
 async def test_unknown_host_is_a_dns_error() -> None:
