@@ -12,6 +12,7 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.outbox.database import BUSY_TIMEOUT_S
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.boots import current_boot_id
@@ -97,7 +98,7 @@ def deliver_now(
     *only_run* limits it to that run's stream. *unspooled* is a report that no spool could take: it goes straight into
     the outbox, which may be one in memory (*directory* None).
     """
-    outbox = open_outbox(directory, "run")
+    outbox = open_outbox(directory, "run", patience_s=min(wait_s, BUSY_TIMEOUT_S))
     only_runs = None if only_run is None else frozenset((only_run,))
 
     async def deliver() -> bool:

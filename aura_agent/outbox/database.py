@@ -108,13 +108,16 @@ _STEPS = (
 SCHEMA_VERSION = len(_STEPS)
 
 
-def open_database(path: str, *, check: bool = False) -> tuple[sqlite3.Connection, str]:
+def open_database(
+    path: str, *, check: bool = False, patience_s: float = BUSY_TIMEOUT_S
+) -> tuple[sqlite3.Connection, str]:
     """Open or create the file at *path*, 0600, at the newest schema; *check* reads all of it first.
 
+    *patience_s* is how long each statement waits for a lock that others hold; no signal handler runs meanwhile.
     Returns the connection, and under what name a damaged file was set aside, or an empty text. Raises StoreError.
     """
     inode = _inode(path)
-    connection = _connect(path)
+    connection = _connect(path, patience_s)
     try:
         _set_up(connection, path, check=check)
     except StoreDamagedError as damage:
@@ -128,7 +131,7 @@ def open_database(path: str, *, check: bool = False) -> tuple[sqlite3.Connection
         raise
     else:
         return connection, ""
-    connection = _connect(path)
+    connection = _connect(path, patience_s)
     try:
         _set_up(connection, path, check=False)
     except BaseException:
@@ -178,11 +181,11 @@ def _roll_back(connection: sqlite3.Connection) -> None:
             pass  # SQLite has done it itself (sqlite.org/lang_transaction.html), or the next BEGIN says why not
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, patience_s: float) -> sqlite3.Connection:
     if path != ":memory:":
         _create_private(path)
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=patience_s, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as problem:
         raise translated(problem, path, "check the file's owner and the disk") from problem
     connection.row_factory = sqlite3.Row

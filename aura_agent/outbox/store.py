@@ -19,7 +19,7 @@ from aura_agent.clock import Clock, Reading, SystemClock
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.accepting import Accepting
 from aura_agent.outbox.claims import Attempt, Claim, Dropped, Ended, Rooms, Unresolved
-from aura_agent.outbox.database import open_database, reading, transaction
+from aura_agent.outbox.database import BUSY_TIMEOUT_S, open_database, reading, transaction
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
@@ -50,16 +50,17 @@ class Outbox:
         boot_id: str | None = None,
         bounds: Bounds = _BOUNDS,
         check: bool = False,
+        patience_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
 
         *boot_id* is the boot of *clock*, by default the kernel's. *check* reads the whole file first, and sets it
-        aside if it is damaged. Raises StoreError.
+        aside if it is damaged; *patience_s* is how long others may keep it locked. Raises StoreError.
         """
         self.directory = directory
         self._owner = owner
         self._notices: list[str] = []
-        connection = self._connection = self._open(check=check)
+        connection = self._connection = self._open(check, patience_s)
         try:
             self._epochs = Epochs(connection, directory, clock, boot_id or boots.current_boot_id())
         except OSError as problem:
@@ -311,7 +312,7 @@ class Outbox:
 
     # -- private -------------------------------------------------------------------------------------------------
 
-    def _open(self, *, check: bool) -> sqlite3.Connection:
+    def _open(self, check: bool, patience_s: float) -> sqlite3.Connection:
         if self.directory is None:
             return open_database(":memory:")[0]
         try:
@@ -319,7 +320,7 @@ class Outbox:
         except OSError as problem:
             raise _unusable(self.directory, problem) from problem
         self._path = os.path.join(self.directory, "outbox.db")
-        connection, aside = open_database(self._path, check=check)
+        connection, aside = open_database(self._path, check=check, patience_s=patience_s)
         self._inode = os.stat(self._path).st_ino
         if aside:
             self._notices.append(f"{self._path} is damaged: set aside as {aside}; what waited in it is not sent")
@@ -350,11 +351,12 @@ def _unusable(directory: str | None, problem: OSError) -> StoreError:
     return StoreError(f"{directory}: {problem.strerror}: check the directory's owner and the disk")
 
 
-def open_outbox(directory: str | None, role: str, *, check: bool = False) -> Outbox:
+def open_outbox(directory: str | None, role: str, *, check: bool = False, patience_s: float = BUSY_TIMEOUT_S) -> Outbox:
     """Open the store in *directory* for this process; *role* marks its leases. Raises StoreError.
 
-    *check*: as for Outbox; the daemon always does.
+    *check*, *patience_s*: as for Outbox; the daemon always checks.
     """
     owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
     check = check or role == "daemon"
-    return Outbox(directory, SystemClock(), owner=owner, hostname=os.uname().nodename, check=check)
+    hostname = os.uname().nodename
+    return Outbox(directory, SystemClock(), owner=owner, hostname=hostname, check=check, patience_s=patience_s)

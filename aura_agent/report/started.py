@@ -87,7 +87,7 @@ def forget(path: str) -> None:
 
 def _line_if_abandoned(path: str, wall_ns: int) -> bytes | None:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # whatever lies there
     except OSError as problem:
         if problem.errno not in _NO_RECORD:
             raise

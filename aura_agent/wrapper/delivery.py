@@ -2,13 +2,12 @@
 
 import os
 import signal
-from contextlib import ExitStack
 from time import monotonic
 
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.settings import base_url, find_token
-from aura_agent.errors import AuraError, ConfigError, StoreBusyError, StoreDamagedError, StoreError
-from aura_agent.outbox.store import Outbox, open_outbox
+from aura_agent.errors import AuraError, ConfigError, StoreBusyError, StoreError
+from aura_agent.outbox.store import open_outbox
 from aura_agent.report import spool
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
@@ -16,6 +15,7 @@ from aura_agent.wrapper.reporting import Delivery
 from aura_agent.wrapper.warnings import warn
 
 _LEEWAY_S = 0.5
+_LOCKED_S = 5.0  # who keeps the store locked for longer is at it, or hangs
 
 
 def deliver(what: Delivery) -> None:
@@ -91,29 +91,16 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None) -> bool:
 def _anything_waits(store: str, wait_s: float) -> bool:
     """Whether there is something to send: it takes no HTTP client to see that a failure sends nothing.
 
-    A damaged database is set aside, and a fresh one asked. Raises StoreError.
+    A damaged database is set aside before it takes anything in, and a fresh one asked. Raises StoreError.
     """
-    with ExitStack() as opened:
-        try:
-            return _count_waiting(opened, store, wait_s, check=False)
-        except StoreDamagedError:
-            # While the first is open: as it closes, SQLite would write its log into a file that is still in place.
-            return _count_waiting(opened, store, wait_s, check=True)
-
-
-def _count_waiting(opened: ExitStack, store: str, wait_s: float, *, check: bool) -> bool:
-    outbox = open_outbox(store, "run", check=check)
-    opened.callback(_close, outbox, store)
-    # SQLite's own waiting for a lock lets no signal through to us.
-    outbox.connection.execute(f"PRAGMA busy_timeout = {int(min(wait_s, 5.0) * 1000)}")
-    outbox.take_spool()
-    return outbox.waiting_count() > 0
-
-
-def _close(outbox: Outbox, store: str) -> None:
-    for notice in outbox.take_notices():
-        warn(store, "set aside", notice)
-    outbox.close()
+    outbox = open_outbox(store, "run", check=True, patience_s=min(wait_s, _LOCKED_S))
+    try:
+        outbox.take_spool()
+        return outbox.waiting_count() > 0
+    finally:
+        for notice in outbox.take_notices():
+            warn(store, "set aside", notice)
+        outbox.close()
 
 
 def _token(api: ApiSettings) -> tuple[Secret | None, str]:

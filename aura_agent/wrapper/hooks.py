@@ -30,7 +30,7 @@ def call_hooks(what: Delivery, report: Report, wait_s: float) -> None:
     if config is None:
         return
     try:
-        outbox = _opened(what, report)
+        outbox = _opened(what, report, wait_s)
     except StoreBusyError:
         return  # others are at it, and take the report in
     except StoreError as problem:
@@ -47,11 +47,11 @@ def call_hooks(what: Delivery, report: Report, wait_s: float) -> None:
         _close(outbox)
 
 
-def _opened(what: Delivery, report: Report) -> Outbox:
+def _opened(what: Delivery, report: Report, wait_s: float) -> Outbox:
     """Return the store with the report in it; one in memory if it has no room. Raises StoreError."""
     if what.path is not None:
         try:
-            outbox = open_outbox(what.store, "run")
+            outbox = open_outbox(what.store, "run", patience_s=wait_s)
             outbox.take_spool()
         except StoreBusyError:
             raise

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
 _MAX_TAIL_CHARS = 50_000
-_ROOM_BYTES = 64  # in a line, for what is added to it later
 _TOO_LONG = "[the output is left out: it has too many bytes that are no text]\n"
 
 # Names of these say nothing about the job: what they run does.
@@ -57,7 +56,6 @@ class Reporter:
         self._lent: dict[str, str] = {}  # what the daemon has said of the run
         self._socket_path = socket_path(os.environ, None)
         self._left_alone: Daemon | None = None  # one that takes nothing from us, or doesn't answer
-        self._unsure = False
         self._config: Config | None = None
         self._looked = False  # whether the config has been looked for
         self._store = state_dir(os.environ, None, os.geteuid())
@@ -126,14 +124,12 @@ class Reporter:
             "body": "" if body is None or outcome != "succeeded" else body.decode("utf-8", "surrogateescape"),
             "tail": tail[-_MAX_TAIL_CHARS:],
         }
-        if len(encode("run", fields)) > MAX_LINE_BYTES - _ROOM_BYTES:
+        if len(encode("run", fields)) > MAX_LINE_BYTES:
             fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
         if self._hand_over(encode("run", fields)) or self._ref is None:
             self._forget_start()
             return None
         self._look_for_store()
-        if self._unsure:
-            fields["unsure"] = "yes"
         path = self._spool(encode("run", fields))
         spooled = path is not None
         if spooled:
@@ -221,12 +217,10 @@ class Reporter:
                 self._leave_alone()
                 return False
             except TimeoutError:
-                self._leave_alone()
-                self._unsure = True  # it may have the report all the same; it knows runs that it has seen
+                self._leave_alone()  # it may have the report all the same; it knows runs that it has seen
                 return False
             except OSError:
                 self._daemon = None
-                self._unsure = True
             else:
                 return True
         return False

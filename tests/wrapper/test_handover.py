@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,58 @@ def test_a_daemon_that_was_restarted_meanwhile_takes_the_report(user: Site) -> N
     assert job.returncode == 0
     wait_until(lambda: len(user.server.pings("one")) == 1)
     assert list((user.home / "own" / "runs").iterdir()) == _left(user) == []
+
+
+def _spool_out_of_reach(store: Path) -> None:
+    (store / "spool").symlink_to("spool")
+
+
+def _spool_with_a_directory(store: Path) -> None:
+    (store / "spool" / "aaaaaaaa.report").mkdir(parents=True)
+
+
+def _spool_with_a_fifo(store: Path) -> None:
+    (store / "spool").mkdir()
+    os.mkfifo(store / "spool" / "aaaaaaaa.report")
+    os.utime(store / "spool" / "aaaaaaaa.report", (1, 1))
+
+
+def _spool_with_garbage(store: Path) -> None:
+    (store / "spool").mkdir()
+    (store / "spool" / "aaaaaaaa.report").write_bytes(b"garbage")
+    os.utime(store / "spool" / "aaaaaaaa.report", (1, 1))
+
+
+def _outbox_of_garbage(store: Path) -> None:
+    (store / "outbox.db").write_bytes(b"\x00garbage" * 1000)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [_spool_out_of_reach, _spool_with_a_directory, _spool_with_a_fifo, _spool_with_garbage, _outbox_of_garbage],
+)
+def test_a_store_of_no_use_keeps_no_report_from_the_daemon(user: Site, spoil: Callable[[Path], None]) -> None:
+    """Who has a daemon doesn't need it: one line tells, once, and both pings arrive."""
+    (user.home / "own").mkdir(mode=0o700)
+    spoil(user.home / "own")
+    user.start()
+    first, again = (user.run("-H", name, "--", "true", env=_own(user)) for name in ("one", "two"))
+
+    wait_until(lambda: {ping.name for ping in user.server.pings()} == {"one", "two"})
+    assert (first.returncode, again.returncode, again.stderr) == (0, 0, b"")
+    assert len(first.stderr.splitlines()) == 1
+    assert str(user.home / "own").encode() in first.stderr
+
+
+def test_an_outbox_that_somebody_keeps_locked_holds_up_no_report(user: Site) -> None:
+    """Nor does the report of an earlier run, which can be read; that it went is noted later, and it counts once."""
+    user.run("-H", "one", "--wait", "1s", "--", "true", env=_own(user))
+    user.start()
+    with closing(sqlite3.connect(user.home / "own" / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ended = user.run("-H", "two", "--", "true", env=_own(user), timeout=9)
+    again = user.run("-H", "two", "--", "true", env=_own(user))
+
+    assert (ended.returncode, ended.stderr, again.returncode, again.stderr) == (0, b"", 0, b"")
+    wait_until(lambda: len(user.server.pings("two")) == 2)
+    assert len(user.server.pings("one")) == 1

@@ -283,17 +283,29 @@ def _database_of_garbage(state: Path) -> None:
     (state / "outbox.db").write_bytes(b"\x00garbage" * 1000)
 
 
-def _database_with_a_bad_page(state: Path) -> None:
-    """Whole at first sight: only who reads the runs' pages finds out."""
+def _database_whose_runs_are_garbage(state: Path) -> None:
+    """Whole at first sight: only who takes in a report finds out."""
+    _spoil_page_of(state, "runs")
+
+
+def _database_whose_hook_calls_are_garbage(state: Path) -> None:
+    """It takes the report in, and gives nothing out."""
+    _spoil_page_of(state, "hook_calls")
+
+
+def _spoil_page_of(state: Path, table: str) -> None:
     with closing(sqlite3.connect(state / "outbox.db")) as database:
-        (root_page,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'").fetchone()
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+        (root_page,) = database.execute(query, (table,)).fetchone()
         (page_bytes,) = database.execute("PRAGMA page_size").fetchone()
     with (state / "outbox.db").open("r+b") as file:
         file.seek((root_page - 1) * page_bytes)
         file.write(b"\xa5" * page_bytes)
 
 
-@pytest.mark.parametrize("spoil", [_database_of_garbage, _database_with_a_bad_page])
+@pytest.mark.parametrize(
+    "spoil", [_database_of_garbage, _database_whose_runs_are_garbage, _database_whose_hook_calls_are_garbage]
+)
 def test_a_damaged_database_is_set_aside_and_the_ping_sent(alone: Site, spoil: Callable[[Path], None]) -> None:
     """It is kept under another name, a fresh one takes its place, and one line tells; the next run is as ever."""
     assert alone.run("-H", "beat", "--", "true").returncode == 0
