@@ -32,6 +32,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.delivery.skew import Skew
 from aura_agent.errors import AuraError, DaemonError, StoreError
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.store import Outbox, open_outbox
@@ -189,7 +190,7 @@ async def _built(
     async with AsyncExitStack() as stack:
         outbox = open_outbox(directory, "daemon")
         _take_lock(directory, stack)
-        worker = OutboxWorker(outbox)
+        worker = OutboxWorker(outbox, outbox.reader())
         stack.push_async_callback(worker.close)
         await worker.call(Outbox.unpark)
         for job in await worker.call(Outbox.lose_open_runs):
@@ -207,6 +208,7 @@ async def _built(
         for heartbeat in await worker.call(lambda outbox: outbox.streams.cached()):
             if heartbeat.ping_url is not None:
                 redactor.add(heartbeat.ping_url.reveal())
+        skew = Skew()
         insecure = config.api.allow_insecure
         http = await stack.enter_async_context(build_http())
         resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
@@ -221,6 +223,7 @@ async def _built(
             max_rate_per_s=config.agent.max_rate,
             allow_insecure=insecure,
             claimed=hooks.saw,
+            skew=skew,
         )
 
         def accepted(report: Report) -> None:
@@ -249,11 +252,19 @@ async def _built(
             scheduler.ended,
         )
         watcher = Watcher(
-            worker, resolver, http, clock, rng, observer, allow_insecure=insecure, answered=courier.heard_from
+            worker,
+            resolver,
+            http,
+            clock,
+            rng,
+            observer,
+            allow_insecure=insecure,
+            answered=courier.heard_from,
+            skew=skew,
         )
         await scheduler.load()
         refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
-        parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, clock, observer)
+        parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, skew, clock, observer)
         agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
         agent.apply(config)
         reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake))

@@ -23,6 +23,7 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.delivery.skew import Skew
 from aura_agent.errors import AuraError
 from aura_agent.outbox.claims import Dropped
 from aura_agent.outbox.queries import (
@@ -62,6 +63,7 @@ class Parts:
     courier: Courier
     resolver: Resolver
     refresher: Refresher
+    skew: Skew
     clock: Clock
     observer: Observer
 
@@ -189,11 +191,11 @@ class Agent:
 
     async def snapshot(self) -> dict[str, Any]:
         """Return the agent's state for people and programs: plain values, no secrets. Raises StoreError."""
-        counts = await self._parts.worker.call(state_counts)
-        oldest_s = await self._parts.worker.call(oldest_waiting_s)
-        successes = await self._parts.worker.call(last_successes)
-        foreign = await self._parts.worker.call(other_feeders)
-        last_runs = await self._parts.worker.call(
+        counts = await self._parts.worker.read(state_counts)
+        oldest_s = await self._parts.worker.read(oldest_waiting_s)
+        successes = await self._parts.worker.read(last_successes)
+        foreign = await self._parts.worker.read(other_feeders)
+        last_runs = await self._parts.worker.read(
             lambda outbox: {name: run_rows(outbox, job=name, limit=1) for name in self.config.jobs}
         )
         # What a watch sends is not on record, so nothing can be told from what is.
@@ -246,7 +248,11 @@ class Agent:
                 if text
             ],
             "degraded": self._parts.resolver.standing.degraded,
-            "warnings": [other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}],
+            "warnings": [
+                *([self._parts.skew.warning] if self._parts.skew.warning else []),
+                *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
+            ],
+            "clock_ahead_s": self._parts.skew.ahead_s,
             "config_problem": self.config_problem,
             "needs_restart": self.needs_restart(),
             "queue": counts,

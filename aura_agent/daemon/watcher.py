@@ -21,6 +21,7 @@ from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
+from aura_agent.delivery.skew import Skew
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.watch.condition import Condition
@@ -60,6 +61,7 @@ class Watcher:
         *,
         allow_insecure: bool,
         answered: Callable[[str], None],
+        skew: Skew,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -69,6 +71,7 @@ class Watcher:
         self._observer = observer
         self._allow_insecure = allow_insecure
         self._answered = answered
+        self._skew = skew
         self._watched: dict[str, Watched] = {}
 
     def replace(self, watched: dict[str, Watched]) -> None:
@@ -152,6 +155,7 @@ class Watcher:
             return str(problem), 0.0
         if sent.acknowledged:
             self._answered(sent.host)
+            self._skew.hear(sent.ahead_s)
             return "", 0.0
         wait_s = 0.0 if sent.retry_after_s is None else after_retry_after_s(sent.retry_after_s, self._rng)
         return sent.reason, wait_s

@@ -24,6 +24,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.pace import Pace
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
+from aura_agent.delivery.skew import Skew
 from aura_agent.errors import StoreError
 from aura_agent.outbox.claims import Attempt, Claim, Ended, Rooms, Unresolved
 from aura_agent.outbox.rules import State
@@ -40,7 +41,7 @@ _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing
 class Courier:
     """Delivers what one outbox holds. *limit* bounds the attempts in flight, *max_rate_per_s* how many begin.
 
-    *claimed* hears of each look at the queue.
+    *claimed* hears of each look at the queue, *skew* what acknowledgements tell of our clock.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Courier:
         max_rate_per_s: float = MAX_RATE_PER_S,
         allow_insecure: bool = False,
         claimed: Callable[[Claim], None] = lambda _: None,
+        skew: Skew | None = None,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -65,6 +67,7 @@ class Courier:
         self._max_rate_per_s = max_rate_per_s
         self._allow_insecure = allow_insecure
         self._claimed = claimed
+        self._skew = skew or Skew()
         self._hosts = Hosts(limit, rng)
         self._pace: Pace | None = None  # there is no time yet to begin it at
         self._reopened: set[str] = set()
@@ -252,6 +255,8 @@ class Courier:
             self._hosts.given_up(attempt.host)
             raise
         answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
+        if answer.verdict is Verdict.DELIVERED:
+            self._skew.hear(sent.ahead_s)
         self._judge_host(attempt, answer, answered=sent.status is not None)
         try:
             self._ended.append(await self._conclude(attempt, answer, sent.duration_s))

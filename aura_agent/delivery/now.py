@@ -34,6 +34,7 @@ class Sent:
     host: str = ""
     duration_s: float = 0.0
     retry_after_s: float | None = None
+    ahead_s: float | None = None  # of our clock, as for ``skew.Skew``
 
 
 async def ping_now(
@@ -66,6 +67,7 @@ async def ping_now(
         host=host,
         duration_s=attempt.duration_s,
         retry_after_s=answer.retry_after_s,
+        ahead_s=attempt.ahead_s,
     )
 
 

@@ -9,11 +9,13 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import httpx
 
 from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
 from aura_agent.api.trouble import Trouble
+from aura_agent.delivery.skew import ahead_of
 from aura_agent.secret import Secret
 
 TOTAL_S = 30.0
@@ -25,13 +27,14 @@ _ANSWER_S = 2.0  # for the body after the head, which is read only to keep the c
 class Attempt:
     """What came of a POST: a *status*, or an *error* (a Trouble's value, or that and a type's name).
 
-    *retry_after* and *date* are the headers as they came; *duration_s* is elapsed time.
+    *retry_after* is the header as it came, *ahead_s* what the Date tells of our clock (``skew``); *duration_s* is
+    elapsed time.
     """
 
     status: int | None = None
     error: str | None = None
     retry_after: str | None = None
-    date: str | None = None
+    ahead_s: float | None = None
     duration_s: float
 
 
@@ -63,7 +66,7 @@ async def post(
     http: httpx.AsyncClient, url: Secret, body: bytes | None, *, content_type: str, allow_insecure: bool, total_s: float
 ) -> Attempt:
     """Send one POST, with *body* if there is one; *total_s* bounds it from the host's look-up to the end."""
-    started = time.monotonic()
+    started, sent_at = time.monotonic(), datetime.now(UTC)
     target = judge_url(url.reveal(), allow_insecure=allow_insecure)
     if isinstance(target, Trouble):
         return Attempt(error=target, duration_s=time.monotonic() - started)
@@ -79,6 +82,7 @@ async def post(
                 "POST", target, content=body or b"", headers=headers, timeout=timeouts(total_s)
             )
             response = await http.send(request, stream=True, auth=None, follow_redirects=False)
+            received_at = datetime.now(UTC)
             await _finish(response)
     except Exception as exc:  # noqa: BLE001  # a ping that went wrong in an unforeseen way is a ping to send again
         error = Trouble.TOTAL_TIMEOUT if deadline.expired() else trouble_of(exc)
@@ -88,7 +92,7 @@ async def post(
     return Attempt(
         status=response.status_code,
         retry_after=response.headers.get("Retry-After"),
-        date=response.headers.get("Date"),
+        ahead_s=ahead_of(response.headers.get("Date"), sent_at, received_at),
         duration_s=duration_s,
     )
 

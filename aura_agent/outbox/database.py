@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError
 from aura_agent.report.places import DAEMON_LOCK
@@ -138,6 +139,18 @@ def open_database(
         connection.close()
         raise
     return connection, aside
+
+
+def open_to_read(path: str) -> sqlite3.Connection:
+    """Open the file at *path*, which is there, for reading alone. Raises StoreError."""
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(path)}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False
+        )
+    except sqlite3.Error as problem:
+        raise translated(problem, path, "check the file's owner and the disk") from problem
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def translated(problem: sqlite3.Error | OSError, what: str, advice: str) -> StoreError:

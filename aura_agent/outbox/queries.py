@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from aura_agent.outbox.reader import Readable
 from aura_agent.outbox.rules import State, lifetime_s
-from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 
 PARKED = "parked"  # what people are shown of an entry that waits for them
@@ -65,7 +65,7 @@ class RunRow:
     io_written_bytes: int | None
 
 
-def queue_rows(outbox: Outbox, *, ended: bool, limit: int | None = 1000) -> list[QueueRow]:
+def queue_rows(outbox: Readable, *, ended: bool, limit: int | None = 1000) -> list[QueueRow]:
     """Return the entries that wait, oldest first; with *ended* those too that wait no more; the newest *limit*."""
     condition = "" if ended else "WHERE state = 'waiting'"
     rows = outbox.connection.execute(
@@ -78,7 +78,7 @@ def queue_rows(outbox: Outbox, *, ended: bool, limit: int | None = 1000) -> list
     return [_queue_row(row, names, now.epoch, now.boot_ns) for row in reversed(rows)]
 
 
-def entry_row(outbox: Outbox, entry_id: int) -> EntryRow | None:
+def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
     """Return the entry *entry_id*, None if there is none. Nothing of it is secret: no URL, and of the body the size."""
     row = outbox.connection.execute(
         "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"
@@ -103,7 +103,7 @@ def entry_row(outbox: Outbox, entry_id: int) -> EntryRow | None:
     )
 
 
-def streams_of(outbox: Outbox, heartbeat: str) -> list[int]:
+def streams_of(outbox: Readable, heartbeat: str) -> list[int]:
     """Return the streams of *heartbeat*: its id, its name, or what it was asked for as."""
     rows = outbox.connection.execute("SELECT id, heartbeat_id FROM streams ORDER BY id").fetchall()
     return [
@@ -115,19 +115,19 @@ def streams_of(outbox: Outbox, heartbeat: str) -> list[int]:
     ]
 
 
-def waiting_runs(outbox: Outbox, streams: Iterable[int]) -> frozenset[str]:
+def waiting_runs(outbox: Readable, streams: Iterable[int]) -> frozenset[str]:
     """Return for each of *streams* in which pings wait the run of the newest: what stands for the stream in a claim."""
     query = "SELECT run_id FROM entries WHERE stream_id = ? AND state = 'waiting' ORDER BY id DESC LIMIT 1"
     return frozenset(row["run_id"] for stream in streams for row in outbox.connection.execute(query, (stream,)))
 
 
-def waiting_in(outbox: Outbox, streams: Collection[int]) -> int:
+def waiting_in(outbox: Readable, streams: Collection[int]) -> int:
     """Return how many pings wait in *streams*."""
     query = "SELECT count(*) FROM entries WHERE stream_id = ? AND state = 'waiting'"
     return sum(outbox.connection.execute(query, (stream,)).fetchone()[0] for stream in streams)
 
 
-def run_rows(outbox: Outbox, *, job: str | None = None, limit: int = 20) -> list[RunRow]:
+def run_rows(outbox: Readable, *, job: str | None = None, limit: int = 20) -> list[RunRow]:
     """Return the newest runs, newest first; with *job* those of that job or heartbeat."""
     rows = outbox.connection.execute(
         "SELECT runs.*, entries.state AS ping FROM runs LEFT JOIN entries USING (run_id)"
@@ -157,13 +157,13 @@ def run_rows(outbox: Outbox, *, job: str | None = None, limit: int = 20) -> list
     ]
 
 
-def state_counts(outbox: Outbox) -> dict[str, int]:
+def state_counts(outbox: Readable) -> dict[str, int]:
     """Return how many entries the store holds in each state, zeros included."""
     rows = outbox.connection.execute("SELECT state, count(*) FROM entries GROUP BY state").fetchall()
     return {state.value: 0 for state in State} | dict(tuple(row) for row in rows)
 
 
-def oldest_waiting_s(outbox: Outbox) -> float:
+def oldest_waiting_s(outbox: Readable) -> float:
     """Return how long ago the run of the oldest waiting ping ended; 0 if none waits."""
     (ended_wall_ns,) = outbox.connection.execute(
         "SELECT min(ended_wall_ns) FROM entries WHERE state = 'waiting'"
@@ -171,7 +171,7 @@ def oldest_waiting_s(outbox: Outbox) -> float:
     return 0.0 if ended_wall_ns is None else max(0, outbox.now().wall_ns - ended_wall_ns) / 1e9
 
 
-def last_successes(outbox: Outbox) -> dict[str, float]:
+def last_successes(outbox: Readable) -> dict[str, float]:
     """Return the end of each job's newest success, in seconds since the Unix epoch."""
     rows = outbox.connection.execute(
         "SELECT job, max(started_wall_ns / 1e9 + duration_s) FROM runs WHERE outcome = ? AND job <> '' GROUP BY job",
@@ -180,7 +180,7 @@ def last_successes(outbox: Outbox) -> dict[str, float]:
     return {row[0]: row[1] for row in rows}
 
 
-def leased_streams(outbox: Outbox) -> set[int]:
+def leased_streams(outbox: Readable) -> set[int]:
     """Return the streams of which a ping is under way, in whatever process."""
     now = outbox.now()
     rows = outbox.connection.execute(
@@ -190,13 +190,13 @@ def leased_streams(outbox: Outbox) -> set[int]:
     return {row["id"] for row in rows}
 
 
-def stream_problem(outbox: Outbox, stream_id: int) -> str:
+def stream_problem(outbox: Readable, stream_id: int) -> str:
     """Return what keeps the stream's pings from getting through, empty while nothing is known to."""
     row = outbox.connection.execute("SELECT problem FROM streams WHERE id = ?", (stream_id,)).fetchone()
     return "" if row is None else str(row["problem"])
 
 
-def other_feeders(outbox: Outbox, last_pings_ns: Mapping[str, int] | None = None) -> dict[str, str]:
+def other_feeders(outbox: Readable, last_pings_ns: Mapping[str, int] | None = None) -> dict[str, str]:
     """Return the heartbeats, names by ids, that something besides this store feeds.
 
     *last_pings_ns* is when Aura last saw a ping of each id, in nanoseconds since the epoch; default: what the newest

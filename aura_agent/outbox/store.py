@@ -27,6 +27,7 @@ from aura_agent.outbox.intake import Intake
 from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.leases import Leases
 from aura_agent.outbox.pruning import Bounds, Pruner
+from aura_agent.outbox.reader import Reader
 from aura_agent.outbox.rules import Moment, State
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import CachedHeartbeat, Streams
@@ -59,6 +60,7 @@ class Outbox:
         """
         self.directory = directory
         self._owner = owner
+        self._hostname = hostname
         self._notices: list[str] = []
         connection = self._connection = self._open(check, patience_s)
         try:
@@ -83,6 +85,10 @@ class Outbox:
     def connection(self) -> sqlite3.Connection:
         """For ``aura_agent.outbox.queries``; everything that writes is a method here."""
         return self._connection
+
+    def reader(self) -> Reader:
+        """Return who reads the store beside us, in another thread; only of one in a directory. Raises StoreError."""
+        return Reader(self._path, self._hostname, self._epochs.now)
 
     def close(self) -> None:
         self._senders.leave()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from aura_agent.outbox.database import reading
+from aura_agent.outbox.reader import Readable, Reader
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Report
 
@@ -18,11 +19,13 @@ T = TypeVar("T")
 
 
 class OutboxWorker:
-    """Runs one outbox's methods one after the other in a thread of its own."""
+    """Runs one outbox's methods one after the other in a thread of its own, and *reader*'s queries in another."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, reader: Reader | None = None) -> None:
         self._outbox = outbox
+        self._reader = reader
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        self._reading_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox reader")
         self._pending: list[tuple[Report, asyncio.Future[bool]]] = []
         self._pending_lock = threading.Lock()  # held for a moment, never over the disk
 
@@ -38,6 +41,18 @@ class OutboxWorker:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
 
+    async def read(self, query: Callable[[Readable], T]) -> T:
+        """Return ``query(reader)``: it waits for nobody who writes, if there is a reader. Raises StoreError."""
+        reader = self._reader
+        if reader is None:
+            return await self.call(query)
+
+        def guarded() -> T:
+            with reading():
+                return query(reader)
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading_thread, guarded)
+
     async def accept(self, report: Report) -> bool:
         """Return once *report* is durable: True if its run was new. Raises StoreError."""
         loop = asyncio.get_running_loop()
@@ -51,7 +66,10 @@ class OutboxWorker:
 
     async def close(self) -> None:
         """Close the outbox once all calls before this one are done."""
+        if self._reader is not None:
+            await asyncio.get_running_loop().run_in_executor(self._reading_thread, self._reader.close)
         await self.call(Outbox.close)
+        self._reading_thread.shutdown(wait=False)
         self._thread.shutdown(wait=False)
 
     def _accept_pending(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,6 +1,7 @@
 """``aura-agent check --online`` against an embedded Aura: what it finds, and what it leaves as it is."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import httpx
@@ -210,6 +211,22 @@ def test_another_feeder_is_told_by_check_and_by_status(site: Site, aura_clock: S
     site.start()
     assert json.loads(site.agent("status", "--json").stdout)["warnings"] == [told]
     assert f"warning: {told}\n" in site.agent("status").stdout
+
+
+def test_a_clock_that_is_not_auras_is_shown_by_status_and_used_for_nothing(
+    site: Site, aura_clock: ShiftedClock
+) -> None:
+    """The Date of an acknowledgement tells: people see by how much, and the next ping goes out as ever."""
+    site.server.create_heartbeat("nightly-backup", 60, 300)
+    site.start()
+    assert json.loads(site.agent("status", "--json").stdout)["clock_ahead_s"] is None
+    aura_clock.ahead_s = -7200
+    for times in (1, 2):
+        assert site.run("-H", "nightly-backup", "--", "true").returncode == 0
+        wait_until(lambda times=times: len(site.server.pings("nightly-backup")) == times, what="the ping")  # type: ignore[misc]
+
+    wait_until(lambda: json.loads(site.agent("status", "--json").stdout)["clock_ahead_s"], what="the skew")
+    assert re.search("warning: this host's clock is (1h59m|2h) ahead of Aura's", site.agent("status").stdout)
 
 
 def test_a_watch_is_not_taken_for_somebody_else(site: Site, aura_clock: ShiftedClock) -> None:

@@ -86,11 +86,13 @@ def test_a_database_that_others_keep_locked_is_a_state_not_a_crash(site: Site) -
     with closing(sqlite3.connect(site.state / "outbox.db", isolation_level=None, timeout=30)) as other:
         other.execute("BEGIN IMMEDIATE")
         ended = site.run("-H", "beat", "--no-wait", "--", "true")
+        status = site.agent("status", "--json")
         if "AURA_CHAOS_CYCLES" in os.environ:
             wait_until(lambda: site.events("store.failed"), timeout_s=120, what="a word about the lock")
     again = site.run("-H", "beat", "--no-wait", "--", "true")  # it takes the first one along
     wait_until(lambda: site.server.pings("beat"), what="the ping")
 
     assert [(each.returncode, each.stderr) for each in (ended, again)] == [(0, b"")] * 2
+    assert (status.returncode, status.stderr) == (0, "")
     wait_until(lambda: site.waiting() == 0)
     assert site.stop() == 0

@@ -4,7 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from aura_agent.outbox.rules import Key, Moment, Run, Stream, Waiting, age_s, effect, is_news, judge, true_end
+from aura_agent.outbox.rules import (
+    Key,
+    Moment,
+    Run,
+    Stream,
+    Waiting,
+    age_s,
+    effect,
+    is_news,
+    judge,
+    true_end,
+    urgency_wall_ns,
+)
 from aura_agent.report.record import Outcome
 
 _S = 10**9
@@ -30,8 +42,8 @@ def test_only_the_newest_success_goes_out() -> None:
 
 
 def test_replay_all_sends_each_in_the_order_of_starts() -> None:
-    """Nothing is superseded, and the order is that of the runs."""
-    entries = [_entry(number, 4000 + number, replay_all=True) for number in (3, 1, 2)]
+    """Nothing is superseded, and the order is that of the runs' starts, whenever they ended."""
+    entries = [_entry(number, 4000 + number, ended_s=4900 - number, replay_all=True) for number in (3, 1, 2)]
 
     judgement = judge(Stream(), entries, NOW)
 
@@ -104,6 +116,7 @@ def test_across_boots_age_is_wall_time_and_never_negative() -> None:
 
     assert age_s(ended, NOW) == 50
     assert age_s(ended._replace(wall_ns=NOW.wall_ns + 10**15), NOW) == 0
+    assert age_s(NOW._replace(boot_ns=NOW.boot_ns + _S), NOW) == 0
 
 
 def test_what_a_wrong_clock_stamped_ahead_is_at_least_as_old_as_the_boot() -> None:
@@ -193,6 +206,22 @@ def test_a_success_joins_the_queue_and_takes_the_place_of_earlier_ones() -> None
     assert found.judgement is not None
     assert [(gone.run_id, gone.state) for gone in found.judgement.withdrawn] == [("1", "superseded")]
     assert found.judgement.sendable == (found.entry,)
+
+
+def test_a_success_that_is_heard_of_late_is_not_the_newest() -> None:
+    """The key of the newest success stays, and with replay = "latest" nothing that started earlier goes out."""
+    found = effect(Stream(succeeded=Key(3, 4500 * _S, "s")), [], _run(4100, Outcome.SUCCEEDED), NOW)
+
+    assert found.succeeded is None
+    assert found.judgement is not None
+    assert [gone.state for gone in found.judgement.withdrawn] == ["superseded"]
+
+
+def test_what_expires_first_says_how_urgent_its_stream_is() -> None:
+    """Of several that go out one after the other, it is not always the first."""
+    entries = [_entry(1, 4000, replay_all=True), _entry(2, 4100, replay_all=True, max_age_s=60.0)]
+
+    assert urgency_wall_ns(Stream(lifetime_s=600), entries) == entries[1].ended.wall_ns + 60 * _S
 
 
 @pytest.mark.parametrize(

@@ -817,18 +817,22 @@ def test_of_two_attempts_under_way_in_what_turns_out_to_be_one_the_first_end_is_
     assert at.states()[second.run_id] == "delivered"
 
 
-def test_no_older_success_is_sent_in_the_place_of_one_that_has_expired(at: Bench) -> None:
-    """It was under way when the newest came; that one is too old by now, and Aura would have heard it last."""
+@pytest.mark.parametrize("state", ["expired", "dropped"])
+def test_no_older_success_is_sent_in_the_place_of_a_newer_one(at: Bench, state: str) -> None:
+    """It was under way when the newest came, which is gone by now; without an outage Aura would have heard that last."""
     at.know("backup")
     old = at.run()
     attempt = _only(at.outbox.claim(10))
     newest = at.run(change=lambda report: replace(report, max_age_s=30))
-    at.clock.advance(31)
+    if state == "expired":
+        at.clock.advance(31)
+    else:
+        at.outbox.drop([row.id for row in queue_rows(at.outbox, ended=False) if row.run_id == newest], "by hand")
 
     not_delivered(at.outbox, attempt, "503", delay_s=0)
 
     assert at.outbox.claim(10).attempts == ()
-    assert at.states() == {old: "superseded", newest: "expired"}
+    assert at.states() == {old: "superseded", newest: state}
 
 
 def test_a_long_queue_is_looked_at_through_its_index(at: Bench) -> None:

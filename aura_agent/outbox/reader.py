@@ -1,0 +1,38 @@
+"""The store as who only looks sees it: over a connection of its own, which writes nothing and waits for no writer.
+
+In WAL mode reading needs no lock that a writer has (sqlite.org/wal.html, section 2.2): so people are told how things
+stand while somebody keeps the database locked, or the disk is slow to take something.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from typing import Protocol
+
+from aura_agent.outbox.database import open_to_read
+from aura_agent.outbox.rules import Moment
+from aura_agent.outbox.streams import Streams
+
+
+class Readable(Protocol):
+    """What ``aura_agent.outbox.queries`` wants of a store."""
+
+    @property
+    def connection(self) -> sqlite3.Connection: ...
+
+    @property
+    def streams(self) -> Streams: ...
+
+    def now(self) -> Moment: ...
+
+
+class Reader:
+    """The database at *path*; *now* tells the store's time. Not thread-safe: one thread at a time."""
+
+    def __init__(self, path: str, hostname: str, now: Callable[[], Moment]) -> None:
+        """Raises StoreError."""
+        self.connection = open_to_read(path)
+        self.streams = Streams(self.connection, hostname)
+        self.now = now
+
+    def close(self) -> None:
+        self.connection.close()
