@@ -9,6 +9,7 @@ import pytest
 from aura_agent.clock import SystemClock
 from aura_agent.daemon.watcher import Watched, Watcher
 from aura_agent.delivery.hosts import Hosts
+from aura_agent.delivery.skew import Skew
 from aura_agent.devserver.server import DevServer
 from aura_agent.watch.condition import Condition
 from tests.delivery.conftest import at, aura
@@ -43,6 +44,7 @@ async def watching(at: Dispatch, *heartbeats: str) -> AsyncIterator[Watcher]:
         at.heard,
         allow_insecure=False,
         answered=at.courier.heard_from,
+        skew=Skew(),
     )
     watcher.replace({name: Watched(name, _healthy) for name in heartbeats})
     try:

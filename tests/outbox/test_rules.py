@@ -14,6 +14,7 @@ from aura_agent.outbox.rules import (
     effect,
     is_news,
     judge,
+    left_s,
     true_end,
     urgency_wall_ns,
 )
@@ -215,6 +216,14 @@ def test_a_success_that_is_heard_of_late_is_not_the_newest() -> None:
     assert found.succeeded is None
     assert found.judgement is not None
     assert [gone.state for gone in found.judgement.withdrawn] == ["superseded"]
+
+
+def test_what_is_left_of_a_success_ends_with_its_life() -> None:
+    """Seconds from now on, below zero once it has expired."""
+    entry = _entry(1, 3999, ended_s=4000)
+
+    assert left_s(Stream(lifetime_s=1600), entry, NOW) == 600
+    assert left_s(Stream(lifetime_s=900), entry, NOW) == -100
 
 
 def test_what_expires_first_says_how_urgent_its_stream_is() -> None:

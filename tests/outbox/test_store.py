@@ -784,8 +784,11 @@ def test_a_failure_under_a_url_counts_for_the_name_while_an_attempt_is_under_way
     assert at.states()[attempt.run_id] == "delivered"
 
 
-def test_one_attempt_is_under_way_per_heartbeat_also_when_two_streams_become_one(at: Bench) -> None:
-    """The lease goes along into the merged stream: its end lets the next success go, and a failed one backs off."""
+@pytest.mark.parametrize("named_before", [True, False])
+def test_one_attempt_is_under_way_per_heartbeat_also_when_two_streams_become_one(at: Bench, named_before: bool) -> None:
+    """The lease is the merged stream's, whichever of the two it was: its end lets the next go, and a failed one waits."""
+    if named_before:
+        at.run(ref="heartbeat:backup")
     at.run(ref=_BARE_URL)
     attempt = _only(at.outbox.claim(10))
     later = at.run(ref="heartbeat:backup")
@@ -815,6 +818,63 @@ def test_of_two_attempts_under_way_in_what_turns_out_to_be_one_the_first_end_is_
     assert at.states()[early] == "invalidated"
     delivered(at.outbox, second, "200")
     assert at.states()[second.run_id] == "delivered"
+
+
+def test_a_stream_that_goes_over_to_a_busy_one_leaves_it_its_lease(at: Bench) -> None:
+    """The heartbeat was deleted and created anew, and pings of both are under way: the end of one ends one."""
+    at.know("backup", "id-before")
+    at.run()
+    before = _only(at.outbox.claim(10))
+    at.know("backup", "id-after")
+    at.run(ref="heartbeat:id-after")
+    after = _only(at.outbox.claim(10))
+
+    assert at.outbox.follow_name("id-before")
+    not_delivered(at.outbox, before, "404", delay_s=0)
+
+    assert at.outbox.claim(10).attempts == ()
+    delivered(at.outbox, after, "200")
+    assert at.states() == {before.run_id: "superseded", after.run_id: "delivered"}
+
+
+def _all(report: Report) -> Report:
+    return replace(report, replay_all=True)
+
+
+@pytest.mark.parametrize("end", ["delivered", "dropped", "failed"])
+def test_what_two_streams_remember_holds_for_the_one_that_they_become(at: Bench, end: str) -> None:
+    """The latest of each kind counts, under whichever name it came, and whatever has become of its row."""
+    at.run(Outcome.FAILED, ref="heartbeat:backup")
+    early = at.run(ref="heartbeat:backup", change=_all if end == "delivered" else lambda report: report)
+    if end == "failed":
+        at.run(Outcome.FAILED, ref=_BARE_URL)
+    else:
+        at.run(ref=_BARE_URL)
+        attempt = _only(at.outbox.claim(10))
+        if end == "delivered":
+            delivered(at.outbox, attempt, "200")
+        else:
+            at.outbox.release_leases()
+            at.outbox.drop([attempt.entry_id], "by hand")
+
+    at.know("backup")
+
+    assert at.outbox.claim(10).attempts == ()
+    assert at.states()[early] == ("invalidated" if end == "failed" else "superseded")
+
+
+def test_a_stream_that_joins_another_takes_none_of_its_marks_back(at: Bench) -> None:
+    """The earlier failure comes with the stream that joins: it is no news."""
+    at.run(Outcome.FAILED, ref=_BARE_URL)
+    began = at.clock.read()
+    at.clock.advance(5)
+    at.outbox.stream("heartbeat:backup")
+    at.run(Outcome.FAILED, ref="heartbeat:backup")
+    at.know("backup")
+
+    late = at.run(change=lambda report: replace(report, started=began))
+
+    assert at.states()[late] == "invalidated"
 
 
 @pytest.mark.parametrize("state", ["expired", "dropped"])
