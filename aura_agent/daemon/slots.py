@@ -1,22 +1,30 @@
 """How many runs may go on at once: all of them, and those of each group. No I/O; whoever waits is told by an event.
 
-First come, first served, except that a run whose group is full lets others pass. Every slot that frees up is offered
-in that order, so nobody is passed for ever by runs of its own group.
+First come, first served, except that a run whose group is full lets others pass. Each group has a queue of its own, so
+that thousands that wait cost nothing: what is looked at is the first of each.
 """
 
 import asyncio
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 ALL = ""  # no group can be called so
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """The right of one run to go on, from the moment that ``given`` is set. *pools*: where it counts."""
+    """The right of one run to go on, from the moment that ``given`` is set. ``number`` tells who came first."""
 
-    pools: tuple[str, ...]
+    group: str | None
+    number: int
     given: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Where it counts."""
+        return (ALL,) if self.group is None else (ALL, self.group)
 
 
 class Slots:
@@ -24,8 +32,9 @@ class Slots:
 
     def __init__(self) -> None:
         self._limits: dict[str, int] = {}
-        self._taken: dict[str, int] = {}
-        self._waiting: list[Slot] = []
+        self._taken: Counter[str] = Counter()
+        self._waiting: dict[str | None, OrderedDict[Slot, None]] = {}  # by group, in the order in which they came
+        self._numbers = count()
 
     def limit(self, limits: Mapping[str, int]) -> None:
         """Set how many may go on in each group, and ``ALL`` of them. What goes on already isn't ended by that."""
@@ -34,18 +43,17 @@ class Slots:
 
     def ask(self, group: str | None) -> Slot:
         """Return a slot for a run of *group*: given at once, or later."""
-        slot = Slot((ALL,) if group is None else (ALL, group))
-        self._waiting.append(slot)
+        slot = Slot(group, next(self._numbers))
+        self._waiting.setdefault(group, OrderedDict())[slot] = None
         self._hand_out()
         return slot
 
     def give_back(self, slot: Slot) -> None:
         """Return *slot*, or take back the wish for it."""
         if slot.given.is_set():
-            for pool in slot.pools:
-                self._taken[pool] -= 1
+            self._taken.subtract(slot.pools)
         else:
-            self._waiting.remove(slot)
+            self._forget(slot)
         self._hand_out()
 
     def full(self, slot: Slot) -> str:
@@ -57,15 +65,20 @@ class Slots:
         return "its turn is next"
 
     def _hand_out(self) -> None:
-        left = []
-        for slot in self._waiting:
-            if all(self._has_room(pool) for pool in slot.pools):
-                for pool in slot.pools:
-                    self._taken[pool] = self._taken.get(pool, 0) + 1
-                slot.given.set()
-            else:
-                left.append(slot)
-        self._waiting = left
+        while self._waiting and self._has_room(ALL):
+            firsts = [next(iter(queue)) for group, queue in self._waiting.items() if self._has_room(group or ALL)]
+            if not firsts:
+                return
+            slot = min(firsts, key=lambda first: first.number)
+            self._forget(slot)
+            self._taken.update(slot.pools)
+            slot.given.set()
+
+    def _forget(self, slot: Slot) -> None:
+        queue = self._waiting[slot.group]
+        del queue[slot]
+        if not queue:
+            del self._waiting[slot.group]
 
     def _has_room(self, pool: str) -> bool:
-        return pool not in self._limits or self._taken.get(pool, 0) < self._limits[pool]
+        return pool not in self._limits or self._taken[pool] < self._limits[pool]

@@ -40,3 +40,17 @@ def test_new_limits_count_at_once() -> None:
     slots.limit({})
 
     assert three.given.is_set()
+
+
+def test_ten_thousand_that_wait_go_on_one_after_the_other() -> None:
+    """In their order, those of a full group and all others; who has gone meanwhile is passed over."""
+    slots = Slots()
+    slots.limit({ALL: 2, "db": 1})
+    wanted = [slots.ask("db" if number % 2 else None) for number in range(10_000)]
+    for slot in wanted[100::100]:
+        slots.give_back(slot)
+    left = [slot for number, slot in enumerate(wanted) if number % 100 or number == 0]
+    for at, slot in enumerate(left):
+        assert slot.given.is_set()
+        assert not any(later.given.is_set() for later in left[at + 3 :][:10])
+        slots.give_back(slot)
