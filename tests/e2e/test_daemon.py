@@ -401,19 +401,17 @@ def test_a_broken_config_does_not_keep_a_command_from_running(site: Site) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
 def test_only_reporters_may_report(site: Site) -> None:
     """The kernel says who reports: a user who isn't among them is refused by name."""
-    for place in (site.home, *site.home.parents):
-        if not place.stat().st_mode & 0o001:
-            place.chmod(place.stat().st_mode | 0o011)
     site.start()
 
     child = os.fork()
     if child == 0:
         verdict = 3
         try:
+            os.chdir(site.home / "run")  # the way there is closed to others: pytest sees to that anew as it starts
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-            verdict = _refused(f"{site.home}/run/agent.sock")
+            verdict = _refused("agent.sock")
         finally:
             os._exit(verdict)
     _, status = os.waitpid(child, 0)
