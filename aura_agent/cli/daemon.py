@@ -126,6 +126,10 @@ def ask_daemon(config_file: str | None, method: str, path: str, body: object = N
     except httpx.ConnectError as problem:
         hint = _why_not(socket)
         raise DaemonError(f"no daemon answers at {socket}: {hint}") from problem
+    except httpx.TimeoutException as problem:
+        raise DaemonError(
+            f"the daemon at {socket} hasn't answered for {_TIMEOUT_S:.0f} s; it may still do what it was asked"
+        ) from problem
     except (httpx.HTTPError, ValueError) as problem:
         raise DaemonError(f"the daemon at {socket} gave no proper answer: {type(problem).__name__}") from problem
     if response.is_error:

@@ -2,13 +2,14 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 import click
 
 from aura_agent.cli.settings import config_option, json_option, open_store, print_json, read_config, service
 from aura_agent.config.models import Config
 from aura_agent.delivery.now import Sent, ping_now
-from aura_agent.errors import AuraError, UsageError
+from aura_agent.errors import AuraError, StoreError, UsageError
 
 
 @click.command()
@@ -23,6 +24,8 @@ def ping(heartbeat: str, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent ping nightly-backup
     """
+    if not heartbeat:
+        raise UsageError("HEARTBEAT is empty: name the heartbeat (see aura-agent ping --help)")
     if "://" in heartbeat:
         raise UsageError("a URL in the command line shows in ps: name the heartbeat (see aura-agent ping --help)")
     sent = asyncio.run(_ping(read_config(config_file), heartbeat))
@@ -56,7 +59,8 @@ async def _ping(config: Config, heartbeat: str) -> Sent:
         async with build_http() as http:
             sent = await ping_now(worker, resolver, http, heartbeat, allow_insecure=where.allow_insecure)
         if sent.acknowledged:
-            await worker.call(lambda outbox: outbox.note_ping_by_hand(sent.stream_id))
+            with suppress(StoreError):  # Aura has it; at worst check --online takes it for somebody else's
+                await worker.call(lambda outbox: outbox.note_ping_by_hand(sent.stream_id))
     finally:
         await worker.close()
     return sent

@@ -44,6 +44,7 @@ _FLUSH_TIMEOUT_S = 600.0
 _OTHERS_S = 30.0  # no attempt takes longer; a lease that outlasts this is a dead process's
 _LOOK_AGAIN_S = 0.2
 _BY_HAND = "dropped by hand"
+_ID = click.IntRange(1, 2**63 - 1)  # SQLite knows no others
 _NO_SUCH = "no ping {} in the outbox: aura-agent queue list --all has those that there are"
 
 
@@ -93,7 +94,7 @@ def list_(ended: bool, config_file: str | None, as_json: bool) -> None:
 
 
 @queue.command()
-@click.argument("entry_id", metavar="ID", type=int)
+@click.argument("entry_id", metavar="ID", type=_ID)
 @config_option
 @json_option
 def show(entry_id: int, config_file: str | None, as_json: bool) -> None:
@@ -138,7 +139,7 @@ def _facts(row: EntryRow) -> list[tuple[str, str]]:
 
 
 @queue.command()
-@click.argument("entry_id", metavar="[ID]", type=int, required=False)
+@click.argument("entry_id", metavar="[ID]", type=_ID, required=False)
 @click.option("--all", "everything", is_flag=True, help="Drop all that waits.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @config_option
@@ -217,6 +218,8 @@ def flush(heartbeat: str | None, config_file: str | None, as_json: bool) -> None
 
     Example: aura-agent queue flush --heartbeat nightly-backup
     """
+    if heartbeat == "":
+        raise click.UsageError("--heartbeat is empty: name one, or leave it out for all that waits")
     left = asyncio.run(_flush(read_config(config_file), heartbeat, quiet=as_json))
     if as_json:
         print_json({"left": left})

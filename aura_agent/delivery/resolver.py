@@ -337,7 +337,7 @@ def _wanted(stream: Unresolved) -> str:
 
 
 def _not_found(stream: Unresolved) -> str:
-    return f"no heartbeat named {_wanted(stream)!r}: create it in Aura, or name another with -H"
+    return f"no heartbeat named {_wanted(stream)!r}: create it in Aura, or correct the name"
 
 
 def _name_in(stream: Unresolved) -> str:

@@ -161,6 +161,8 @@ def translated(problem: sqlite3.Error | OSError, what: str, advice: str) -> Stor
         sqlite3.SQLITE_CORRUPT: StoreDamagedError,
         sqlite3.SQLITE_NOTADB: StoreDamagedError,
     }.get(code, StoreError)
+    if kind is StoreBusyError:
+        advice = "another process keeps it so: try again, or see with fuser which one"
     return kind(f"{what}: {problem}: {advice}")
 
 

@@ -207,9 +207,16 @@ class Outbox:
             self._entries.settle(self.streams.attach(stream_id, heartbeat_id, now), now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
-        """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""
-        with transaction(self._connection):
-            stream_id = self.streams.of(ref)
+        """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known.
+
+        One that is known is only read: no full disk, and nobody who keeps the database locked, is in the way.
+        """
+        with reading():
+            stream_id = self.streams.known(ref)
+        if stream_id is None:
+            with transaction(self._connection):
+                stream_id = self.streams.of(ref)
+        with reading():
             return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
 
     def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:

@@ -43,13 +43,16 @@ class Streams:
 
     def of(self, ref: str) -> int:
         """Return the stream that *ref* belongs to, made anew if there is none."""
-        stored = _stored(ref)
-        row = self._connection.execute("SELECT stream_id FROM refs WHERE ref = ?", (stored,)).fetchone()
-        if row is not None:
-            return int(row["stream_id"])
-        stream_id = self._find_or_insert(ref)
-        self._connection.execute("INSERT INTO refs VALUES (?, ?)", (stored, stream_id))
+        stream_id = self.known(ref)
+        if stream_id is None:
+            stream_id = self._find_or_insert(ref)
+            self._connection.execute("INSERT INTO refs VALUES (?, ?)", (_stored(ref), stream_id))
         return stream_id
+
+    def known(self, ref: str) -> int | None:
+        """Return the stream that *ref* belongs to; None: nobody has asked for it yet."""
+        row = self._connection.execute("SELECT stream_id FROM refs WHERE ref = ?", (_stored(ref),)).fetchone()
+        return None if row is None else int(row["stream_id"])
 
     def refs(self, stream_id: int) -> tuple[str, ...]:
         rows = self._connection.execute("SELECT ref FROM refs WHERE stream_id = ? ORDER BY ref", (stream_id,))

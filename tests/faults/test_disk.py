@@ -80,11 +80,19 @@ def test_a_state_directory_that_is_removed_under_the_daemon(site: Site) -> None:
 
 
 def test_a_database_that_others_keep_locked_is_a_state_not_a_crash(site: Site) -> None:
-    """What is reported meanwhile is kept beside it, and sent afterwards; ``make chaos`` locks it for a minute."""
-    site.server.create_heartbeat("beat", expected_interval=3600)
+    """What is reported meanwhile is kept beside it, and sent afterwards; ``make chaos`` locks it for a minute.
+
+    Watches go on: what is known of their heartbeats can be read.
+    """
+    for name in ("beat", "alive"):
+        site.server.create_heartbeat(name, expected_interval=3600)
+    site.configure(f'[jobs.alive]\nevery = "1s"\nwatch.file = {{ path = "{site.config}" }}\n')
     site.start()
+    wait_until(lambda: site.server.pings("alive"), what="the watch's first ping")
     with closing(sqlite3.connect(site.state / "outbox.db", isolation_level=None, timeout=30)) as other:
         other.execute("BEGIN IMMEDIATE")
+        heard = len(site.server.pings("alive"))
+        wait_until(lambda: len(site.server.pings("alive")) > heard + 1, what="pings of the watch meanwhile")
         ended = site.run("-H", "beat", "--no-wait", "--", "true")
         status = site.agent("status", "--json")
         if "AURA_CHAOS_CYCLES" in os.environ:
