@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from aura_agent.outbox.reader import Readable
-from aura_agent.outbox.rules import State, lifetime_s
+from aura_agent.outbox.rules import Moment, State, lifetime_s
 from aura_agent.report.record import Outcome
 
 PARKED = "parked"  # what people are shown of an entry that waits for them
@@ -69,19 +69,20 @@ def queue_rows(outbox: Readable, *, ended: bool, limit: int | None = 1000) -> li
     """Return the entries that wait, oldest first; with *ended* those too that wait no more; the newest *limit*."""
     condition = "" if ended else "WHERE state = 'waiting'"
     rows = outbox.connection.execute(
-        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"
+        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner, host FROM entries"
         f" JOIN streams ON streams.id = stream_id {condition} ORDER BY entries.id DESC LIMIT ?",
         (-1 if limit is None else limit,),
     ).fetchall()
     now = outbox.now()
     names = {stream: outbox.streams.name(stream) for stream in {row["stream_id"] for row in rows}}
-    return [_queue_row(row, names, now.epoch, now.boot_ns) for row in reversed(rows)]
+    troubles = _host_troubles(outbox.connection)
+    return [_queue_row(row, names, troubles, now) for row in reversed(rows)]
 
 
 def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
     """Return the entry *entry_id*, None if there is none. Nothing of it is secret: no URL, and of the body the size."""
     row = outbox.connection.execute(
-        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner FROM entries"
+        "SELECT entries.*, due_epoch, due_boot_ns, problem, parked, lease_owner, host FROM entries"
         " JOIN streams ON streams.id = stream_id WHERE entries.id = ?",
         (entry_id,),
     ).fetchone()
@@ -91,7 +92,7 @@ def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
     stream, in_flight = outbox.streams.facts(row["stream_id"], now)
     names = {row["stream_id"]: outbox.streams.name(row["stream_id"])}
     return EntryRow(
-        **asdict(_queue_row(row, names, now.epoch, now.boot_ns)),
+        **asdict(_queue_row(row, names, _host_troubles(outbox.connection), now)),
         boot=row["epoch"],
         started_boot_s=row["started_boot_ns"] / 1e9,
         accepted_at=instant(row["accepted_wall_ns"]),
@@ -247,12 +248,21 @@ def instant(wall_ns: int) -> datetime:
     return datetime.fromtimestamp(wall_ns / 1e9, UTC)
 
 
-def _queue_row(row: sqlite3.Row, names: dict[int, str], epoch: int, boot_ns: int) -> QueueRow:
+def _host_troubles(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return for each host at which a ping failed, and is to be sent again, why that was."""
+    query = "SELECT host, max(problem) FROM streams WHERE host <> '' AND problem <> '' AND NOT parked GROUP BY host"
+    return dict(tuple(row) for row in connection.execute(query))
+
+
+def _queue_row(row: sqlite3.Row, names: dict[int, str], troubles: Mapping[str, str], now: Moment) -> QueueRow:
     waits = row["state"] == State.WAITING
     due_s = None
     if waits and row["due_boot_ns"] is not None:
-        due_s = max(0, row["due_boot_ns"] - boot_ns) / 1e9 if row["due_epoch"] == epoch else 0.0
+        due_s = max(0, row["due_boot_ns"] - now.boot_ns) / 1e9 if row["due_epoch"] == now.epoch else 0.0
     reason = row["reason"] or (row["problem"] if waits else "")
+    if due_s == 0.0 and not reason and row["host"] in troubles:
+        # One that is due and isn't sent has no room at its host; when that changes only the courier knows.
+        reason, due_s = f"waits for {row['host']}, where another ping failed: {troubles[row['host']]}", None
     state = PARKED if waits and row["parked"] else row["state"]
     return QueueRow(
         id=row["id"],

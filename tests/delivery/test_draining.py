@@ -74,7 +74,7 @@ async def test_a_dead_host_is_probed_by_one_and_the_rest_follows_its_answer(aura
 
 
 async def test_a_flush_gives_up_on_a_host_that_is_down(at: Dispatch) -> None:
-    """Nobody listens there: a few attempts tell, and the other entries stay without having been tried."""
+    """Nobody listens there: a few attempts tell, the other entries stay without a try, and say why."""
     port = closed_port()
     for number in range(50):
         await at.run("dead", ref=f"url:http://127.0.0.1:{port}/ping/{number}")
@@ -85,6 +85,8 @@ async def test_a_flush_gives_up_on_a_host_that_is_down(at: Dispatch) -> None:
     assert {row.state for row in rows} == {"waiting"}
     assert 3 <= sum(row.tries for row in rows) < 10
     assert "doesn't answer" in at.courier.host_problem
+    assert {"connection refused" in row.reason for row in rows} == {True}
+    assert {row.next_try_s is None for row in rows if row.tries == 0} == {True}
 
 
 async def test_no_more_pings_begin_than_the_pace_allows(aura: DevServer, at: Dispatch) -> None:
