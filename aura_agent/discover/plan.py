@@ -14,7 +14,8 @@ from aura_agent.config.schema import write_duration
 from aura_agent.discover.crontab import Entry, Form, Line, read_table
 from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, name_of, plain_words, shell_call
 from aura_agent.discover.units import Settings, bare_command, drop_in, hints, service_command, timing_of
-from aura_agent.errors import UsageError
+from aura_agent.errors import ScheduleError, UsageError
+from aura_agent.schedule.zones import zone
 
 Shape = Literal["crontab", "config"]  # aura-run in front of what runs the job now; or a job of the daemon instead
 
@@ -216,7 +217,7 @@ def _why_not(entry: Entry, table: Table, facts: Facts, shape: Shape) -> str:
         return "does nothing where systemd runs: a timer does its work"
     if facts.anacron and _ANACRON in entry.command and table.form != "anacron":
         return "does nothing where anacron is: see /etc/anacrontab"
-    if shell.rpartition("/")[2] not in POSIX_SHELLS or not re.fullmatch(r"[\w./+-]+", shell):
+    if shell.rpartition("/")[2] not in POSIX_SHELLS or not re.fullmatch(r"/[\w./+-]+", shell):
         return f"SHELL={shell} may read quotes in ways of its own"
     if "run-parts" in entry.command:
         if not facts.run_parts_tells:
@@ -233,8 +234,16 @@ def _why_not_config(entry: Entry, table: Table, facts: Facts) -> str:
         return "anacron decides when; --as crontab leaves it there"
     if entry.given:
         return "has input after a %, which a job of the config can't; --as crontab keeps it"
-    if "CRON_TZ" in entry.settings and facts.cron_tz is None:
+    if not entry.settings.get("HOME", "/").startswith("/"):
+        return "HOME is no absolute path: where it runs is for cron to say; --as crontab leaves that to cron"
+    cron_tz = entry.settings.get("CRON_TZ")
+    if cron_tz and facts.cron_tz is None:
         return "CRON_TZ: whether this host's cron heeds it can't be told; --as crontab leaves that to cron"
+    if cron_tz and facts.cron_tz:
+        try:
+            zone(cron_tz)
+        except ScheduleError as problem:
+            return f"CRON_TZ: {problem}"
     try:
         "".join((entry.command, *entry.settings.values())).encode()
     except UnicodeEncodeError:
@@ -321,19 +330,21 @@ def _declaration(job: Job) -> str:
 def _moved(job: Job, entry: Entry, facts: Facts) -> str:
     """Return a job of the config that the daemon runs in cron's place."""
     keys: dict[str, object] = {"schedule": entry.when}
-    if "CRON_TZ" in entry.settings and facts.cron_tz:
+    if entry.settings.get("CRON_TZ") and facts.cron_tz:
         keys["timezone"] = entry.settings["CRON_TZ"]
     if job.user not in (None, "root"):
         keys["user"] = job.user
     line = _as_shell_sees(entry)
-    shell = entry.settings.get("SHELL") or "/bin/sh"
     words = plain_words(line)
     if words is not None:
         keys["command"] = words
-    elif shell == "/bin/sh":
-        keys["shell"] = line
     else:
-        keys["command"] = [shell, "-c", line]
+        keys["shell"] = line
+    shell = entry.settings.get("SHELL") or "/bin/sh"
+    if shell != "/bin/sh":
+        keys["shell_program"] = shell
+    if "HOME" in entry.settings:
+        keys["cwd"] = entry.settings["HOME"]  # cron begins there, wherever the account's home is
     env = {
         name: value for name, value in entry.settings.items() if name not in _CRONS_OWN and _VARIABLE.fullmatch(name)
     }

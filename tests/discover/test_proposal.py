@@ -217,7 +217,7 @@ def test_jobs_of_the_config_run_when_cron_ran_them(copy: Copy) -> None:
     copy.write(
         "/etc/cron.d/own",
         'MAILTO=bob\nCRON_TZ=Asia/Tokyo\nA=\'x " \u00e9\'\n0\t3 * * * root /bin/true "a b"\n'
-        "SHELL=/bin/bash\n*/5 * * * * nobody date +\\%F >> ~/log\n",
+        "SHELL=/bin/bash\nHOME=/srv\n*/5 * * * * nobody date +\\%F >> ~/log\n",
     )
 
     told = copy.told("--as", "config", "--write")
@@ -232,7 +232,9 @@ def test_jobs_of_the_config_run_when_cron_ran_them(copy: Copy) -> None:
         None,
         {"A": 'x " \u00e9'},
     )
-    assert (second.command, second.user) == (("/bin/bash", "-c", "date +%F >> ~/log"), "nobody")
+    assert (first.shell_program, first.cwd) == ("/bin/sh", None)
+    assert (second.shell, second.shell_program, second.user) == ("date +%F >> ~/log", "/bin/bash", "nobody")
+    assert (second.cwd, second.env["HOME"]) == ("/srv", "/srv")
     assert schedule_of("job", first)[1].key == "Asia/Tokyo"
     assert any("mailed its output to bob" in note for note in told["jobs"][0]["notes"])
     assert copy.path(DISCOVERED).stat().st_mode & 0o777 == 0o600
@@ -244,6 +246,7 @@ def test_jobs_of_the_config_run_when_cron_ran_them(copy: Copy) -> None:
         ("0 3 * * * root cat%x", "input after a %"),
         ("0 3 * * * root x \udcff", "isn't UTF-8"),
         ("CRON_TZ=UTC\n0 3 * * * root x", "CRON_TZ"),
+        ("HOME=there\n0 3 * * * root x", "HOME is no absolute path"),
     ],
 )
 def test_what_the_config_can_not_say_stays_with_cron(copy: Copy, line: str, reason: str) -> None:
@@ -255,6 +258,27 @@ def test_what_the_config_can_not_say_stays_with_cron(copy: Copy, line: str, reas
 
     assert reason in left["reason"]
     assert len(copy.told()["jobs"]) == 1
+
+
+def test_a_cron_tz_that_is_no_zone_of_ours_stays_with_cronie(copy: Copy) -> None:
+    """What is written is always a right config; an empty one is none at all."""
+    copy.write("/usr/sbin/crond", "knows CRON_TZ")
+    copy.write("/etc/crontab", "CRON_TZ=CET-1CEST\n0 3 * * * root x\nCRON_TZ=\n0 4 * * * root y\n")
+
+    told = copy.told("--as", "config", "--write")
+
+    assert [item["reason"] for item in told["left_alone"]] == [
+        'CRON_TZ: unknown time zone "CET-1CEST"; use an IANA name such as "Europe/Berlin"'
+    ]
+    assert examine_config(str(copy.path("/etc/aura-agent/config.toml"))).problems == []
+    assert len(told["jobs"]) == 1
+
+
+def test_a_shell_without_a_path_is_left_alone(copy: Copy) -> None:
+    """cron looks for it in the home; nothing is guessed."""
+    copy.write("/etc/crontab", "SHELL=bash\n0 3 * * * root x\n")
+
+    assert "SHELL=bash" in copy.reasons()["/etc/crontab:2"]
 
 
 def test_moved_jobs_are_no_longer_cron_s(copy: Copy) -> None:
