@@ -27,7 +27,10 @@ _OURS = re.compile(r"(?:^|[\s/;&|(\"'])aura-(?:run|agent)(?=\s)")
 _THEIR_HEARTBEAT = re.compile(r"aura-run\s[^|;&\n]*?(?:-H\s*|--heartbeat[= ]\s*)([\w./-]+)")
 # Variables that are cron's own affair, and none of the job's.
 _CRONS_OWN = frozenset(
-    {"CONTENT_TRANSFER_ENCODING", "CONTENT_TYPE", "CRON_TZ", "LOGNAME", "MAILFROM", "MAILTO", "MLS_LEVEL", "SHELL"}
+    {
+        *("CONTENT_TRANSFER_ENCODING", "CONTENT_TYPE", "CRON_TZ", "LOGNAME", "MAILFROM", "MAILTO", "MLS_LEVEL"),
+        *("RANDOM_DELAY", "SHELL"),
+    }
 )
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MOVED = "# aura-agent runs this: "
@@ -273,10 +276,16 @@ def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, sha
     if table.form == "anacron":
         notes.append("anacron runs it late where the host was off; set grace to suit")
     assert entry.interval_s is not None
+    interval_s = entry.interval_s + _random_delay_s(entry, table.form, facts)
     user = entry.user or table.owner
-    return Job(
-        where, name, heartbeat, entry.when, entry.interval_s, user, entry.command, tuple(note for note in notes if note)
-    )
+    return Job(where, name, heartbeat, entry.when, interval_s, user, entry.command, tuple(filter(None, notes)))
+
+
+def _random_delay_s(entry: Entry, form: Form, facts: Facts) -> float:
+    """Return how much later anacron and cronie may start the job, crontab(5) and anacrontab(5) of cronie."""
+    minutes = entry.settings.get("RANDOM_DELAY", "")
+    heeded = form == "anacron" or facts.cron_tz
+    return 60.0 * int(minutes) if heeded and re.fullmatch(r"\d{1,5}", minutes, re.ASCII) else 0.0
 
 
 def _wrapped(line: Line, job: Job, facts: Facts) -> str:
@@ -334,6 +343,9 @@ def _moved(job: Job, entry: Entry, facts: Facts) -> str:
         keys["timezone"] = entry.settings["CRON_TZ"]
     if job.user not in (None, "root"):
         keys["user"] = job.user
+    delay_s = _random_delay_s(entry, "system", facts)
+    if delay_s:
+        keys["jitter"] = write_duration(delay_s)
     line = _as_shell_sees(entry)
     words = plain_words(line)
     if words is not None:

@@ -274,6 +274,19 @@ def test_a_cron_tz_that_is_no_zone_of_ours_stays_with_cronie(copy: Copy) -> None
     assert len(told["jobs"]) == 1
 
 
+def test_a_random_delay_counts_where_it_is_heeded(copy: Copy) -> None:
+    """By anacron, and by cronie, whose jobs the daemon delays as much; to Debian's cron it is any variable."""
+    copy.write("/etc/anacrontab", "RANDOM_DELAY=45\n1 5 id one\n")
+    copy.write("/etc/crontab", "RANDOM_DELAY=30\n0 3 * * * root two\nRANDOM_DELAY=soon\n0 4 * * * root three\n")
+    debian = [job["interval_s"] - 86_400 for job in copy.told()["jobs"]]
+    copy.write("/usr/sbin/crond", "knows CRON_TZ")
+    cronie = [job["interval_s"] - 86_400 for job in copy.told()["jobs"]]
+
+    assert debian == [0, 0, 45 * 60]
+    assert cronie == [30 * 60, 0, 45 * 60]
+    assert 'jitter = "30m"' in copy.told("--as", "config")["changes"][-1]["after"]
+
+
 def test_a_shell_without_a_path_is_left_alone(copy: Copy) -> None:
     """cron looks for it in the home; nothing is guessed."""
     copy.write("/etc/crontab", "SHELL=bash\n0 3 * * * root x\n")
