@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,26 @@ def test_a_reader_that_does_not_read_holds_up_no_signal(
     job.communicate()
 
 
+def test_after_a_signal_that_ended_the_wait_for_a_reader_nothing_is_delivered_either(site: Site) -> None:
+    """Who wants us gone doesn't want to wait for Aura: the ping is kept for whoever delivers next."""
+    site.server.create_heartbeat("beat")
+    site.server.set_fault("hang", target="ping")
+    with subprocess.Popen(
+        [AURA_RUN, "-H", "beat", "--wait", "50s", "--attach", "output", "--", "sh", "-c", "seq 1 100000; echo >over"],
+        env=site.environment,
+        cwd=site.home,
+        stdout=subprocess.PIPE,
+    ) as job:
+        wait_until((site.home / "over").exists)
+        wait_until(lambda: _unread_bytes(job.stdout) == _FULL_PIPE_BYTES and not children(job.pid))
+        job.terminate()
+
+        assert job.wait(timeout=30) == 0
+
+    assert site.server.pings() == []
+    assert site.waiting() == 1
+
+
 def test_one_signal_ends_a_job_and_the_wait_for_its_reader(host: Host) -> None:
     """The job died of it, and nobody takes what it wrote: who sent it needn't send a second."""
     job = host.start(*_OUTPUT, "--", "yes")
@@ -178,6 +199,17 @@ def test_attached_output_passes_through_and_is_cut(host: Host) -> None:
     body = host.report()["body"]
     assert body.endswith("ä\ufffdend")
     assert "left out" in body.splitlines()[0]
+
+
+def test_a_summary_is_one_line_of_status_duration_and_attempt(host: Host) -> None:
+    """Of the attempt that counts; the output stays here."""
+    script = "echo much; test -e again && exit 3; echo >again; exit 1"
+
+    options = ("--attach", "summary", "--success-codes", "3", "--retries", "2", "--retry-delay", "0s")
+    ended = host.run(*QUEUE, *options, "--", "sh", "-c", script)
+
+    assert (ended.returncode, ended.stdout) == (3, b"much\nmuch\n")
+    assert re.fullmatch(r"exit 3 after [0-9.]+m?s, attempt 2\n", host.report()["body"])
 
 
 @behaviour("`--attach output`: stdout and stderr", bare="two streams", ours="two streams")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import termios
 
 import pytest
 
@@ -35,6 +36,32 @@ def test_a_key_reaches_the_job_once(host: Host, key: str, signum: int, timeout: 
         wait_until(lambda: state(terminal.pid) == "T")
         terminal.type(key)
         terminal.until("told")
+        os.kill(terminal.pid, signal.SIGCONT)
+        wait_until(lambda: pending(terminal.pid) == 0 and state(terminal.pid) == "S")
+        terminal.type("go\n")
+        terminal.until("again set()")
+
+        assert terminal.wait() == 0
+
+
+@behaviour("the terminal's size changes", bare="SIGWINCH reaches it, once", ours="the same")
+def test_a_new_size_reaches_the_job_once(host: Host) -> None:
+    """The terminal has told the whole foreground group of it, too."""
+    program = (
+        "import os,signal,sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})\n"
+        "print('ready', flush=True)\n"
+        "signal.sigwait({signal.SIGWINCH})\n"
+        "print('told', os.get_terminal_size().columns, flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print('again', signal.sigpending(), flush=True)\n"
+    )
+    with Terminal([*_RUN, "--", sys.executable, "-c", program], host.environment) as terminal:
+        terminal.until("ready")
+        os.kill(terminal.pid, signal.SIGSTOP)  # or two signals that come together would be one
+        wait_until(lambda: state(terminal.pid) == "T")
+        termios.tcsetwinsize(terminal.controller, (30, 77))
+        terminal.until("told 77")
         os.kill(terminal.pid, signal.SIGCONT)
         wait_until(lambda: pending(terminal.pid) == 0 and state(terminal.pid) == "S")
         terminal.type("go\n")
