@@ -139,21 +139,25 @@ class Capture:
             os.close(output)
             self._opened.remove(output)
 
-    def finish(self, signals: Signals, *, show: bool) -> None:
+    def finish(self, signals: Signals, *, show: bool, timed_out: bool) -> None:
         """The job has ended: take what is in the pipes, and no more; a grandchild may keep its ends open. With *show*
         print what was held back, each stream to its own place.
 
-        Nobody has to read it: a signal that would have ended the job that writes ends this, and the rest is lost.
+        Nobody has to read it: what would have ended the job that writes, a signal or a time-out, ends this, and the
+        rest is lost.
         """
         self._shows = show
         os.write(self._wake_write, b"x")
-        if signals.see_out(self._is_done, lambda: sum(target.taken_bytes for target in self._targets)):
+        if signals.see_out(self._is_done, self._progress, bounded=timed_out):
             self._close()
         else:
             self._feeding.acquire()  # the tail stays as it is, whatever the threads do until we end
 
     def _is_done(self) -> bool:
         return not any(finished.locked() for finished in self._done)
+
+    def _progress(self) -> int:
+        return sum(target.taken_bytes for target in self._targets)
 
     def _close(self) -> None:
         """Wait for the threads, and close what is open."""

@@ -184,15 +184,15 @@ class Signals:
             self._note(info.si_signo)
         return False
 
-    def see_out(self, is_done: "Callable[[], bool]", progress: "Callable[[], int]") -> bool:
+    def see_out(self, is_done: "Callable[[], bool]", progress: "Callable[[], int]", *, bounded: bool) -> bool:
         """Once the job is over, wait for what threads still do, who tell their end by SIGCHLD; False: it is given up.
 
-        That is what any signal does that would have ended a job; and if one has ended the job already, a second
-        without *progress*.
+        That is what any signal does that would have ended a job; and if one has come already, or the wait is to be
+        *bounded*, a second without *progress*.
         """
         while (late := _signal.sigtimedwait(_FETCHED, 0)) is not None:
             self._note(late.si_signo)  # it came while the job ran
-        bounded = self.terminated_by is not None
+        bounded = bounded or self.terminated_by is not None
         while not is_done():
             before = progress()
             info = self._next(now()[0] + _STALL_NS if bounded else None, may_stop=True)

@@ -135,7 +135,7 @@ class _Run:
             ended = job.ended
         self._judge(ended)
         if capture is not None:
-            capture.finish(self._signals, show=not self._succeeded(ended))
+            capture.finish(self._signals, show=not self._succeeded(ended), timed_out=ended.timed_out)
         self._take_output(ended, capture)
         return ended
 

@@ -4,6 +4,7 @@ import os
 from time import time
 
 _DAY_S = 86400.0
+_PATIENCE_MS = 1000
 
 
 def warn(directory: str, cause: str, text: str) -> None:
@@ -13,8 +14,14 @@ def warn(directory: str, cause: str, text: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line of ours to stderr, if there is one."""
+    """Print one line of ours to stderr, if there is one that takes it: no signal gets through to us meanwhile."""
+    from select import POLLOUT, poll
+
+    room = poll()
+    room.register(2, POLLOUT)
     try:
+        if not room.poll(_PATIENCE_MS):
+            return
         os.write(2, f"aura-run: {text}\n".encode("utf-8", "surrogateescape"))
     except OSError:
         pass

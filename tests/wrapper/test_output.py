@@ -105,8 +105,8 @@ def _unread_bytes(pipe: IO[bytes] | None) -> int:
 
 
 @behaviour(
-    "`--quiet`, `--attach output`: a reader that doesn't read, and a signal",
-    bare="the signal ends it",
+    "`--quiet`, `--attach output`: a reader that doesn't read, and a signal, or the end of `--timeout`",
+    bare="that ends it",
     ours="the same; what nobody has read is lost, the job's outcome and status aren't",
 )
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM])

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
@@ -138,6 +140,25 @@ def test_the_reason_of_a_timeout_is_on_stderr_and_in_the_history(site: Site) -> 
     assert ended.stderr.decode() == f"aura-run: {run['reason']}\n"
     assert "timed out after 0.2s" in run["reason"]
     assert site.server.pings("beat") == []
+
+
+@pytest.mark.parametrize("options", [["--attach", "output"], ["--quiet"]])
+def test_a_reader_that_does_not_read_outlives_no_timeout(host: Host, options: list[str]) -> None:
+    """As the bare job under timeout(1): it is over, though nobody took what it had to say."""
+    job = host.start(*QUEUE, *options, "--timeout", "500ms", "--", "yes")
+
+    assert job.wait(timeout=30) == 124
+    assert host.report()["outcome"] == "timed_out"
+    job.communicate()
+
+
+def test_a_full_stderr_that_nobody_reads_keeps_no_timeout_from_its_end(host: Host) -> None:
+    """The reason of the end finds no room there: the status and the report matter more."""
+    job = host.start(*QUEUE, "--timeout", "500ms", "--", "sh", "-c", "exec yes >&2")
+
+    assert job.wait(timeout=30) == 124
+    assert host.report()["outcome"] == "timed_out"
+    job.communicate()
 
 
 def test_a_signal_to_us_reaches_a_job_with_a_timeout(host: Host) -> None:
