@@ -94,7 +94,7 @@ class ReportServer:
             if len(self._connections) > MAX_CONNECTIONS:
                 writer.write(wire.encode("busy", {"reason": "too many connections"}))
                 return
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):  # a line without its end says something else
                 writer.write(await conversation.answer(line))
                 await writer.drain()
         except (OSError, ValueError):

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from aura_agent.clock import SystemClock
 from aura_agent.outbox.store import open_outbox
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.wire import encode
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import AURA_RUN, Site
 from tests.e2e.storm import is_waiting
@@ -62,6 +66,13 @@ def _let_end(wrapper: "subprocess.Popen[bytes]") -> None:
     wrapper.stdout.read()
     wrapper.stdout.close()
     wrapper.wait()
+
+
+def _fields(**more: str) -> dict[str, str]:
+    """Return a record's fields, of a run that has just begun."""
+    now = SystemClock().read()
+    begun = {"start_boot_ns": str(now.boot_ns), "start_ns": str(now.wall_ns)}
+    return {"run": "a" * 32, "boot": current_boot_id(), "ref": "heartbeat:beat", "job": "true"} | begun | more
 
 
 def _outcomes(site: Site) -> list[str]:
@@ -153,6 +164,23 @@ def test_a_run_between_two_attempts_is_lost_too(outage: Site) -> None:
 
     assert _outcomes(outage) == ["lost", "succeeded"]
     _let_end(wrapper)
+
+
+def test_a_report_that_breaks_off_is_no_success(site: Site) -> None:
+    """The wrapper was killed while it sent one: what the daemon has of it reads like a whole line, and isn't one."""
+    site.server.create_heartbeat("beat")
+    site.start()
+    start = _fields()
+    run = start | {"end_boot_ns": start["start_boot_ns"], "end_ns": start["start_ns"], "outcome": "succeeded"}
+    with socket.socket(socket.AF_UNIX) as wrapper:
+        wrapper.connect(str(site.home / "run" / "agent.sock"))
+        wrapper.sendall(encode("start", start))
+        wrapper.recv(65536)
+        wrapper.sendall(encode("run", run | {"code": "00"})[:-2])
+
+    wait_until(lambda: _outcomes(site))
+    assert _outcomes(site) == ["lost"]
+    assert site.server.pings() == []
 
 
 def test_a_later_attempt_is_lost_as_the_job_that_lent_its_settings(site: Site) -> None:
