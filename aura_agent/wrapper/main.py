@@ -218,13 +218,16 @@ class _Run:
     def _introduce(self, ended: Ended) -> None:
         """While the job runs: put on record that it does, and learn what the config has to say about it."""
         try:
-            if self._reporter is None:
-                from aura_agent.wrapper.reporting import Reporter
-
-                self._reporter = Reporter(self._options)
-            self._reporter.introduce(ended)
+            self._make_reporter().introduce(ended)
         except Exception as problem:  # noqa: BLE001  # the job runs, and somebody must wait for it
             self._unforeseen(problem)
+
+    def _make_reporter(self) -> "Reporter":
+        if self._reporter is None:
+            from aura_agent.wrapper.reporting import Reporter
+
+            self._reporter = Reporter(self._options)
+        return self._reporter
 
     def _settle(self) -> None:
         try:
@@ -250,10 +253,13 @@ class _Run:
         deliver(delivery)
 
     def _take_turn(self) -> bool:
-        from aura_agent.report.places import state_dir
         from aura_agent.wrapper.overlap import Turn, job_identity
 
-        directory = state_dir(os.environ, None, os.geteuid())
+        try:
+            directory = self._make_reporter().find_store()
+        except Exception as problem:  # noqa: BLE001  # it keeps the job from running no more than anything else
+            self._unforeseen(problem)
+            return True
         try:
             self._turn = Turn(directory, job_identity(self._options))
         except OSError as problem:

@@ -42,7 +42,7 @@ _CARRIERS = frozenset(
 
 
 class Reporter:
-    """One run's way onto the record. Made once the job is running."""
+    """One run's way onto the record. Made once the job is running; before, if ``--no-overlap`` asks for the store."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -60,6 +60,11 @@ class Reporter:
         self._looked = False  # whether the config has been looked for
         self._store = state_dir(os.environ, None, os.geteuid())
         self._ref, self._no_ref = reference(options)
+
+    def find_store(self) -> str:
+        """Return our store's directory, as the config has it if there is one."""
+        self._look_for_store()
+        return self._store
 
     def introduce(self, ended: Ended) -> None:
         """Put on record that the next attempt has begun; at the first, borrow what the config knows of the run."""

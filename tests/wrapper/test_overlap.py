@@ -36,6 +36,18 @@ def test_a_working_directory_that_is_gone_keeps_no_job_from_running(host: Host) 
     assert "--no-overlap can't be kept: store: No such file or directory" in run.stderr
 
 
+def test_the_turn_is_in_the_store_that_the_config_names(host: Host) -> None:
+    """A container's only writable place may be that one."""
+    config = host.home / "config.toml"
+    config.write_text(f'[agent]\nstate_dir = "{host.home}/named"\n')
+    nowhere = {"AURA_STATE_DIR": "", "XDG_STATE_HOME": "/proc/none", "AURA_CONFIG": str(config)}
+
+    ran = host.run(*_NO_OVERLAP, "true", env=host.environment | nowhere)
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert len(list((host.home / "named" / "locks").iterdir())) == 1
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
 def test_containers_that_share_a_store_see_each_other_run(host: Host) -> None:
