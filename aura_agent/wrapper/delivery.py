@@ -1,7 +1,10 @@
 """aura-run's own delivery, where no daemon does it: what waits in our store, for a bounded time, after the job."""
 
+import logging
 import os
 import signal
+import sys
+import warnings
 from time import monotonic
 
 from aura_agent.config.models import ApiSettings
@@ -23,6 +26,7 @@ def deliver(what: Delivery) -> None:
 
     Then call hooks. Each of the two takes ``wait_s`` at the most.
     """
+    _silence_python()
     report = Report.from_fields(what.report)
     _end_after(what.options.wait_s)
     if report.outcome is Outcome.SUCCEEDED or not (what.served or what.path is None):
@@ -33,6 +37,15 @@ def deliver(what: Delivery) -> None:
         from aura_agent.wrapper.hooks import call_hooks
 
         call_hooks(what, report, deadline - monotonic())
+
+
+def _silence_python() -> None:
+    """Where descriptors or memory are short, asyncio fails in places that nobody waits for, and Python prints that with
+    a traceback. What people can mend is a line of ours.
+    """
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
+    logging.disable()
 
 
 def _end_after(wait_s: float) -> None:
@@ -60,6 +73,9 @@ def _send(what: Delivery, report: Report) -> None:
         delivered = _deliver(what, deadline - monotonic(), report if in_memory else None)
     except AuraError as problem:
         warn(what.store, "delivery", str(problem))
+    except (OSError, MemoryError) as problem:  # ulimit is the job's, and ours with it
+        why = problem.strerror if isinstance(problem, OSError) else "out of memory"
+        warn(what.store, "delivery", f"no ping can be sent now: {why}")
     else:
         if delivered and in_memory:
             what.done()

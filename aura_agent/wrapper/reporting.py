@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
+_MAX_NAME_CHARS = 4000
 _MAX_TAIL_CHARS = 50_000
 _TOO_LONG = "[the output is left out: it has too many bytes that are no text]\n"
 
@@ -361,6 +362,8 @@ def reference(options: Options) -> tuple[str | None, str]:
     if options.ping_url is not None:
         return _ping_url(options.ping_url)
     if options.heartbeat is not None:
+        if len(options.heartbeat) > _MAX_NAME_CHARS:
+            return None, "the heartbeat's name is too long to be one: no ping is sent; the job ran all the same"
         return f"heartbeat:{options.heartbeat}", ""
     if options.job_found is False:
         return None, ""  # said when the job was looked for; a guess could feed another heartbeat than the job's

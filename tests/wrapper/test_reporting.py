@@ -379,6 +379,33 @@ def test_a_spool_file_that_is_no_report_is_set_aside_with_a_line(alone: Site) ->
     assert len(alone.server.pings("beat")) == 2
 
 
+@pytest.mark.parametrize(
+    "limit", [(resource.RLIMIT_NOFILE, 8), (resource.RLIMIT_AS, 60_000_000)], ids=["fds", "memory"]
+)
+def test_a_jobs_narrow_limits_cost_no_traceback_and_no_ping(alone: Site, limit: tuple[int, int]) -> None:
+    """What they don't let us send now is sent by the next run; it is a line at the most, and the status is the job's."""
+    limited = alone.run(
+        "-H", "beat", "--", "true", preexec_fn=lambda: resource.setrlimit(limit[0], (limit[1], limit[1]))
+    )
+    alone.server.create_heartbeat("other")
+    ended = alone.run("-H", "other", "--", "true")
+
+    assert (limited.returncode, ended.returncode, ended.stderr) == (0, 0, b"")
+    assert len(limited.stderr.splitlines()) <= 1
+    assert b"internal error" not in limited.stderr
+    assert {ping.name for ping in alone.server.pings()} == {"beat", "other"}
+    assert alone.waiting() == 0
+
+
+def test_a_name_that_is_none_is_said_once(host: Host) -> None:
+    """It would fit into no report; nothing is kept of it, and the job runs."""
+    first, again = (host.run("--no-wait", "-H", "x" * 5000, "--", "sh", "-c", "exit 3") for _ in range(2))
+
+    assert (first.returncode, again.returncode, again.stderr) == (3, 3, b"")
+    assert b"too long" in first.stderr
+    assert host.reports() == []
+
+
 def test_a_database_that_others_keep_locked_is_nobodys_concern(alone: Site) -> None:
     """The report is safe, and whoever comes next sends it: nothing is printed."""
     assert alone.run("-H", "beat", "--", "true").returncode == 0
