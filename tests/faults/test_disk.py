@@ -1,15 +1,16 @@
-"""The daemon's disk under its hands: full and full again, gone, or locked by somebody else."""
+"""The daemon's disk under its hands: full and full again, failing, gone, or locked by somebody else."""
 
 import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
 
@@ -58,6 +59,68 @@ def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_accepted(sit
 
 def _is_healthy(site: Site) -> bool:
     return '"healthy": true' in site.agent("status", "--json").stdout
+
+
+@pytest.mark.root
+@_ROOT
+@pytest.mark.parametrize("with_daemon", [True, False])
+@pytest.mark.parametrize("spoil", [PowerCut.fail, PowerCut.turn_read_only])
+def test_a_disk_that_fails_costs_a_line_and_not_the_pings_to_come(
+    site: Site, tmp_path: Path, spoil: Callable[[PowerCut], None], with_daemon: bool
+) -> None:
+    """EIO, or read-only for the kernel's fear: jobs end as they end, a success is told, a failure is not.
+
+    Once the disk is mended, what was accepted before is sent too.
+    """
+    for name in ("beat", "kept"):
+        site.server.create_heartbeat(name, expected_interval=3600)
+    with PowerCut(tmp_path) as disk:
+        site.extra["AURA_STATE_DIR"] = str(disk.path / "state")
+        if with_daemon:
+            site.start()
+        assert site.run("-H", "beat", "--", "true").returncode == 0
+        wait_until(lambda: len(site.server.pings("beat")) == 1)
+        site.server.refuse()
+        assert site.run("-H", "kept", "--no-wait", "--", "true").returncode == 0
+        spoil(disk)
+        site.server.accept()
+
+        good = site.run("-H", "beat", "--", "true")
+        bad = site.run("-H", "beat", "--", "sh", "-c", "exit 8")
+
+        assert (good.returncode, bad.returncode) == (0, 8)
+        assert len((good.stderr + bad.stderr).splitlines()) == 1
+        assert len(site.server.pings("beat")) == 2
+        if with_daemon:
+            assert site.daemon is not None
+            assert site.daemon.poll() is None
+            status = site.agent("status")
+            assert (status.returncode, len(status.stderr.splitlines())) in ((0, 0), (1, 1)), status.stderr
+            assert site.events("store.failed")
+            site.kill()
+        disk.unmount()
+        disk.mount()
+        assert [row["state"] for row in site.queue()] == ["waiting"]
+        assert site.agent("queue", "flush").returncode == 0
+        assert len(site.server.pings("kept")) == 1
+
+
+def test_a_database_of_a_newer_version_is_left_alone(site: Site) -> None:
+    """After a downgrade the daemon doesn't guess what the file means: a line says so, and jobs are told of without it."""
+    site.server.create_heartbeat("beat")
+    assert site.run("-H", "beat", "--", "true").returncode == 0
+    with closing(sqlite3.connect(site.state / "outbox.db")) as database:
+        database.execute("PRAGMA user_version=1000")
+
+    refused = site.agent("run")
+    ended = site.run("-H", "beat", "--", "true")
+
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "newer aura-agent" in refused.stderr
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (0, 1)
+    assert b"newer aura-agent" in ended.stderr
+    assert len(site.server.pings("beat")) == 2
+    assert site.rows("PRAGMA user_version") == [(1000,)]
 
 
 def test_a_state_directory_that_is_removed_under_the_daemon(site: Site) -> None:

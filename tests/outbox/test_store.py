@@ -820,6 +820,35 @@ def test_of_two_attempts_under_way_in_what_turns_out_to_be_one_the_first_end_is_
     assert at.states()[second.run_id] == "delivered"
 
 
+@pytest.mark.parametrize("known_before", [True, False])
+def test_a_name_that_several_heartbeats_have_is_nobodys(at: Bench, known_before: bool) -> None:
+    """Nothing is sent to one of them at random: the resolver is asked, and says which there are."""
+    url, wall_ns = Secret("http://127.0.0.1:9/ping/x"), at.clock.read().wall_ns
+    both = [CachedHeartbeat(id_, "backup", 3600, 600, "up", None, url, wall_ns) for id_ in ("id-1", "id-2")]
+    if known_before:
+        at.outbox.remember(both)
+    at.run()
+    at.outbox.remember(both)
+
+    claim = at.outbox.claim(10)
+
+    assert claim.attempts == ()
+    assert [stream.heartbeat_id for stream in claim.unresolved] == [None]
+
+
+def test_a_lease_of_an_earlier_boot_holds_nothing_up(at: Bench) -> None:
+    """Its end is an instant of a clock that has begun anew."""
+    at.know("backup")
+    run_id = at.run()
+    assert _only(at.outbox.claim(10)).run_id == run_id
+    at.outbox.close()
+    at.clock.reading = Reading(5 * SECOND_NS, at.clock.reading.wall_ns + 60 * SECOND_NS)
+
+    at.outbox = open_outbox(at.directory, at.clock, boot_id="the next")
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+
+
 def test_a_stream_that_goes_over_to_a_busy_one_leaves_it_its_lease(at: Bench) -> None:
     """The heartbeat was deleted and created anew, and pings of both are under way: the end of one ends one."""
     at.know("backup", "id-before")
