@@ -92,6 +92,7 @@ class Scheduler:
                 self._in_turn.discard(name)
                 self._on_record.discard(name)
         self._laid_out = True
+        self._schedules.clear()
         self._lay_out()
         self._changed.set()
 
@@ -206,7 +207,7 @@ class Scheduler:
         was_set_back, self._looked_at = now < self._looked_at, now
         if not (was_set_back or self._ahead):
             return
-        disregarded = 0
+        changed, disregarded = False, 0
         for name, job in self._jobs.items():
             before = self._last[name], self._ahead.pop(name, ())
             last, ahead = place = go_on(*before, now) if job.durable else (min(before[0], now), ())
@@ -214,13 +215,15 @@ class Scheduler:
             if ahead:
                 self._ahead[name] = ahead
             if place != before:
+                changed = True
                 disregarded += len(ahead) > len(before[1])
                 self._on_record.discard(name)
         held = [self._last[name] for name in self._jobs if self._last[name] - now > _SET_BACK]
         if held or disregarded:
             until = max(held).isoformat() if held else None
             self._observer.note("clock.set_back", waiting=len(held), until=until, disregarded=disregarded)
-        self._lay_out()
+        if changed:
+            self._lay_out()
 
     def _plan_due(self) -> list[tuple[Timed, Due, datetime]]:
         """Take what is due off the heap; return it with the last fire time before it.

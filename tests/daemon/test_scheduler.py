@@ -289,7 +289,7 @@ async def test_missed_fire_times_are_made_up_for_one_after_the_other(tmp_path: P
     alone = "import pathlib, time\np = pathlib.Path('busy')\np.touch(exist_ok=False)\ntime.sleep(.1)\np.unlink()"
     job = Job(heartbeat="h", command=(sys.executable, "-c", alone), cwd=str(tmp_path))
     async with opened(tmp_path / "state") as worker:
-        for step_s, count in ((0, 0), (300, 1), (60, 4)):
+        for step_s, count in ((0, 0), (300, 1), (60, 5)):
             clock.now += timedelta(seconds=step_s)
             scheduler = Scheduler(worker, clock, Seen(), "boot")
             runner = Runner(
