@@ -158,6 +158,7 @@ class Signals:
         self.terminated_by: int | None = None
         self.hurried = False  # a signal wanted us gone when the job was over
         self._suspended = False
+        self._fetched: _signal.struct_siginfo | None = None  # the last that was waited for with a deadline
 
     def wait(self, job: Job, deadline_boot_ns: int | None = None) -> bool:
         """Wait until *job* has ended; False if it still runs at the deadline. Forwards what is meant for it."""
@@ -228,9 +229,21 @@ class Signals:
             return _signal.sigwaitinfo(wanted)
         while True:
             left_s = max(0.0, (deadline_boot_ns - now()[0]) / 1e9)
-            info = _signal.sigtimedwait(wanted, min(left_s, _LONGEST_SLEEP_S))
+            sleep_s = min(left_s, _LONGEST_SLEEP_S)
+            last_ns = now()[0] + int(sleep_s * 1e9)
+            info = _signal.sigtimedwait(wanted, sleep_s)
+            if info is not None and sleep_s and now()[0] >= last_ns and self._is_left_over(info, wanted):
+                info = None
+            if info is not None:
+                self._fetched = info
             if info is not None or left_s <= _LONGEST_SLEEP_S:
                 return info
+
+    def _is_left_over(self, info: "_signal.struct_siginfo", wanted: frozenset[int]) -> bool:
+        """Whether *info* is what lay on the stack: Python returns that as if it were a signal if we were stopped
+        (SIGSTOP) and go on when the time is over (signal_sigtimedwait_impl in Modules/signalmodule.c).
+        """
+        return info.si_signo not in wanted or info.si_errno != 0 or info == self._fetched
 
     def _handle(self, info: "_signal.struct_siginfo", job: Job) -> None:
         signum = info.si_signo

@@ -161,6 +161,17 @@ def test_a_full_stderr_that_nobody_reads_keeps_no_timeout_from_its_end(host: Hos
     job.communicate()
 
 
+@pytest.mark.parametrize("before_s", ["0.01", "0.02", "0.03"])
+def test_a_wrapper_that_is_stopped_for_a_while_goes_on_as_if_nothing_had_been(host: Host, before_s: str) -> None:
+    """As a debugger or a freezer does it, here in the first moments, when aura-run waits with a deadline."""
+    script = f"sleep {before_s}; kill -STOP $PPID; sleep .1; kill -CONT $PPID; sleep .1; exit 3"
+
+    ended = host.run(*QUEUE, "--", "sh", "-c", script)
+
+    assert (ended.returncode, ended.stderr) == (3, b"")
+    assert host.report()["code"] == "3"
+
+
 def test_a_signal_to_us_reaches_a_job_with_a_timeout(host: Host) -> None:
     """It has a group of its own then, so that nobody else can tell it."""
     job = host.start(*QUEUE, "--timeout", "1000s", "--", "sh", "-c", "echo $$; exec sleep 1000")
