@@ -205,7 +205,7 @@ async def _built(
                 base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory
             ).client_factory()
 
-        for heartbeat in await worker.call(lambda outbox: outbox.streams.cached()):
+        for heartbeat in await worker.call(lambda outbox: outbox.heartbeats.all()):
             if heartbeat.ping_url is not None:
                 redactor.add(heartbeat.ping_url.reveal())
         skew = Skew()

@@ -29,8 +29,8 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Silence
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import Resolver
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import wire
 from aura_agent.report.boots import current_boot_id

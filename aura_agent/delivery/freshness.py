@@ -7,7 +7,7 @@ heartbeat has its own moment for that, so that a fleet which started together do
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aura_agent.outbox.streams import CachedHeartbeat
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.schedule.jitter import stable_jitter_s
 
 FACTS_S = 86_400.0

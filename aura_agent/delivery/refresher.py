@@ -23,8 +23,8 @@ from aura_agent.clock import Clock
 from aura_agent.delivery.freshness import Refresh, plan
 from aura_agent.delivery.resolver import ODD_ANSWERS, THIS_ONE, UNKNOWN_NAME_S, Resolver, ambiguous
 from aura_agent.errors import StoreError
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref
 
@@ -154,7 +154,7 @@ class Refresher:
         names = self._wanted
 
         def look(outbox: Outbox) -> tuple[dict[str, list[CachedHeartbeat]], int]:
-            return {name: outbox.streams.find(Ref.HEARTBEAT + name) for name in names}, len(outbox.streams.cached())
+            return {name: outbox.heartbeats.find(Ref.HEARTBEAT + name) for name in names}, len(outbox.heartbeats.all())
 
         return await self._worker.call(look)
 

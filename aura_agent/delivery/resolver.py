@@ -32,8 +32,8 @@ from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.standing import Degraded, Standing
 from aura_agent.outbox.claims import Unresolved
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
@@ -128,7 +128,7 @@ class Resolver:
 
         A heartbeat that is gone gives way to the one that has its name now.
         """
-        cached = await self._worker.call(lambda outbox: outbox.streams.cached_url(heartbeat_id))
+        cached = await self._worker.call(lambda outbox: outbox.heartbeats.url(heartbeat_id))
         if failed_url is not None and cached != failed_url:
             return Fresh.CHANGED  # somebody has asked meanwhile
         if not self.can_ask or self._confirmed_just_now(heartbeat_id):
@@ -265,7 +265,7 @@ class Resolver:
         except NotFound as problem:
             # A collection is always there: this is no Aura.
             raise ApiGarbled(f"{problem}; is the base URL right?", status=problem.status) from problem
-        known = await self._worker.call(lambda outbox: outbox.streams.cached())
+        known = await self._worker.call(lambda outbox: outbox.heartbeats.all())
         if known and not found:
             # More likely a fault of the service than an organization that has lost all it had.
             raise ApiGarbled("the Aura API lists no heartbeat any more: what is known stays")
@@ -328,8 +328,8 @@ def ambiguous(heartbeats: Sequence[CachedHeartbeat]) -> str:
 
 def _find(outbox: Outbox, stream: Unresolved) -> list[CachedHeartbeat]:
     if stream.heartbeat_id is not None:
-        return outbox.streams.find(Ref.HEARTBEAT + stream.heartbeat_id)
-    return next((found for ref in stream.refs if (found := outbox.streams.find(ref))), [])
+        return outbox.heartbeats.find(Ref.HEARTBEAT + stream.heartbeat_id)
+    return next((found for ref in stream.refs if (found := outbox.heartbeats.find(ref))), [])
 
 
 def _wanted(stream: Unresolved) -> str:

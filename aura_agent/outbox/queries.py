@@ -205,7 +205,7 @@ def other_feeders(outbox: Readable, last_pings_ns: Mapping[str, int] | None = No
     among them: their pings are not on record.
     """
     if last_pings_ns is None:
-        cached = {heartbeat.id: heartbeat.last_ping_wall_ns for heartbeat in outbox.streams.cached()}
+        cached = {heartbeat.id: heartbeat.last_ping_wall_ns for heartbeat in outbox.heartbeats.all()}
         last_pings_ns = {heartbeat_id: ping_ns for heartbeat_id, ping_ns in cached.items() if ping_ns is not None}
     streams = outbox.connection.execute(
         "SELECT id, heartbeat_id, delivered_wall_ns FROM streams WHERE delivered_wall_ns IS NOT NULL"

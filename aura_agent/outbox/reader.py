@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aura_agent.outbox.database import open_to_read
+from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.streams import Streams
 
@@ -18,6 +19,9 @@ class Readable(Protocol):
 
     @property
     def connection(self) -> sqlite3.Connection: ...
+
+    @property
+    def heartbeats(self) -> Heartbeats: ...
 
     @property
     def streams(self) -> Streams: ...
@@ -31,7 +35,8 @@ class Reader:
     def __init__(self, path: str, hostname: str, now: Callable[[], Moment]) -> None:
         """Raises StoreError."""
         self.connection = open_to_read(path)
-        self.streams = Streams(self.connection, hostname)
+        self.heartbeats = Heartbeats(self.connection, hostname)
+        self.streams = Streams(self.connection, self.heartbeats)
         self.now = now
 
     def close(self) -> None:

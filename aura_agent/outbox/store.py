@@ -22,6 +22,7 @@ from aura_agent.outbox.claims import Attempt, Claim, Dropped, Ended, Rooms, Unre
 from aura_agent.outbox.database import BUSY_TIMEOUT_S, open_database, reading, transaction
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
+from aura_agent.outbox.heartbeats import CachedHeartbeat, Heartbeats
 from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
 from aura_agent.outbox.intake import Intake
 from aura_agent.outbox.jobs import JobMarks
@@ -30,7 +31,7 @@ from aura_agent.outbox.pruning import Bounds, Pruner
 from aura_agent.outbox.reader import Reader
 from aura_agent.outbox.rules import Moment, State
 from aura_agent.outbox.senders import Senders
-from aura_agent.outbox.streams import CachedHeartbeat, Streams
+from aura_agent.outbox.streams import Streams
 from aura_agent.report import boots, spool
 from aura_agent.report.record import Report
 from aura_agent.secret import Secret
@@ -69,7 +70,8 @@ class Outbox:
             raise _unusable(directory, problem) from problem
         self._senders = Senders(directory, owner)
         self._hook_calls = HookCalls(connection)
-        self.streams = Streams(connection, hostname)
+        self.heartbeats = Heartbeats(connection, hostname)
+        self.streams = Streams(connection, self.heartbeats)
         self.jobs = JobMarks(connection)
         self._entries = Entries(connection, self.streams, self._epochs, self._hook_calls)
         self._pruner = Pruner(connection, self._entries, bounds)
@@ -223,7 +225,7 @@ class Outbox:
         """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""
         now = self.now()
         with transaction(self._connection):
-            self.streams.remember(heartbeats, whole=whole)
+            self.heartbeats.remember(heartbeats, whole=whole)
             for stream_id in self.streams.unattached():
                 self._entries.merged(stream_id, now)
 
@@ -231,7 +233,7 @@ class Outbox:
         """Cache a ping URL; return whether it is another one than before."""
         with transaction(self._connection):
             now = self.now()
-            changed = self.streams.remember_url(heartbeat_id, url, wall_ns)
+            changed = self.heartbeats.remember_url(heartbeat_id, url, wall_ns)
             if changed:
                 self.streams.hurry_heartbeat(heartbeat_id)
             for stream_id in self.streams.at_url(url):

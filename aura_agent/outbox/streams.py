@@ -1,14 +1,14 @@
 """Streams: which entries feed one heartbeat, under however many names they came, and what is known of it.
 
-Works inside the transactions of ``aura_agent.outbox.store``; holds the cache of heartbeats and their ping URLs too.
-A ref that names a heartbeat by id, name or command is one stream with it as soon as the cache knows it; before that
-each ref is a stream of its own, merged when the heartbeat is found and before anything is sent.
+Works inside the transactions of ``aura_agent.outbox.store``. A ref that names a heartbeat by id, name or command is one
+stream with it as soon as the cache knows it; before that each ref is a stream of its own, merged when the heartbeat is
+found and before anything is sent.
 """
 
 import sqlite3
-from dataclasses import dataclass
 from hashlib import sha256
 
+from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.hooks import Undelivered
 from aura_agent.outbox.rules import Key, Moment, Stream, age_s
 from aura_agent.report.record import Ref
@@ -17,27 +17,12 @@ from aura_agent.secret import Secret
 _MARKS = ("failed", "delivered", "succeeded")  # keys that outlive their rows
 
 
-@dataclass(frozen=True, slots=True)
-class CachedHeartbeat:
-    """What the store remembers of a heartbeat; instants in nanoseconds since the Unix epoch."""
-
-    id: str
-    name: str
-    interval_s: float | None
-    grace_s: float | None
-    status: str | None
-    last_ping_wall_ns: int | None
-    ping_url: Secret | None
-    listed_wall_ns: int
-    url_wall_ns: int | None = None
-
-
 class Streams:
-    """The streams of one store. *hostname* turns a command's name into ``HOST/name``, which is looked for first."""
+    """The streams of one store, which feed *heartbeats*."""
 
-    def __init__(self, connection: sqlite3.Connection, hostname: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, heartbeats: Heartbeats) -> None:
         self._connection = connection
-        self._hostname = hostname
+        self._heartbeats = heartbeats
 
     # -- from refs to streams ------------------------------------------------------------------------------------
 
@@ -57,22 +42,6 @@ class Streams:
     def refs(self, stream_id: int) -> tuple[str, ...]:
         rows = self._connection.execute("SELECT ref FROM refs WHERE stream_id = ? ORDER BY ref", (stream_id,))
         return tuple(row["ref"] for row in rows)
-
-    def candidates(self, ref: str) -> tuple[str, ...]:
-        """Return the ids or names that *ref* may stand for, in order of preference."""
-        if ref.startswith(Ref.AUTO):
-            name = ref.removeprefix(Ref.AUTO)
-            return (f"{self._hostname}/{name}", name)
-        return (ref.removeprefix(Ref.HEARTBEAT),) if ref.startswith(Ref.HEARTBEAT) else ()
-
-    def find(self, ref: str) -> list[CachedHeartbeat]:
-        """Return the cached heartbeats that *ref* names: none, one, or several of the same name."""
-        for wanted in self.candidates(ref):
-            rows = self._connection.execute("SELECT * FROM heartbeats WHERE id = ?", (wanted,)).fetchall()
-            rows = rows or self._connection.execute("SELECT * FROM heartbeats WHERE name = ?", (wanted,)).fetchall()
-            if rows:
-                return [_cached(row) for row in rows]
-        return []
 
     def attach(self, stream_id: int, heartbeat_id: str, now: Moment) -> int:
         """Make *stream_id* the heartbeat's; return the stream that now is, after a merge if there was one before.
@@ -119,7 +88,7 @@ class Streams:
         row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
         if row is None:
             return None
-        named = {heartbeat.id for ref in self.refs(row["id"]) for heartbeat in self.find(ref)}
+        named = {heartbeat.id for ref in self.refs(row["id"]) for heartbeat in self._heartbeats.find(ref)}
         return (row["id"], named.pop()) if len(named) == 1 and heartbeat_id not in named else None
 
     def detach(self, stream_id: int) -> None:
@@ -319,82 +288,23 @@ class Streams:
             (stream_id,),
         )
 
-    # -- the cache of heartbeats ---------------------------------------------------------------------------------
-
-    def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
-        """Put *heartbeats* into the cache; *whole*: they are all that there are.
-
-        A ping URL that is already there stays unless a new one came, and so does a heartbeat that a whole listing
-        lacks; only its name goes over to one that has it now.
-        """
-        self._connection.executemany(
-            "INSERT INTO heartbeats"
-            " (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns, url_wall_ns)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name,"
-            " interval_s = excluded.interval_s, grace_s = excluded.grace_s, status = excluded.status,"
-            " last_ping_wall_ns = excluded.last_ping_wall_ns, listed_wall_ns = excluded.listed_wall_ns,"
-            " ping_url = coalesce(excluded.ping_url, heartbeats.ping_url),"
-            " url_wall_ns = coalesce(excluded.url_wall_ns, heartbeats.url_wall_ns)",
-            [
-                (
-                    heartbeat.id,
-                    heartbeat.name,
-                    heartbeat.interval_s,
-                    heartbeat.grace_s,
-                    heartbeat.status,
-                    heartbeat.last_ping_wall_ns,
-                    heartbeat.ping_url.reveal() if heartbeat.ping_url else None,
-                    heartbeat.listed_wall_ns,
-                    heartbeat.url_wall_ns,
-                )
-                for heartbeat in heartbeats
-            ],
-        )
-        if not whole:
-            return
-        listed = {heartbeat.id for heartbeat in heartbeats}
-        for name in {heartbeat.name for heartbeat in heartbeats}:
-            rows = self._connection.execute("SELECT id FROM heartbeats WHERE name = ?", (name,)).fetchall()
-            replaced = [(row["id"],) for row in rows if row["id"] not in listed]
-            self._connection.executemany("UPDATE heartbeats SET name = '' WHERE id = ?", replaced)
-
-    def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
-        """Cache the heartbeat's ping URL; return whether it differs from the one before."""
-        row = self._connection.execute("SELECT ping_url FROM heartbeats WHERE id = ?", (heartbeat_id,)).fetchone()
-        self._connection.execute(
-            "UPDATE heartbeats SET ping_url = ?, url_wall_ns = ? WHERE id = ?",
-            (url.reveal(), wall_ns, heartbeat_id),
-        )
-        return row is not None and row["ping_url"] != url.reveal()
-
-    def cached_url(self, heartbeat_id: str) -> Secret | None:
-        row = self._connection.execute("SELECT ping_url FROM heartbeats WHERE id = ?", (heartbeat_id,)).fetchone()
-        return None if row is None or not row["ping_url"] else Secret(row["ping_url"])
-
-    def cached(self) -> list[CachedHeartbeat]:
-        return [_cached(row) for row in self._connection.execute("SELECT * FROM heartbeats ORDER BY name, id")]
-
     # -- private -------------------------------------------------------------------------------------------------
 
     def _heartbeat_of(self, stream: sqlite3.Row) -> str | None:
         if stream["direct_url"] is not None:
-            return self._heartbeat_at(stream["direct_url"])
+            return self._heartbeats.at(stream["direct_url"])
         for ref in self.refs(stream["id"]):
-            found = self.find(ref)
+            found = self._heartbeats.find(ref)
             if found:
                 return found[0].id if len(found) == 1 else None
         return None
 
-    def _heartbeat_at(self, url: str) -> str | None:
-        row = self._connection.execute("SELECT id FROM heartbeats WHERE ping_url = ?", (url,)).fetchone()
-        return None if row is None else row["id"]
-
     def _find_or_insert(self, ref: str) -> int:
         url = ref.removeprefix(Ref.URL) if ref.startswith(Ref.URL) else None
         if url is not None:
-            heartbeat_id = self._heartbeat_at(url)
+            heartbeat_id = self._heartbeats.at(url)
         else:
-            found = self.find(ref)
+            found = self._heartbeats.find(ref)
             heartbeat_id = found[0].id if len(found) == 1 else None
         if heartbeat_id is not None:
             row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
@@ -463,17 +373,3 @@ def _key(row: sqlite3.Row, mark: str) -> Key | None:
     if row[f"{mark}_epoch"] is None:
         return None
     return Key(row[f"{mark}_epoch"], row[f"{mark}_boot_ns"], row[f"{mark}_run"])
-
-
-def _cached(row: sqlite3.Row) -> CachedHeartbeat:
-    return CachedHeartbeat(
-        id=row["id"],
-        name=row["name"],
-        interval_s=row["interval_s"],
-        grace_s=row["grace_s"],
-        status=row["status"],
-        last_ping_wall_ns=row["last_ping_wall_ns"],
-        ping_url=Secret(row["ping_url"]) if row["ping_url"] else None,
-        listed_wall_ns=row["listed_wall_ns"],
-        url_wall_ns=row["url_wall_ns"],
-    )

@@ -37,7 +37,7 @@ class Keeper:
 
     async def resolved(self) -> dict[str, str]:
         """Return the ping URL of each heartbeat that the cache has one for, by name."""
-        cached = await self.worker.call(lambda outbox: outbox.streams.cached())
+        cached = await self.worker.call(lambda outbox: outbox.heartbeats.all())
         return {heartbeat.name: heartbeat.ping_url.reveal() for heartbeat in cached if heartbeat.ping_url}
 
     async def settle(self) -> float:
@@ -116,7 +116,7 @@ async def test_what_a_heartbeat_expects_is_looked_at_about_once_a_day(tmp_path: 
             assert set(asked) == {mine.id, f"{mine.id}/ping-url"}
             assert 22 <= asked.count(mine.id) <= 38
             assert 3 <= asked.count(f"{mine.id}/ping-url") <= 6
-            cached = {each.name: each for each in await at.worker.call(lambda outbox: outbox.streams.cached())}
+            cached = {each.name: each for each in await at.worker.call(lambda outbox: outbox.heartbeats.all())}
 
             assert cached["mine"].interval_s == 1234
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 from aura_agent.delivery.hosts import Hosts
 from aura_agent.outbox.claims import Ended, Rooms
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from aura_agent.clock import Reading
 from aura_agent.outbox.claims import Attempt, Ended
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret

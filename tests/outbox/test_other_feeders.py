@@ -2,8 +2,8 @@
 
 import pytest
 
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.queries import other_feeders
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report.record import Outcome
 from tests.outbox.stores import Bench, delivered, not_delivered
 

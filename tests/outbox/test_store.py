@@ -12,12 +12,12 @@ import pytest
 
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreDamagedError, StoreError
-from aura_agent.outbox.claims import Attempt, Claim
+from aura_agent.outbox.claims import Attempt, Claim, Rooms
+from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.leases import LEASE_S
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.streams import CachedHeartbeat
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
@@ -836,6 +836,44 @@ def test_a_name_that_several_heartbeats_have_is_nobodys(at: Bench, known_before:
     assert [stream.heartbeat_id for stream in claim.unresolved] == [None]
 
 
+def test_a_listing_without_ping_urls_erases_none(at: Bench) -> None:
+    """Aura's lists have none: what was fetched before goes on being pinged."""
+    at.know("backup")
+    at.outbox.remember([CachedHeartbeat("id-backup", "backup", 60, 0, "up", None, None, at.clock.read().wall_ns)])
+    run_id = at.run()
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+
+
+def test_what_is_parked_is_tried_when_people_have_mended_something_and_not_when_a_host_answers(at: Bench) -> None:
+    """An answer to somebody else mends nothing here; a start or a reload may have."""
+    at.know("backup")
+    at.run()
+    attempt = _only(at.outbox.claim(10))
+    not_delivered(at.outbox, attempt, "403", delay_s=3600, parked=True)
+
+    assert at.outbox.claim(10, rooms=Rooms(reopened=frozenset({attempt.host}))).attempts == ()
+    at.outbox.unpark()
+    assert _only(at.outbox.claim(10)).tries == 1
+
+
+def test_what_backs_off_is_due_when_its_host_answers(at: Bench) -> None:
+    """And a delivery ends the trouble: the next success begins without failures behind it."""
+    at.know("backup")
+    at.run()
+    attempt = _only(at.outbox.claim(10))
+    not_delivered(at.outbox, attempt, "503", delay_s=300)
+    assert at.outbox.claim(10).attempts == ()
+
+    attempt = _only(at.outbox.claim(10, rooms=Rooms(reopened=frozenset({attempt.host}))))
+
+    assert attempt.tries == 1
+    later = at.run()
+    delivered(at.outbox, attempt, "200")
+    attempt = _only(at.outbox.claim(10))
+    assert (attempt.run_id, attempt.tries) == (later, 0)
+
+
 def test_a_lease_of_an_earlier_boot_holds_nothing_up(at: Bench) -> None:
     """Its end is an instant of a clock that has begun anew."""
     at.know("backup")
@@ -894,10 +932,10 @@ def test_what_two_streams_remember_holds_for_the_one_that_they_become(at: Bench,
 
 def test_a_stream_that_joins_another_takes_none_of_its_marks_back(at: Bench) -> None:
     """The earlier failure comes with the stream that joins: it is no news."""
+    at.outbox.stream("heartbeat:backup")  # the one that is joined
     at.run(Outcome.FAILED, ref=_BARE_URL)
     began = at.clock.read()
     at.clock.advance(5)
-    at.outbox.stream("heartbeat:backup")
     at.run(Outcome.FAILED, ref="heartbeat:backup")
     at.know("backup")
 

@@ -1,0 +1,122 @@
+"""The cache of Aura's heartbeats: what a listing said of each, and their ping URLs. What is known stays.
+
+Works inside the transactions of ``aura_agent.outbox.store``. A name that commands lend is looked for as ``HOST/name``
+first.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+
+from aura_agent.report.record import Ref
+from aura_agent.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class CachedHeartbeat:
+    """What the store remembers of a heartbeat; instants in nanoseconds since the Unix epoch."""
+
+    id: str
+    name: str
+    interval_s: float | None
+    grace_s: float | None
+    status: str | None
+    last_ping_wall_ns: int | None
+    ping_url: Secret | None
+    listed_wall_ns: int
+    url_wall_ns: int | None = None
+
+
+class Heartbeats:
+    """The cached heartbeats of one store. *hostname* turns a command's name into ``HOST/name``."""
+
+    def __init__(self, connection: sqlite3.Connection, hostname: str) -> None:
+        self._connection = connection
+        self._hostname = hostname
+
+    def candidates(self, ref: str) -> tuple[str, ...]:
+        """Return the ids or names that *ref* may stand for, in order of preference."""
+        if ref.startswith(Ref.AUTO):
+            name = ref.removeprefix(Ref.AUTO)
+            return (f"{self._hostname}/{name}", name)
+        return (ref.removeprefix(Ref.HEARTBEAT),) if ref.startswith(Ref.HEARTBEAT) else ()
+
+    def find(self, ref: str) -> list[CachedHeartbeat]:
+        """Return the cached heartbeats that *ref* names: none, one, or several of the same name."""
+        for wanted in self.candidates(ref):
+            rows = self._connection.execute("SELECT * FROM heartbeats WHERE id = ?", (wanted,)).fetchall()
+            rows = rows or self._connection.execute("SELECT * FROM heartbeats WHERE name = ?", (wanted,)).fetchall()
+            if rows:
+                return [_cached(row) for row in rows]
+        return []
+
+    def at(self, url: str) -> str | None:
+        """Return the id of the heartbeat whose ping URL that is."""
+        row = self._connection.execute("SELECT id FROM heartbeats WHERE ping_url = ?", (url,)).fetchone()
+        return None if row is None else row["id"]
+
+    def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
+        """Put *heartbeats* into the cache; *whole*: they are all that there are.
+
+        A ping URL that is already there stays unless a new one came, and so does a heartbeat that a whole listing
+        lacks; only its name goes over to one that has it now.
+        """
+        self._connection.executemany(
+            "INSERT INTO heartbeats"
+            " (id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url, listed_wall_ns, url_wall_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name,"
+            " interval_s = excluded.interval_s, grace_s = excluded.grace_s, status = excluded.status,"
+            " last_ping_wall_ns = excluded.last_ping_wall_ns, listed_wall_ns = excluded.listed_wall_ns,"
+            " ping_url = coalesce(excluded.ping_url, heartbeats.ping_url),"
+            " url_wall_ns = coalesce(excluded.url_wall_ns, heartbeats.url_wall_ns)",
+            [
+                (
+                    heartbeat.id,
+                    heartbeat.name,
+                    heartbeat.interval_s,
+                    heartbeat.grace_s,
+                    heartbeat.status,
+                    heartbeat.last_ping_wall_ns,
+                    heartbeat.ping_url.reveal() if heartbeat.ping_url else None,
+                    heartbeat.listed_wall_ns,
+                    heartbeat.url_wall_ns,
+                )
+                for heartbeat in heartbeats
+            ],
+        )
+        if not whole:
+            return
+        listed = {heartbeat.id for heartbeat in heartbeats}
+        for name in {heartbeat.name for heartbeat in heartbeats}:
+            rows = self._connection.execute("SELECT id FROM heartbeats WHERE name = ?", (name,)).fetchall()
+            replaced = [(row["id"],) for row in rows if row["id"] not in listed]
+            self._connection.executemany("UPDATE heartbeats SET name = '' WHERE id = ?", replaced)
+
+    def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
+        """Cache the heartbeat's ping URL; return whether it differs from the one before."""
+        row = self._connection.execute("SELECT ping_url FROM heartbeats WHERE id = ?", (heartbeat_id,)).fetchone()
+        self._connection.execute(
+            "UPDATE heartbeats SET ping_url = ?, url_wall_ns = ? WHERE id = ?",
+            (url.reveal(), wall_ns, heartbeat_id),
+        )
+        return row is not None and row["ping_url"] != url.reveal()
+
+    def url(self, heartbeat_id: str) -> Secret | None:
+        row = self._connection.execute("SELECT ping_url FROM heartbeats WHERE id = ?", (heartbeat_id,)).fetchone()
+        return None if row is None or not row["ping_url"] else Secret(row["ping_url"])
+
+    def all(self) -> list[CachedHeartbeat]:
+        return [_cached(row) for row in self._connection.execute("SELECT * FROM heartbeats ORDER BY name, id")]
+
+
+def _cached(row: sqlite3.Row) -> CachedHeartbeat:
+    return CachedHeartbeat(
+        id=row["id"],
+        name=row["name"],
+        interval_s=row["interval_s"],
+        grace_s=row["grace_s"],
+        status=row["status"],
+        last_ping_wall_ns=row["last_ping_wall_ns"],
+        ping_url=Secret(row["ping_url"]) if row["ping_url"] else None,
+        listed_wall_ns=row["listed_wall_ns"],
+        url_wall_ns=row["url_wall_ns"],
+    )
