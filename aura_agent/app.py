@@ -28,6 +28,7 @@ from aura_agent.daemon.scheduler import Scheduler
 from aura_agent.daemon.watcher import Watcher
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
+from aura_agent.delivery.now import send_unkept
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.refresher import Refresher
@@ -250,6 +251,7 @@ async def _built(
             accepted,
             lambda: agent.config.attach.redact,
             scheduler.ended,
+            lambda report: send_unkept(worker, resolver, http, observer, report, allow_insecure=insecure),
         )
         watcher = Watcher(
             worker,

@@ -2,11 +2,12 @@
 
 A run's outcome goes into the outbox and nowhere else: whether it becomes a ping is decided there. Between the end of
 a job and its durable record nothing may be forgotten: what the database doesn't take goes into the spool, and what
-neither takes is offered again until one does.
+neither takes is offered again until one does. No run waits for that.
 """
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,7 @@ from aura_agent.schedule.retry import retry_delay_s
 from aura_agent.units import format_duration
 
 _STORE_TROUBLE_S = 5.0
+_UNKEPT_AT_MOST = 1000  # records in memory, with up to 20 kB of output each
 _REMOVED = "its job has left the config"
 
 
@@ -42,7 +44,8 @@ class Runner:
     """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable.
 
     *redact* returns the patterns in force of what no ping may take along; *ended* hears of the job when its last run
-    that went on has ended. *directory* is the store's, for the spool.
+    that went on has ended. *directory* is the store's, for the spool. *unkept* is given, once, each success that no
+    disk takes yet.
     ``store_problem`` says why an outcome is not on disk yet.
     """
 
@@ -56,6 +59,7 @@ class Runner:
         accepted: Callable[[Report], None],
         redact: Callable[[], Sequence[str]] = tuple,
         ended: Callable[[str], None] = lambda _: None,
+        unkept: Callable[[Report], Coroutine[None, None, None]] | None = None,
     ) -> None:
         self._worker = worker
         self._directory = directory
@@ -64,6 +68,8 @@ class Runner:
         self._boot_id = boot_id
         self._accepted = accepted
         self._tell_ended = ended
+        self._send_unkept = unkept
+        self._unkept: deque[Report] = deque()
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._slots = Slots()
@@ -316,14 +322,38 @@ class Runner:
         )
 
     async def _record(self, report: Report) -> None:
-        """Return once *report* is durable; only the end of the daemon lets go of one that no disk takes."""
-        while not await self._is_kept(report):
-            if self._stopping:
-                return  # no disk takes it: the next daemon finds the run lost, which counts as a failure
+        """Make *report* durable. What no disk takes is kept here, and offered again."""
+        if await self._is_kept(report):
+            return
+        if len(self._unkept) == _UNKEPT_AT_MOST:
+            oldest = self._unkept.popleft()
+            self._observer.note("store.failed", error=f"too much waits for the disk: run {oldest.run_id} is forgotten")
+        self._unkept.append(report)
+        if len(self._unkept) == 1:
+            self._launch(self._offer_again(), "records that no disk takes")
+        if self._send_unkept is not None and not self._stopping and self._is_newest_truth(report):
+            self._launch(self._send_unkept(report), f"unkept success of {report.job}")
+
+    def _is_newest_truth(self, report: Report) -> bool:
+        """Whether *report* is a success that no other record in memory withdraws."""
+        return report.outcome is Outcome.SUCCEEDED and not any(
+            other.outcome.withdraws and other.ref == report.ref and other.started.boot_ns > report.started.boot_ns
+            for other in self._unkept
+        )
+
+    async def _offer_again(self) -> None:
+        """Return once all is durable; only the end of the daemon lets go of what no disk takes.
+
+        The next daemon finds such a run lost, which counts as a failure.
+        """
+        while self._unkept and not self._stopping:
             await asyncio.sleep(_STORE_TROUBLE_S)
-        self._accepted(report)
+            while self._unkept and await self._is_kept(oldest := self._unkept[0]):
+                if self._unkept[0] is oldest:
+                    self._unkept.popleft()
 
     async def _is_kept(self, report: Report) -> bool:
+        """Whether a disk has taken *report*."""
         try:
             await self._worker.accept(report)
         except StoreError as problem:
@@ -331,11 +361,12 @@ class Runner:
             try:
                 spool.write(self._directory, report.run_id, wire.encode("run", report.to_fields()))
             except FileExistsError:
-                return True
+                pass
             except OSError:
                 self.store_problem = str(problem)
                 return False
         self.store_problem = ""
+        self._accepted(report)
         return True
 
 

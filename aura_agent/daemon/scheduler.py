@@ -45,7 +45,8 @@ class Timed:
 class Scheduler:
     """Fires jobs on time. ``replace`` sets them; ``run`` goes on until ``end``.
 
-    ``looked_s`` is when it last looked up, by the event loop's clock. ``store_problem`` says why nothing is started.
+    ``looked_s`` is when it last looked up, by the event loop's clock. ``store_problem`` says why what was started isn't
+    on record.
     """
 
     def __init__(self, worker: OutboxWorker, clock: Clock, observer: Observer, boot_id: str) -> None:
@@ -144,20 +145,19 @@ class Scheduler:
             self._changed.clear()
             sleep_s = 0.0
             try:
+                self._heed_clock()
+                await self._fire_due()
                 if not booted:
                     await self._fire_reboot_jobs()
                     booted = True
-                self._heed_clock()
-                await self._fire_due()
                 sleep_s = self._sleep_s()
                 if self.store_problem:
                     self._observer.note("store.recovered")
                 self.store_problem = ""
             except StoreError as problem:
-                # Starting without a record could run a slot twice after a crash: the run is late, but it is one.
                 self.store_problem = str(problem)
                 self._observer.note("store.failed", error=str(problem))
-                sleep_s = _STORE_TROUBLE_S
+                sleep_s = min(_STORE_TROUBLE_S, self._sleep_s())
             try:
                 async with asyncio.timeout(sleep_s):
                     await self._changed.wait()
@@ -174,17 +174,20 @@ class Scheduler:
         due = self._plan_due()
         # A new job's place too: a fire time that passes before it ever ran, while we are down, is one to catch up.
         new = [job for job in self._jobs.values() if job.name not in self._on_record]
-        marks = {job.name: self._mark(job) for job in (*new, *(job for job, _, _ in due)) if job.durable}
+        marks = {job.name: self._mark(job) for job in (*new, *(job for job, _ in due)) if job.durable}
+        unrecorded: StoreError | None = None
         if marks or self._gone:
             gone = self._gone
             try:
                 await self._worker.call(lambda outbox: outbox.jobs.set_marks(marks, gone))
-            except StoreError:
-                self._take_back(due)
-                raise
-            self._gone = set()
-            self._on_record.update(marks)
-        for job, plan, _ in due:
+            except StoreError as problem:
+                # The job comes first, a full disk or not. Crash before the next try, and the slot may be run again.
+                unrecorded = problem
+                self._on_record.difference_update(marks)
+            else:
+                self._gone = set()
+                self._on_record.update(marks)
+        for job, plan in due:
             for group in plan.skipped:
                 if job.durable:
                     self._observer.note(
@@ -196,6 +199,8 @@ class Scheduler:
                     )
             for start in plan.start:
                 job.fire(start.at, start.reason)
+        if unrecorded is not None:
+            raise unrecorded
 
     def _mark(self, job: Timed) -> Mark:
         ahead = self._ahead.get(job.name, ())
@@ -225,13 +230,13 @@ class Scheduler:
         if changed:
             self._lay_out()
 
-    def _plan_due(self) -> list[tuple[Timed, Due, datetime]]:
-        """Take what is due off the heap; return it with the last fire time before it.
+    def _plan_due(self) -> list[tuple[Timed, Due]]:
+        """Take what is due off the heap, and return it.
 
         Done before anything is awaited: a reload meanwhile must not find the same fire times due again.
         """
         now = self._now()
-        due: dict[str, tuple[Timed, Due, datetime]] = {}
+        due: dict[str, tuple[Timed, Due]] = {}
         while self._heap and self._heap[0][0] <= now:
             _, name = heapq.heappop(self._heap)
             job, last = self._jobs[name], self._last[name]
@@ -251,7 +256,7 @@ class Scheduler:
             if plan is None:
                 continue
             self._last[name] = plan.last_fire
-            due[name] = job, plan, last
+            due[name] = job, plan
             at = self.next_fire(name)
             if at is not None and name not in self._in_turn:
                 heapq.heappush(self._heap, (at, name))
@@ -278,13 +283,6 @@ class Scheduler:
     def _lay_out(self) -> None:
         self._heap = [(at, name) for name in self._jobs if (at := self.next_fire(name)) is not None]
         heapq.heapify(self._heap)
-
-    def _take_back(self, due: list[tuple[Timed, Due, datetime]]) -> None:
-        """None of it happened: it is due again, unless something else was decided about the job meanwhile."""
-        for job, plan, last in due:
-            if self._last.get(job.name) == plan.last_fire:
-                self._last[job.name] = last
-        self._lay_out()
 
     async def _fire_reboot_jobs(self) -> None:
         stored = await self._worker.call(lambda outbox: outbox.jobs.reboot_fires())

@@ -1,6 +1,7 @@
 """Runs at the end of the daemon, and over a store that refuses."""
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,6 +84,28 @@ async def test_what_the_database_refuses_goes_into_the_spool(tmp_path: Path) -> 
         rows = await worker.call(run_rows)
 
     assert [(row.run_id, row.outcome) for row in rows] == [(run_id, "succeeded")]
+
+
+async def test_no_run_waits_for_a_disk_to_take_the_one_before(tmp_path: Path) -> None:
+    """Neither database nor spool takes anything: the next run starts all the same, and both go on record later."""
+    accepted: list[Report] = []
+    async with opened(tmp_path) as worker:
+        runner = _runner(worker, tmp_path, accepted)
+        await refuse(worker, "runs")
+        spool_place = tmp_path / "spool"
+        shutil.rmtree(spool_place, ignore_errors=True)
+        spool_place.touch()
+        ran = []
+        for _ in range(2):
+            ran.append(_fire(runner, "job", _job("pass")))
+            await until(lambda: not runner.running("job"))
+        assert (accepted, bool(runner.store_problem)) == ([], True)
+        await allow(worker)
+        await until(lambda: len(accepted) == 2)
+        rows = await worker.call(run_rows)
+
+    assert [report.run_id for report in accepted] == ran
+    assert {row.run_id for row in rows} == set(ran)
 
 
 async def test_an_expectation_that_cannot_be_judged_is_a_failure(tmp_path: Path) -> None:

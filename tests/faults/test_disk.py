@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,26 @@ def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_accepted(sit
     told = [ping.body.strip() for ping in site.server.pings("beat")]
     assert set(told) == set(accepted)
     wait_until(lambda: site.agent("status", "--json").returncode == 0 and _is_healthy(site), what="health")
+
+
+@pytest.mark.root
+@_ROOT
+def test_a_full_disk_stops_no_job_and_no_ping(site: Site, small: Path) -> None:
+    """The daemon starts what is due on time and sends it from memory; once there is room, all of it is on record."""
+    site.configure(f'[jobs.beat]\nevery = "1s"\nshell = "echo >> {site.home}/ran"\n')
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.start()
+    wait_until(lambda: site.server.pings("beat"), what="a ping before")
+    with (small / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(b"0" * 512)
+    wait_until(lambda: site.events("store.failed"), what="a word about the disk")
+    heard, ran = len(site.server.pings("beat")), (site.home / "ran").stat().st_size
+    wait_until(lambda: (site.home / "ran").stat().st_size > ran + 2, what="runs on a full disk")
+    wait_until(lambda: len(site.server.pings("beat")) > heard + 2, what="their pings")
+    (small / "filler").unlink()
+    wait_until(lambda: _is_healthy(site), what="health")
+    wait_until(lambda: site.rows("SELECT count(*) FROM runs")[0][0] >= (site.home / "ran").stat().st_size - 1)
 
 
 def _is_healthy(site: Site) -> bool:
