@@ -9,6 +9,7 @@ so that its supervisor starts it anew.
 
 import asyncio
 import fcntl
+import gc
 import os
 import random
 import signal
@@ -77,6 +78,8 @@ async def run_agent(config: Config, path: str | None, load: Callable[[], Config]
         if config.agent.reload_on_change and path is not None:
             daemon.vitals.start(_tell_of_changes(path, load, daemon, signals.reload), "config watch")
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
+        gc.collect()
+        gc.freeze()  # what the daemon is built of stays: a minute full of runs need not look through it again and again
         await signals.stop.wait()
         notifier.stopping()
         await daemon.stop(signals.hurry)

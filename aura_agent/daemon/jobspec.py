@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from aura_agent.config.models import Job
-from aura_agent.process.account import job_environment, resolve_account
+from aura_agent.process.account import Account, job_environment, resolve_account
 from aura_agent.process.envfile import read_env_file
 from aura_agent.process.failure import SpawnFailed
 from aura_agent.process.spawn import Output, SpawnSpec
@@ -31,9 +31,7 @@ def spawn_spec(job: Job) -> SpawnSpec:
         argv=tuple(job.command or ()),
         shell_text=job.shell,
         shell=job.shell_program,
-        env=job_environment(
-            account, _our_environment(), _own_variables(job), inherit=job.inherit_env, shell=job.shell_program
-        ),
+        env=_environment(account, tuple(job.inherit_env), job.shell_program) | _own_variables(job),
         cwd=job.cwd,
         account=account,
         umask=int(job.umask, 8) if job.umask is not None else DEFAULT_UMASK,
@@ -45,9 +43,9 @@ def spawn_spec(job: Job) -> SpawnSpec:
 
 
 @cache
-def _our_environment() -> dict[str, str]:
-    """Return our environment, which nothing changes: to decode it for each run costs half as much as the fork."""
-    return dict(os.environ)
+def _environment(account: Account, inherit: tuple[str, ...], shell: str) -> dict[str, str]:
+    """Return what jobs that agree in these have in common; our own environment, which it is made of, never changes."""
+    return job_environment(account, os.environ, inherit=inherit, shell=shell)
 
 
 def _own_variables(job: Job) -> dict[str, str]:
