@@ -259,10 +259,12 @@ class Courier:
             self._skew.hear(sent.ahead_s)
         self._judge_host(attempt, answer, answered=sent.status is not None)
         try:
-            self._ended.append(await self._conclude(attempt, answer, sent.duration_s))
+            ended = await self._conclude(attempt, answer, sent.duration_s)
         except StoreError as problem:
             # Nothing is on record: the lease runs out and the ping goes out again, which Aura can stand.
             self._trouble(problem)
+        else:
+            self._ended.append(ended)
 
     def _judge_host(self, attempt: Attempt, answer: Answer, *, answered: bool) -> None:
         """Note what the answer says of its host; what waits for one that answers again is due."""

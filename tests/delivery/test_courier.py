@@ -118,6 +118,22 @@ async def test_a_404_while_the_api_fails_is_not_parked(aura: DevServer, at: Disp
     assert at.heard.count("ping.parked") == 0
 
 
+async def test_how_an_attempt_ended_is_put_on_record_whatever_goes_on_meanwhile(aura: DevServer, at: Dispatch) -> None:
+    """While the API is asked for one ping's new URL, another ping goes out; the first one's end isn't lost over that."""
+    aura.create_heartbeat("backup")
+    aura.create_heartbeat("other")
+    await at.run("backup")
+    await at.run("other")
+    await at.drain()
+    aura.change_ping_url("backup")
+    aura.set_fault("slow", target="api", delay_s=1.0, times=1)
+    async with at.running():
+        moved = await at.run("backup")
+        await until(lambda: 404 in [request.status for request in aura.requests()])
+        await at.settled(await at.run("other"), "delivered")
+        await at.settled(moved, "delivered")
+
+
 async def test_a_heartbeat_that_was_created_anew_is_found_by_its_name(aura: DevServer, at: Dispatch) -> None:
     """Deleted and created again in Aura: the same name is another heartbeat now."""
     aura.create_heartbeat("backup")
