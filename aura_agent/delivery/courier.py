@@ -9,6 +9,7 @@ one, it gives the lease back, or that runs out, and the entry is sent again.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 
 MAX_RATE_PER_S = 50.0  # pings that begin, unless the config says otherwise
+GATHER_S = 0.05  # between two looks that reports call for: those that come in a row share them
 PARKED_S = 3600.0
 SPOOL_S = 60.0  # a wrapper that found us too slow to answer wrote to the spool, and nothing tells us
 _STORE_TROUBLE_S = 5.0
@@ -72,6 +74,8 @@ class Courier:
         self._pace: Pace | None = None  # there is no time yet to begin it at
         self._reopened: set[str] = set()
         self._wake = asyncio.Event()
+        self._looked_s = -math.inf
+        self._calling: asyncio.TimerHandle | None = None
         self._ending = False
         self._under_way: set[asyncio.Task[None]] = set()
         self._ended: list[Ended] = []  # not on record yet
@@ -81,7 +85,16 @@ class Courier:
         self.store_problem = ""
 
     def wake(self) -> None:
-        """There may be something to send."""
+        """There may be something to send: it is looked for at once, or ``GATHER_S`` after the last time."""
+        loop = asyncio.get_running_loop()
+        wait_s = self._looked_s + GATHER_S - loop.time()
+        if wait_s <= 0:
+            self._wake.set()
+        elif self._calling is None:
+            self._calling = loop.call_later(wait_s, self._called)
+
+    def _called(self) -> None:
+        self._calling = None
         self._wake.set()
 
     def heard_from(self, host: str) -> None:
@@ -169,7 +182,7 @@ class Courier:
 
         Without *probing*, a host that is down is left alone.
         """
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._looked_s = asyncio.get_running_loop().time()
         if self._pace is None:
             self._pace = Pace(self._max_rate_per_s, now_s)
         free = max(0, min(self._limit - len(self._under_way), self._pace.allows(now_s)))

@@ -61,7 +61,7 @@ class OutboxWorker:
             self._pending.append((report, accepted))
             first = len(self._pending) == 1
         if first:
-            loop.run_in_executor(self._thread, self._accept_pending, loop)
+            self._thread.submit(self._accept_pending, loop)
         return await accepted
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ program runs (a ping URL is learned long after the start) and may be asked about
 import threading
 from bisect import bisect_left
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,13 +21,21 @@ MIN_CHARACTERS = 6  # shorter values would cut ordinary words out of the log
 _MAX_DEPTH = 6
 
 
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """Secrets, the longest first, and how many characters each has, below zero: to be searched."""
+
+    secrets: tuple[str, ...]
+    shortness: tuple[int, ...]
+
+
 class Redactor:
     """A structlog processor that knows the secrets of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._added: dict[str, None] = {}
-        self._longest_first: tuple[str, ...] | None = ()
+        self._longest_first: _Sorted | None = _Sorted((), ())
 
     def add(self, value: str) -> None:
         """Hide *value* from now on; of a URL also its path and query alone, as HTTP libraries show them."""
@@ -45,9 +54,9 @@ class Redactor:
         """Return *text* without any secret."""
         if len(text) < MIN_CHARACTERS:
             return text
-        secrets = self._longest_first or self._sorted()
+        known = self._longest_first or self._sorted()
         # None that is longer can be in it: of thousands of URLs that leaves few for most of what is logged.
-        for secret in secrets[bisect_left(secrets, -len(text), key=_shortness) :]:
+        for secret in known.secrets[bisect_left(known.shortness, -len(text)) :]:
             if secret in text:
                 text = text.replace(secret, HIDDEN)
         return text
@@ -70,19 +79,16 @@ class Redactor:
         cleaned: MutableMapping[str, Any] = self.clean(dict(event))
         return cleaned
 
-    def _sorted(self) -> tuple[str, ...]:
+    def _sorted(self) -> "_Sorted":
         with self._lock:
-            self._longest_first = tuple(sorted(self._added, key=len, reverse=True))
+            secrets = tuple(sorted(self._added, key=len, reverse=True))
+            self._longest_first = _Sorted(secrets, tuple(-len(secret) for secret in secrets))
             return self._longest_first
 
     def _under(self, key: object, value: object, depth: int) -> Any:
         if isinstance(key, str) and key.lower().replace("-", "_") in SECRET_KEYS and value is not None:
             return HIDDEN
         return self.clean(value, depth + 1)
-
-
-def _shortness(secret: str) -> int:
-    return -len(secret)
 
 
 def _forms(value: str) -> list[str]:
