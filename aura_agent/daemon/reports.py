@@ -11,11 +11,12 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aura_agent.clock import Clock
 from aura_agent.config.lend import lend, matching_jobs
 from aura_agent.config.models import Config
-from aura_agent.daemon.peers import Peer, may_report, peer_of
+from aura_agent.daemon.peers import may_report, peer_of
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
@@ -67,102 +68,172 @@ class ReportServer:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: set[_Connection] = set()
         self._concluding: set[asyncio.Task[None]] = set()
         self._stopping = False
 
     async def listen(self, path: str) -> None:
         """Open the socket at *path*, 0666 in its directory. Raises OSError."""
         bound = bind_socket(path, 0o666)
-        self._server = await asyncio.start_unix_server(self._connected, sock=bound, limit=wire.MAX_LINE_BYTES)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self._desk, self), sock=bound)
 
     async def close(self) -> None:
         """Stop listening and hang up; a run that still goes on will find its way through the spool."""
         self._stopping = True
         if self._server is not None:
             self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, *self._concluding, return_exceptions=True)
+        for connection in self._connections:
+            connection.hang_up()
+        await asyncio.gather(*self._concluding, return_exceptions=True)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        conversation = _Conversation(self._desk, peer_of(writer.get_extra_info("socket")))
-        try:
-            if len(self._connections) > MAX_CONNECTIONS:
-                writer.write(wire.encode("busy", {"reason": "too many connections"}))
-                return
-            while (line := await reader.readline()).endswith(b"\n"):  # a line without its end says something else
-                writer.write(await conversation.answer(line))
-                await writer.drain()
-        except (OSError, ValueError):
-            pass  # the other end is gone, or sent a line beyond the limit: the finally clause draws the conclusion
-        except asyncio.CancelledError:
-            pass  # we are stopping: nothing is concluded from that
-        finally:
-            self._connections.discard(task)
-            writer.close()
-            if not self._stopping and conversation.open is not None:
-                self._concluding.add(task)
-                await conversation.hung_up()
-                self._concluding.discard(task)
+    def admits(self, connection: "_Connection") -> bool:
+        """Take note of a new connection; False: there are too many."""
+        self._connections.add(connection)
+        return len(self._connections) <= MAX_CONNECTIONS
+
+    def ended(self, connection: "_Connection", lost: Report | None) -> None:
+        """A connection has ended; *lost* is the run that has no outcome now. As we stop, nothing follows from that."""
+        self._connections.discard(connection)
+        if lost is None or self._stopping:
+            return
+        ended = self._desk.clock.read()
+        task = asyncio.create_task(self._desk.conclude(replace(lost, ended=ended)), name=f"lost {lost.job}")
+        self._concluding.add(task)
+        task.add_done_callback(self._concluding.discard)
 
 
-class _Conversation:
-    """What one connection has said so far."""
+class _Connection(asyncio.Protocol):
+    """What one connection has said so far. Its lines are answered one after the other, each before the next is read.
 
-    def __init__(self, desk: Desk, peer: Peer) -> None:
+    No task and no stream: a report is little more than one line and one answer, and many may come at once.
+    """
+
+    def __init__(self, desk: Desk, server: ReportServer) -> None:
         self._desk = desk
-        self._peer = peer
+        self._server = server
+        self._received = b""
+        self._at_end = False
+        self._full = False  # the other end doesn't read our answers
+        self._hung_up = False
+        self._keeping: asyncio.Future[bool] | None = None
         self._refused = False
-        self.open: Report | None = None  # how the run would be reported if it were lost now
+        self._open: Report | None = None  # how the run would be reported if it were lost now
 
-    async def answer(self, line: bytes) -> bytes:
-        """Return the answer to one line."""
+    # -- what asyncio calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._peer = peer_of(transport.get_extra_info("socket"))
+        if not self._server.admits(self):
+            transport.write(wire.encode("busy", {"reason": "too many connections"}))
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        self._go_on()
+
+    def eof_received(self) -> bool:
+        self._at_end = True
+        self._go_on()
+        return True  # what has been said is answered first
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # gone is gone
+        self._hung_up = self._at_end = True
+        self._full = False
+        self._go_on()  # what was said before counts
+
+    # -- the conversation ------------------------------------------------------------------------------------------
+
+    def hang_up(self) -> None:
+        """Hear no more; what is being kept is kept."""
+        self._received = b""
+        self._transport.abort()
+
+    def _go_on(self) -> None:
+        """Answer what can be answered now, and end when nothing more can come."""
+        while not (self._keeping or self._full):
+            line, newline, rest = self._received.partition(b"\n")
+            if len(line) > wire.MAX_LINE_BYTES or (self._at_end and not newline):
+                self._received = b""
+                self._end()
+                return
+            if not newline:
+                break
+            self._received = rest
+            self._hear(line)
+        if len(self._received) > wire.MAX_LINE_BYTES:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        if self._hung_up:
+            self._server.ended(self, self._open)
+        else:
+            self._transport.close()
+
+    def _hear(self, line: bytes) -> None:
         try:
             verb, fields = wire.decode(line.strip())
             if not self._may_report(fields.get("job", "")):
                 if not self._refused:
                     self._desk.observer.note("report.refused", user=self._peer.user)
                 self._refused = True
-                return wire.encode("refused", {"reason": f"{self._peer.user} is not among them"})
-            if verb == "start":
-                return self._start(fields)
-            if verb == "run":
-                return await self._run(fields)
+                self._answer("refused", {"reason": f"{self._peer.user} is not among them"})
+            elif verb == "start":
+                self._begin(fields)
+            elif verb == "run":
+                self._keep(Report.from_fields(fields))
+            else:
+                self._answer("busy", {"reason": f"unknown verb {verb[:40]}"})
         except ValueError as problem:
-            return wire.encode("busy", {"reason": f"not understood: {problem}"})
-        return wire.encode("busy", {"reason": f"unknown verb {verb[:40]}"})
+            self._answer("busy", {"reason": f"not understood: {problem}"})
 
-    async def hung_up(self) -> None:
-        """The connection is gone: a run that was begun on it and has no outcome is lost."""
-        if self.open is not None:
-            await self._desk.conclude(replace(self.open, ended=self._desk.clock.read()))
+    def _answer(self, verb: str, fields: dict[str, str]) -> None:
+        if not self._hung_up:
+            self._transport.write(wire.encode(verb, fields))
 
-    def _start(self, fields: dict[str, str]) -> bytes:
+    def _begin(self, fields: dict[str, str]) -> None:
         config = self._desk.config()
         argv = fields.get("argv")
         names = matching_jobs(config, argv.split("\0")) if argv else []
         lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
         if "heartbeat" in lent:
             fields |= {"job": lent["job"], "ref": f"{Ref.HEARTBEAT}{lent['heartbeat']}"}
-        self.open = Report.lost(fields, "aura-run went away without an outcome")
+        self._open = Report.lost(fields, "aura-run went away without an outcome")
         # Who shares our user has our store, and would have to read the config to find it.
         store = self._desk.directory if self._peer.uid == os.geteuid() else ""
-        return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact), "store": store})
+        self._answer("job", lent | {"redact": "\0".join(config.attach.redact), "store": store})
 
-    async def _run(self, fields: dict[str, str]) -> bytes:
-        report = self._redacted(Report.from_fields(fields))
+    def _keep(self, report: Report) -> None:
+        report = self._redacted(report)
+        self._keeping = self._desk.worker.accept(report)
+        self._keeping.add_done_callback(partial(self._kept, report))
+
+    def _kept(self, report: Report, keeping: asyncio.Future[bool]) -> None:
+        """The report is on disk, or can't be."""
+        self._keeping = None
         try:
-            await self._desk.accept(report)
+            is_new = keeping.result()
         except (StoreError, OverflowError) as problem:
             if isinstance(problem, StoreError):
                 self._desk.observer.note("store.failed", error=str(problem))
-            return wire.encode("busy", {"reason": str(problem)})
-        self.open = None
-        return wire.encode("ok", {"run": report.run_id})
+            self._answer("busy", {"reason": str(problem)})
+        else:
+            self._open = None
+            self._answer("ok", {"run": report.run_id})
+            if is_new:
+                self._desk.accepted(report)
+        self._go_on()
 
     def _redacted(self, report: Report) -> Report:
         """Return *report* as it may leave the host: who wrote it may not have known our patterns."""

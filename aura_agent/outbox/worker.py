@@ -53,8 +53,8 @@ class OutboxWorker:
 
         return await asyncio.get_running_loop().run_in_executor(self._reading_thread, guarded)
 
-    async def accept(self, report: Report) -> bool:
-        """Return once *report* is durable: True if its run was new. Raises StoreError."""
+    def accept(self, report: Report) -> asyncio.Future[bool]:
+        """Return what is done once *report* is durable, with True if its run was new, or fails with StoreError."""
         loop = asyncio.get_running_loop()
         accepted: asyncio.Future[bool] = loop.create_future()
         with self._pending_lock:
@@ -62,7 +62,7 @@ class OutboxWorker:
             first = len(self._pending) == 1
         if first:
             self._thread.submit(self._accept_pending, loop)
-        return await accepted
+        return accepted
 
     async def close(self) -> None:
         """Close the outbox once all calls before this one are done."""

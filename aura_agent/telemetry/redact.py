@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,9 +87,14 @@ class Redactor:
             return self._longest_first
 
     def _under(self, key: object, value: object, depth: int) -> Any:
-        if isinstance(key, str) and key.lower().replace("-", "_") in SECRET_KEYS and value is not None:
+        if value is not None and isinstance(key, str) and _names_a_secret(key):
             return HIDDEN
         return self.clean(value, depth + 1)
+
+
+@lru_cache(maxsize=1024)  # few keys, in each line
+def _names_a_secret(key: str) -> bool:
+    return key.lower().replace("-", "_") in SECRET_KEYS
 
 
 def _forms(value: str) -> list[str]:

@@ -1,0 +1,140 @@
+"""Conversations with the report server over real sockets: what is said at once, in pieces, too long, or cut off."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from aura_agent.clock import SystemClock
+from aura_agent.config.models import Config
+from aura_agent.daemon.reports import Desk, ReportServer
+from aura_agent.outbox.queries import run_rows
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report import wire
+from aura_agent.report.boots import current_boot_id
+from aura_agent.report.record import Outcome, Report
+from tests.daemon.stores import Seen, allow, opened, refuse
+from tests.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Served:
+    """A report server on a store of its own, and what it has accepted."""
+
+    path: str
+    worker: OutboxWorker
+    accepted: list[Report] = field(default_factory=list)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self.path)
+
+    async def outcomes(self) -> dict[str, str]:
+        return {row.run_id: row.outcome for row in await self.worker.call(run_rows)}
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    state = tmp_path / "state"
+    async with opened(state) as worker:
+        made = Served(str(tmp_path / "sock"), worker)
+        desk = Desk(worker, str(state), SystemClock(), Seen(), Config, made.accepted.append, wake=lambda: None)
+        server = ReportServer(desk)
+        await server.listen(made.path)
+        try:
+            yield made
+        finally:
+            await server.close()
+
+
+def line(run_id: str, verb: str = "run", *, tail: str = "") -> bytes:
+    now = SystemClock().read()
+    report = Report(
+        run_id=run_id,
+        boot_id=current_boot_id(),
+        started=now,
+        ended=now,
+        outcome=Outcome.SUCCEEDED,
+        ref="heartbeat:h",
+        job="j",
+        tail=tail,
+    )
+    return wire.encode(verb, report.to_fields())
+
+
+async def test_lines_that_come_together_are_answered_in_their_order(served: Served) -> None:
+    """Each has its answer, also what was said before the other end stopped talking, and is on disk by then."""
+    reader, writer = await served.connect()
+    writer.write(b"".join([line("run00000001", "start"), line("run00000001"), b"nonsense\n", line("run00000002")]))
+    writer.write_eof()
+
+    answers = [wire.decode(answer) for answer in (await reader.read()).splitlines()]
+
+    assert [verb for verb, _ in answers] == ["job", "ok", "busy", "ok"]
+    assert [fields["run"] for verb, fields in answers if verb == "ok"] == ["run00000001", "run00000002"]
+    assert await served.outcomes() == {"run00000001": "succeeded", "run00000002": "succeeded"}
+    writer.close()
+
+
+async def test_a_line_that_comes_in_pieces_is_one(served: Served) -> None:
+    """However the kernel cuts it."""
+    reader, writer = await served.connect()
+    whole = line("run00000001", tail="x" * 40_000)
+    for at in range(0, len(whole), 9_999):
+        writer.write(whole[at : at + 9_999])
+        await writer.drain()
+
+    assert wire.decode(await reader.readline())[0] == "ok"
+    writer.close()
+
+
+async def test_a_line_without_its_end_is_no_report(served: Served) -> None:
+    """Whoever dies in the middle of it has said nothing; the run that it had introduced is lost."""
+    reader, writer = await served.connect()
+    writer.write(line("run00000001", "start") + line("run00000001").removesuffix(b"\n"))
+    writer.write_eof()
+
+    assert [wire.decode(answer)[0] for answer in (await reader.read()).splitlines()] == ["job"]
+    await until(lambda: served.accepted)
+    assert await served.outcomes() == {"run00000001": "lost"}
+    writer.close()
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+async def test_a_line_beyond_the_limit_ends_the_conversation(served: Served, end: bytes) -> None:
+    """With or without an end: the daemon keeps no more of it, and hangs up."""
+    reader, writer = await served.connect()
+    writer.write(b"run " + b"x" * wire.MAX_LINE_BYTES + end)
+
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    writer.close()
+
+
+async def test_what_the_store_refuses_is_not_acknowledged(served: Served) -> None:
+    """The run still goes on as far as we know: said again on the same connection, it is kept."""
+    await refuse(served.worker, "runs")
+    reader, writer = await served.connect()
+    writer.write(line("run00000001"))
+    refused = wire.decode(await reader.readline())
+    await allow(served.worker)
+    writer.write(line("run00000001"))
+    kept = wire.decode(await reader.readline())
+
+    assert (refused[0], kept[0]) == ("busy", "ok")
+    assert [report.run_id for report in served.accepted] == ["run00000001"]
+    writer.close()
+
+
+async def test_who_hangs_up_before_the_answer_is_kept_all_the_same(served: Served) -> None:
+    """The report was whole: the run isn't lost."""
+    _, writer = await served.connect()
+    writer.write(line("run00000001", "start") + line("run00000001"))
+    await writer.drain()
+    writer.close()
+
+    await until(lambda: served.accepted)
+    assert await served.outcomes() == {"run00000001": "succeeded"}
