@@ -185,7 +185,7 @@ def test_an_ignored_sigpipe_is_default_for_the_job(host: Host) -> None:
 
 _ODD_ENVIRONMENT = """
 import ctypes, sys
-entries = [f"PATH={sys.argv[1]}", "NAME=first", "NAME=second", "no equals sign", "=no name", "last=x"]
+entries = [*sys.argv[1].split("\\n"), "NAME=first", "NAME=second", "no equals sign", "=no name", "last=x"]
 arguments = [argument.encode() for argument in sys.argv[2:]]
 def strings(texts):
     return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
@@ -201,15 +201,15 @@ ctypes.CDLL(None).execve(arguments[0], strings(arguments), strings([entry.encode
 def test_of_an_odd_environment_the_job_gets_what_has_a_name(host: Host) -> None:
     """What no variable is by any program's reading keeps no job from running."""
     job = ["/bin/cat", "/proc/self/environ"]
-    odd = [sys.executable, "-c", _ODD_ENVIRONMENT, os.environ["PATH"]]
+    ordinary = [f"{name}={host.environment[name]}" for name in ("PATH", "AURA_STATE_DIR", "AURA_SOCKET")]
+    odd = [sys.executable, "-c", _ODD_ENVIRONMENT, "\n".join(ordinary)]
 
     bare = subprocess.run([*odd, *job], capture_output=True, check=True)
-    # Without a store of the test's own in its environment, none may be needed.
-    ours = subprocess.run([*odd, AURA_RUN, "--", *job], capture_output=True, cwd=host.home, check=True)
+    ours = subprocess.run([*odd, AURA_RUN, *QUEUE, "--", *job], capture_output=True, cwd=host.home, check=True)
 
-    path = f"PATH={os.environ['PATH']}".encode()
-    assert bare.stdout.split(b"\0")[1:-1] == [b"NAME=first", b"NAME=second", b"no equals sign", b"=no name", b"last=x"]
-    assert sorted(ours.stdout.split(b"\0")[:-1]) == sorted([path, b"NAME=first", b"last=x"])
+    named = [entry.encode() for entry in ordinary] + [b"NAME=first", b"last=x"]
+    assert bare.stdout.split(b"\0")[3:-1] == [b"NAME=first", b"NAME=second", b"no equals sign", b"=no name", b"last=x"]
+    assert sorted(ours.stdout.split(b"\0")[:-1]) == sorted(named)
 
 
 @behaviour(
