@@ -177,7 +177,7 @@ def parse(arguments: list[str], environ: "os._Environ[str]") -> Options:
         elif word[:2] in _WITH_VALUE and not word.startswith("--"):
             said[_WITH_VALUE[word[:2]]] = word[2:]
         else:
-            raise _wrong(f"unknown option {name}")
+            raise _wrong(f"{name} takes no value" if name in _FLAGS else f"unknown option {name}")
     _check_target(said)
     # A target on the command line stands alone: an inherited variable must not redirect it.
     if not said.keys() & {"heartbeat", "ping_url", "job"}:

@@ -30,6 +30,7 @@ _ROOT = Path(__file__).resolve().parents[2]
         (["--ping-url", "https://aura.example/ping/x", "--", "touch", "ran"], b"file:"),
         (["-H", "a", "--ping-url", "file:x", "--", "touch", "ran"], b"not both"),
         (["-H"], b"needs a value"),
+        (["--no-wait=1", "--", "touch", "ran"], b"--no-wait takes no value"),
     ],
 )
 def test_wrong_usage_runs_nothing(host: Host, arguments: list[str], word: bytes) -> None:
