@@ -35,8 +35,8 @@ SIGALRM, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGTSTP, SIGWINCH = (
 )
 # SIGALRM too: `perl -e 'alarm 60; exec @ARGV' aura-run …` is a time-out around us.
 _TERMINATING = frozenset((SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT, SIGALRM))
-# All that can be: faults of our own end us although they are blocked (force_sig_info_to_task in kernel/signal.c). What
-# stops those that use the terminal from behind stops us as it stops the job, by the kernel's own hand.
+# All that can be: a fault of our own ends us although its signal is blocked (force_sig_info_to_task in
+# kernel/signal.c). SIGTTIN and SIGTTOU stop us beside the job as the terminal means it.
 _FETCHED = frozenset(_signal.valid_signals()) - {SIGKILL, SIGSTOP, _signal.SIGTTIN, _signal.SIGTTOU}
 _FROM_TERMINALS = frozenset((_signal.SIGINT, _signal.SIGQUIT, SIGTSTP, _signal.SIGHUP, SIGCONT, SIGWINCH))
 _FOR_THE_GROUP = _TERMINATING | {SIGTSTP, SIGCONT}
