@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from fcntl import F_GETPIPE_SZ, fcntl, ioctl
+from fcntl import ioctl
 from pathlib import Path
 from termios import FIONREAD
 from typing import IO
@@ -19,6 +19,7 @@ import pytest
 from aura_agent.report import spool
 from aura_agent.report.wire import MAX_LINE_BYTES
 from tests.e2e.sites import Site
+from tests.e2e.storm import is_waiting
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children
@@ -27,6 +28,7 @@ from tests.wrapper.terminals import Terminal
 _OUTPUT = (*QUEUE, "--attach", "output")
 _ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
 _MIB = 1 << 20
+_HALF_A_PIPE_BYTES = 1 << 15  # pipe(7)
 
 
 @behaviour(
@@ -98,9 +100,14 @@ def test_when_the_disk_is_full_held_output_passes_straight_through(host: Host, s
     assert ended.stderr == (_numbers(5) if status else b"")
 
 
-def _is_full(pipe: IO[bytes] | None) -> bool:
+def _has_ended_its_job(pid: int) -> bool:
+    """Whether aura-run, whose job has begun, waits for nothing but a reader."""
+    return not children(pid) and is_waiting(pid)
+
+
+def _unread_bytes(pipe: IO[bytes] | None) -> int:
     assert pipe is not None
-    return int.from_bytes(ioctl(pipe, FIONREAD, bytes(4)), sys.byteorder) == fcntl(pipe, F_GETPIPE_SZ)
+    return int.from_bytes(ioctl(pipe, FIONREAD, bytes(4)), sys.byteorder)
 
 
 @behaviour(
@@ -118,7 +125,7 @@ def test_a_reader_that_does_not_read_holds_up_no_signal(
     """The job is over, and what it has written waits for somebody to take it: that wait ends, and the run counts."""
     job = host.start(*QUEUE, *options, "--", "sh", "-c", f"seq 1 20000; echo >over; exit {status}")
     wait_until((host.home / "over").exists)
-    wait_until(lambda: _is_full(job.stdout) and not children(job.pid))
+    wait_until(lambda: _has_ended_its_job(job.pid))
 
     job.send_signal(signum)
 
@@ -138,7 +145,7 @@ def test_after_a_signal_that_ended_the_wait_for_a_reader_nothing_is_delivered_ei
         stdout=subprocess.PIPE,
     ) as job:
         wait_until((site.home / "over").exists)
-        wait_until(lambda: _is_full(job.stdout) and not children(job.pid))
+        wait_until(lambda: _has_ended_its_job(job.pid))
         job.terminate()
 
         assert job.wait(timeout=30) == 0
@@ -150,7 +157,7 @@ def test_after_a_signal_that_ended_the_wait_for_a_reader_nothing_is_delivered_ei
 def test_one_signal_ends_a_job_and_the_wait_for_its_reader(host: Host) -> None:
     """The job died of it, and nobody takes what it wrote: who sent it needn't send a second."""
     job = host.start(*_OUTPUT, "--", "yes")
-    wait_until(lambda: _is_full(job.stdout))
+    wait_until(lambda: _unread_bytes(job.stdout) > _HALF_A_PIPE_BYTES)
 
     job.terminate()
 
