@@ -40,8 +40,8 @@ stress: $(READY) ## the stress run in full: 2,000 wrapped jobs, while everything
 stateful: $(READY) ## the outbox's rules against their oracle, at length: 3,000 random lives of a host
 	AURA_STATEFUL_LIVES=3000 $(BIN)/python -m pytest -s tests/outbox/test_stateful.py $(ARGS)
 
-chaos: $(READY) ## faults in full: 300 cycles of kill -9 of daemon, courier and wrappers under load, and the network's
-	AURA_CHAOS_CYCLES=300 $(BIN)/python -m pytest -s tests/faults $(ARGS)
+chaos: $(READY) ## faults in full: 300 cycles of kill -9 of daemon, courier and wrappers under load, the network's, power cuts
+	AURA_CHAOS_CYCLES=300 $(BIN)/python -m pytest -s tests/faults tests/e2e/test_outages.py $(ARGS)
 
 test-schedule: $(READY) ## the long form of the schedule's tests: 20,000 random expressions, a simulated year
 	TMPDIR=/dev/shm AURA_SCHEDULE_CASES=20000 AURA_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -s --timeout 3600 \

@@ -16,7 +16,8 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     """
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:_MAX_DIGITS]) if len(text.lstrip("0")) <= _MAX_DIGITS else 10.0**_MAX_DIGITS
+        digits = text.lstrip("0") or "0"
+        return float(digits) if len(digits) <= _MAX_DIGITS else 10.0**_MAX_DIGITS
     try:
         at = parsedate_to_datetime(text)
         if at.tzinfo is None:

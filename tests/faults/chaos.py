@@ -106,26 +106,29 @@ class Chaos:
         """A daemon starts, works for a moment or not even that, and is killed; now and then a flush is, too."""
         sock = self.site.home / "run" / "agent.sock"
         sock.unlink(missing_ok=True)
-        with self.site.log.open("ab") as log:
-            daemon = subprocess.Popen(
-                [AURA_AGENT, "run"], env=self.site.environment, cwd=self.site.home, stderr=log, stdin=subprocess.DEVNULL
-            )
+        daemon = self._start(AURA_AGENT, "run")
         kills = 0
         if self.rng.random() < 0.7:
             wait_until(sock.exists, timeout_s=60, what="a daemon that listens")
         instant_s = self.rng.uniform(0, 1.5)
         if self.rng.random() < 0.3:
-            flush = subprocess.Popen(
-                [AURA_AGENT, "queue", "flush"],
-                env=self.site.environment,
-                cwd=self.site.home,
-                stderr=subprocess.DEVNULL,
-                stdin=subprocess.DEVNULL,
-            )
+            flush = self._start(AURA_AGENT, "queue", "flush")
             kills += _kill_after(flush, self.rng.uniform(0.2, 1.0))
         kills += _kill_after(daemon, instant_s)
         self.kills += kills
         self._listen(kills)
+
+    def _start(self, *argv: str) -> "subprocess.Popen[bytes]":
+        """Start one of the site's programs; what it says goes into the site's log."""
+        with self.site.log.open("ab") as log:
+            return subprocess.Popen(
+                argv,
+                env=self.site.environment,
+                cwd=self.site.home,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
 
     def _load(self, beat: str, rng: random.Random) -> None:
         """Let jobs of *beat* run, one after the other, until it is calm."""
@@ -133,14 +136,8 @@ class Chaos:
             tag = f"{beat}.{len(self.runs[beat])}"
             code = rng.choice([0, 0, 0, 3]) if beat in MIXED else 0
             hold_s = rng.choice([0, 0, 0.1])
-            wrapper = subprocess.Popen(
-                [AURA_RUN, "-j", beat, "--no-wait", "--", str(self._script), tag, str(code), str(hold_s)],
-                env=self.site.environment,
-                cwd=self.site.home,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                stdin=subprocess.DEVNULL,
-            )
+            job = (str(self._script), tag, str(code), str(hold_s))
+            wrapper = self._start(AURA_RUN, "-j", beat, "--no-wait", "--", *job)
             killed = beat in MIXED and rng.random() < 0.3
             if killed:
                 _kill_after(wrapper, rng.uniform(0, 0.2))
@@ -166,6 +163,9 @@ class Chaos:
                 self.withdrawn |= {run.tag for run in runs[: failures[-1]] if run.tag not in heard}
 
     def _hold_against_the_log(self) -> None:
+        said = self.site.log.read_bytes()
+        if b"Traceback" in said or b"nobody foresaw" in said:
+            self.problems.append(f"somebody met an error that nobody foresaw: {said.decode(errors='replace')}")
         for beat in SURE:
             self.problems += [
                 f"{run.tag}: accepted and never told"
