@@ -63,6 +63,11 @@ def _some_more_reports(at: Bench) -> None:
         _fill(at, 40)
 
 
+def _some_more_reports_elsewhere(at: Bench) -> None:
+    for _ in range(5):
+        at.run(Outcome.FAILED, ref="heartbeat:other")
+
+
 def test_what_waits_is_bounded_and_the_newest_of_each_heartbeat_stays(small: Bench) -> None:
     """Beyond the bound the oldest are superseded, with a reason and told; a heartbeat's only success never is."""
     quiet = small.run(ref="heartbeat:quiet", change=_all)
@@ -85,9 +90,59 @@ def test_what_is_being_sent_stays(small: Bench) -> None:
     (attempt,) = small.outbox.claim(1).attempts
 
     _fill(small, 400)
+    meanwhile = small.states()[sent]
     delivered(small.outbox, attempt, "200")
 
-    assert (attempt.run_id, small.states()[sent]) == (sent, "delivered")
+    assert (attempt.run_id, meanwhile, small.states()[sent]) == (sent, "waiting", "delivered")
+
+
+def test_superseded_entries_go_before_others_that_have_ended(small: Bench) -> None:
+    """They say least: a later success took their place."""
+    small.know("busy")
+    told = set()
+    for _ in range(10):
+        told.add(small.run(ref="heartbeat:busy"))
+        delivered(small.outbox, small.outbox.claim(1).attempts[0], "200")
+    for _ in range(200):
+        small.run(ref="heartbeat:other")
+
+    assert told <= set(small.states())
+    assert len(small.states()) < _SLACK
+
+
+def test_the_output_of_old_runs_goes_before_what_waits(small: Bench) -> None:
+    """A full store costs people some history, and Aura no ping that was asked for."""
+    waiting = [small.run(ref="heartbeat:busy", change=_all) for _ in range(15)]
+    noisy = [
+        small.run(
+            Outcome.FAILED,
+            ref="heartbeat:noisy",
+            change=lambda report: replace(report, job="noisy", tail="y" * 100_000),
+        )
+        for _ in range(110)
+    ]
+
+    assert [row.run_id for row in queue_rows(small.outbox, ended=False)] == waiting
+    kept = run_rows(small.outbox, job="noisy", limit=1000)
+    assert [row.run_id for row in kept] == noisy[: -len(kept) - 1 : -1]
+    assert len(kept) < len(noisy)
+    assert (bool(kept[0].tail), bool(kept[-1].tail)) == (True, False)
+
+
+def test_earlier_successes_go_before_the_bodies_of_later_ones(small: Bench) -> None:
+    """What is left of what waits goes out as it was reported."""
+    small.know("busy")
+    runs = [
+        small.run(ref="heartbeat:busy", change=lambda report: replace(report, replay_all=True, body=b"x" * 300_000))
+        for _ in range(19)
+    ]
+    _some_more_reports_elsewhere(small)
+
+    waiting = [row.run_id for row in queue_rows(small.outbox, ended=False)]
+    assert 0 < len(waiting) < len(runs)
+    assert waiting == runs[-len(waiting) :]
+    (attempt,) = small.outbox.claim(1).attempts
+    assert (attempt.run_id, len(attempt.body or b"")) == (waiting[0], 300_000)
 
 
 def test_history_and_ended_entries_are_bounded(small: Bench) -> None:

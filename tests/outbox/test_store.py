@@ -820,6 +820,23 @@ def test_of_two_attempts_under_way_in_what_turns_out_to_be_one_the_first_end_is_
     assert at.states()[second.run_id] == "delivered"
 
 
+def test_the_second_of_two_attempts_in_one_heartbeat_is_still_waited_for(at: Bench) -> None:
+    """Nothing new begins before both have ended."""
+    heartbeat_id = at.know("backup")
+    at.run()
+    first = _only(at.outbox.claim(10))
+    at.run(ref="url:http://127.0.0.1:9/ping/other")
+    second = _only(at.outbox.claim(10))
+    at.outbox.remember_url(heartbeat_id, Secret("http://127.0.0.1:9/ping/other"), at.clock.read().wall_ns)
+    later = at.run()
+
+    not_delivered(at.outbox, first, "503", delay_s=0)
+    assert at.outbox.claim(10).attempts == ()
+    delivered(at.outbox, second, "200")
+
+    assert _only(at.outbox.claim(10)).run_id == later
+
+
 @pytest.mark.parametrize("known_before", [True, False])
 def test_a_name_that_several_heartbeats_have_is_nobodys(at: Bench, known_before: bool) -> None:
     """Nothing is sent to one of them at random: the resolver is asked, and says which there are."""
