@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aura_agent.outbox.pruning import Bounds
-from aura_agent.outbox.queries import queue_rows, run_rows, state_counts
+from aura_agent.outbox.queries import entry_row, queue_rows, run_rows, state_counts
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
@@ -127,6 +127,16 @@ def test_the_output_of_old_runs_goes_before_what_waits(small: Bench) -> None:
     assert [row.run_id for row in kept] == noisy[: -len(kept) - 1 : -1]
     assert len(kept) < len(noisy)
     assert (bool(kept[0].tail), bool(kept[-1].tail)) == (True, False)
+
+
+def test_at_last_bodies_go_and_each_heartbeats_newest_success_stays(small: Bench) -> None:
+    """Without its body a ping says the same."""
+    for number in range(20):
+        small.run(ref=f"heartbeat:beat{number}", change=lambda report: replace(report, body=b"x" * 300_000))
+
+    waiting = [entry_row(small.outbox, row.id) for row in queue_rows(small.outbox, ended=False)]
+    assert len(waiting) == 20
+    assert sum(row.body_bytes for row in waiting if row is not None) < _BOUNDS.in_use_bytes
 
 
 def test_earlier_successes_go_before_the_bodies_of_later_ones(small: Bench) -> None:
