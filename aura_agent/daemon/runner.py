@@ -19,7 +19,7 @@ from aura_agent.daemon.attempts import Attempt, Attempts, Run, UnderWay
 from aura_agent.daemon.slots import Slot, Slots
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
-from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.outbox.worker import OutboxWorker, soon
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
@@ -27,6 +27,7 @@ from aura_agent.schedule.retry import retry_delay_s
 from aura_agent.units import format_duration
 
 _STORE_TROUBLE_S = 5.0
+_PATIENCE_S = 3.0  # a job's next run waits for no longer than that for the record of the last
 _UNKEPT_AT_MOST = 1000  # records in memory, with up to 20 kB of output each
 _REMOVED = "its job has left the config"
 
@@ -44,8 +45,8 @@ class Runner:
     """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable.
 
     *redact* returns the patterns in force of what no ping may take along; *ended* hears of the job when its last run
-    that went on has ended. *directory* is the store's, for the spool. *unkept* is given, once, each success that no
-    disk takes yet.
+    that went on has ended. *directory* is the store's, for the spool. *unkept* is given, once, each success that
+    the database doesn't take.
     ``store_problem`` says why an outcome is not on disk yet.
     """
 
@@ -70,6 +71,7 @@ class Runner:
         self._tell_ended = ended
         self._send_unkept = unkept
         self._unkept: deque[Report] = deque()
+        self._failed_ns: dict[str, int] = {}  # by ref, the start of the newest failure that the database didn't take
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._slots = Slots()
@@ -250,8 +252,7 @@ class Runner:
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=pid, why=run.reason)
         recorded = self._begin(run, begun.started)
         attempt = await self._attempts.ended(run, begun)
-        if not recorded.done():
-            await recorded
+        await asyncio.wait({recorded}, timeout=_PATIENCE_S)
         return attempt
 
     async def _is_its_turn(self, run: Run, slot: Slot) -> bool:
@@ -323,23 +324,57 @@ class Runner:
 
     async def _record(self, report: Report) -> None:
         """Make *report* durable. What no disk takes is kept here, and offered again."""
-        if await self._is_kept(report):
-            return
+        problem = await self._refusal(report)
+        if problem:
+            self._speak_for(report)
+            if not self._is_spooled(report):
+                self._keep(report, problem)
+                return
+        self._tell_kept(report)
+
+    async def _refusal(self, report: Report) -> str:
+        """Return why the database doesn't take *report*, or not soon; empty if it has."""
+        try:
+            await soon(self._worker.accept(report), _PATIENCE_S)
+        except StoreError as problem:
+            self._observer.note("store.failed", error=str(problem))
+            return str(problem)
+        return ""
+
+    def _is_spooled(self, report: Report) -> bool:
+        """Whether the spool takes *report*. It may be in the database as well, which knows its runs."""
+        try:
+            spool.write(self._directory, report.run_id, wire.encode("run", report.to_fields()))
+        except FileExistsError:
+            pass
+        except OSError:
+            return False
+        return True
+
+    def _keep(self, report: Report, problem: str) -> None:
+        self.store_problem = problem
         if len(self._unkept) == _UNKEPT_AT_MOST:
             oldest = self._unkept.popleft()
             self._observer.note("store.failed", error=f"too much waits for the disk: run {oldest.run_id} is forgotten")
         self._unkept.append(report)
         if len(self._unkept) == 1:
             self._launch(self._offer_again(), "records that no disk takes")
-        if self._send_unkept is not None and not self._stopping and self._is_newest_truth(report):
-            self._launch(self._send_unkept(report), f"unkept success of {report.job}")
 
-    def _is_newest_truth(self, report: Report) -> bool:
-        """Whether *report* is a success that no other record in memory withdraws."""
-        return report.outcome is Outcome.SUCCEEDED and not any(
-            other.outcome.withdraws and other.ref == report.ref and other.started.boot_ns > report.started.boot_ns
-            for other in self._unkept
-        )
+    def _tell_kept(self, report: Report) -> None:
+        self.store_problem = ""
+        self._accepted(report)
+
+    def _speak_for(self, report: Report) -> None:
+        """Have a success that the database doesn't know of sent, unless a later failure is one, too."""
+        if report.ref is None:
+            return
+        failed_ns = self._failed_ns.get(report.ref, 0)
+        if report.outcome.withdraws:
+            self._failed_ns[report.ref] = max(failed_ns, report.started.boot_ns)
+            return
+        is_true = report.outcome is Outcome.SUCCEEDED and failed_ns < report.started.boot_ns
+        if is_true and self._send_unkept is not None and not self._stopping:
+            self._launch(self._send_unkept(report), f"unkept success of {report.job}")
 
     async def _offer_again(self) -> None:
         """Return once all is durable; only the end of the daemon lets go of what no disk takes.
@@ -348,26 +383,13 @@ class Runner:
         """
         while self._unkept and not self._stopping:
             await asyncio.sleep(_STORE_TROUBLE_S)
-            while self._unkept and await self._is_kept(oldest := self._unkept[0]):
+            while self._unkept:
+                oldest = self._unkept[0]
+                if await self._refusal(oldest) and not self._is_spooled(oldest):
+                    break
+                self._tell_kept(oldest)
                 if self._unkept[0] is oldest:
                     self._unkept.popleft()
-
-    async def _is_kept(self, report: Report) -> bool:
-        """Whether a disk has taken *report*."""
-        try:
-            await self._worker.accept(report)
-        except StoreError as problem:
-            self._observer.note("store.failed", error=str(problem))
-            try:
-                spool.write(self._directory, report.run_id, wire.encode("run", report.to_fields()))
-            except FileExistsError:
-                pass
-            except OSError:
-                self.store_problem = str(problem)
-                return False
-        self.store_problem = ""
-        self._accepted(report)
-        return True
 
 
 def _ref(job: Job) -> str | None:

@@ -13,12 +13,13 @@ from datetime import UTC, datetime, timedelta
 
 from aura_agent.clock import Clock, until_beat_s
 from aura_agent.delivery.observer import Observer
-from aura_agent.errors import StoreError
+from aura_agent.errors import StoreBusyError, StoreError
 from aura_agent.outbox.jobs import Mark
-from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.outbox.worker import OutboxWorker, soon
 from aura_agent.schedule.plan import CatchUp, Due, Schedule, go_on, plan_due, reboot_due
 
 SLICE_S = 30.0  # CLOCK_MONOTONIC stops in suspend (clock_gettime(2)): one long sleep would overshoot by the time asleep
+_PATIENCE_S = 1.0  # no start waits for longer than that for its record
 _STORE_TROUBLE_S = 5.0
 _SET_BACK = timedelta(minutes=1)  # what is less hardly delays a start
 _ALL_JOBS = ""  # no job is called so
@@ -67,6 +68,7 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._looked_at = datetime.max.replace(tzinfo=UTC)  # the clock may have been set back before we came
         self._ending = False
+        self._recording: asyncio.Future[None] | None = None
         self.looked_s = asyncio.get_running_loop().time()
         self.store_problem = ""
 
@@ -179,7 +181,7 @@ class Scheduler:
         if marks or self._gone:
             gone = self._gone
             try:
-                await self._worker.call(lambda outbox: outbox.jobs.set_marks(marks, gone))
+                await self._put_on_record(marks, gone)
             except StoreError as problem:
                 # The job comes first, a full disk or not. Crash before the next try, and the slot may be run again.
                 unrecorded = problem
@@ -201,6 +203,13 @@ class Scheduler:
                 job.fire(start.at, start.reason)
         if unrecorded is not None:
             raise unrecorded
+
+    async def _put_on_record(self, marks: dict[str, Mark], gone: set[str]) -> None:
+        """Raises StoreError: it can't be done, or not soon. What isn't done yet leaves no room for the next."""
+        if self._recording is not None and not self._recording.done():
+            raise StoreBusyError("outbox: the database still takes nothing: is the disk slow, or locked?")
+        self._recording = asyncio.ensure_future(self._worker.call(lambda outbox: outbox.jobs.set_marks(marks, gone)))
+        await soon(self._recording, _PATIENCE_S)
 
     def _mark(self, job: Timed) -> Mark:
         ahead = self._ahead.get(job.name, ())

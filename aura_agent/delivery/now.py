@@ -17,7 +17,7 @@ from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.errors import StoreError
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.leases import host_of
-from aura_agent.outbox.queries import stream_problem
+from aura_agent.outbox.queries import may_be_sent, stream_of, stream_problem
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref, Report
 from aura_agent.secret import Secret
@@ -52,9 +52,9 @@ async def ping_now(
 ) -> Sent:
     """Ping *heartbeat*, an id or an exact name, and return what Aura says to it. Raises StoreError."""
     stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
-    name = await worker.call(lambda outbox: outbox.streams.name(stream_id))
+    name = await worker.read(lambda outbox: outbox.streams.name(stream_id))
     if url is None:
-        problem = await worker.call(lambda outbox: stream_problem(outbox, stream_id))
+        problem = await worker.read(lambda outbox: stream_problem(outbox, stream_id))
         reason = problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet"
         return Sent(acknowledged=False, reason=reason, heartbeat=name, heartbeat_id=heartbeat_id, stream_id=stream_id)
     for _ in range(2):
@@ -99,7 +99,7 @@ async def send_unkept(
     heartbeat = report.ref.removeprefix(Ref.HEARTBEAT)
     facts = {"heartbeat": heartbeat, "job": report.job, "run_id": report.run_id}
     try:
-        if not await worker.call(lambda outbox: outbox.may_be_sent(report)):
+        if not await worker.read(lambda outbox: may_be_sent(outbox, report)):
             return
         sent = await ping_now(worker, resolver, http, heartbeat, allow_insecure=allow_insecure, body=report.body)
     except StoreError as problem:
@@ -109,8 +109,14 @@ async def send_unkept(
 
 
 async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> tuple[int, str | None, Secret | None]:
-    """Return the heartbeat's stream, its id and its ping URL, as far as they can be found out."""
+    """Return the heartbeat's stream, its id and its ping URL, as far as they can be found out.
+
+    Where they are known they are only read: no full disk, and nobody who keeps the database locked, is in the way.
+    """
     ref = Ref.HEARTBEAT + heartbeat
+    known = await worker.read(lambda outbox: stream_of(outbox, ref))
+    if known is not None and known[2] is not None:
+        return known
     stream_id, heartbeat_id, url = await worker.call(lambda outbox: outbox.stream(ref))
     if url is None:
         await resolver.resolve([Unresolved(stream_id, heartbeat_id, (ref,), 0)])

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from aura_agent.outbox.reader import Readable
-from aura_agent.outbox.rules import Moment, State, lifetime_s
-from aura_agent.report.record import Outcome
+from aura_agent.outbox.rules import Key, Moment, State, Waiting, judge, lifetime_s
+from aura_agent.report.record import Outcome, Report
+from aura_agent.secret import Secret
 
 PARKED = "parked"  # what people are shown of an entry that waits for them
 # Our clock and Aura's may differ by so much, and a ping be so long under way, without anybody else being there.
@@ -189,6 +190,25 @@ def leased_streams(outbox: Readable) -> set[int]:
         (now.epoch, now.boot_ns),
     )
     return {row["id"] for row in rows}
+
+
+def stream_of(outbox: Readable, ref: str) -> tuple[int, str | None, Secret | None] | None:
+    """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known; None: no stream."""
+    stream_id = outbox.streams.known(ref)
+    if stream_id is None:
+        return None
+    return stream_id, outbox.streams.heartbeat_id(stream_id), outbox.streams.url(stream_id)
+
+
+def may_be_sent(outbox: Readable, report: Report) -> bool:
+    """Whether nothing on record withdraws *report*, a success of this boot that isn't; False if it has no stream."""
+    stream_id = None if report.ref is None else outbox.streams.known(report.ref)
+    if stream_id is None:
+        return False
+    now = outbox.now()
+    stream, _ = outbox.streams.facts(stream_id, now)
+    key = Key(now.epoch, report.started.boot_ns, report.run_id)
+    return bool(judge(stream, [Waiting(key, now)], now).sendable)
 
 
 def stream_problem(outbox: Readable, stream_id: int) -> str:

@@ -29,7 +29,7 @@ from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.leases import Leases
 from aura_agent.outbox.pruning import Bounds, Pruner
 from aura_agent.outbox.reader import Reader
-from aura_agent.outbox.rules import Key, Moment, State, Waiting, judge
+from aura_agent.outbox.rules import Moment, State
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import Streams
 from aura_agent.report import boots, spool
@@ -209,31 +209,10 @@ class Outbox:
             self._entries.settle(self.streams.attach(stream_id, heartbeat_id, now), now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
-        """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known.
-
-        One that is known is only read: no full disk, and nobody who keeps the database locked, is in the way.
-        """
-        with reading():
-            stream_id = self.streams.known(ref)
-        if stream_id is None:
-            with transaction(self._connection):
-                stream_id = self.streams.of(ref)
-        with reading():
+        """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""
+        with transaction(self._connection):
+            stream_id = self.streams.of(ref)
             return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
-
-    def may_be_sent(self, report: Report) -> bool:
-        """Whether nothing on record withdraws the success *report*, which isn't on it; only reads.
-
-        False if its stream isn't known.
-        """
-        with reading():
-            stream_id = None if report.ref is None else self.streams.known(report.ref)
-            if stream_id is None:
-                return False
-            now = self.now()
-            key = Key(self._epochs.of(report.boot_id), report.started.boot_ns, report.run_id)
-            stream, _ = self.streams.facts(stream_id, now)
-            return bool(judge(stream, [Waiting(key, now)], now).sendable)
 
     def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
         """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from aura_agent.errors import StoreBusyError, StoreError
 from aura_agent.outbox.database import reading
 from aura_agent.outbox.reader import Readable, Reader
 from aura_agent.outbox.store import Outbox
@@ -51,7 +52,10 @@ class OutboxWorker:
             with reading():
                 return query(reader)
 
-        return await asyncio.get_running_loop().run_in_executor(self._reading_thread, guarded)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading_thread, guarded)
+        except StoreError:
+            return await self.call(query)  # where the file is gone, whoever writes may still have it open
 
     def accept(self, report: Report) -> asyncio.Future[bool]:
         """Return what is done once *report* is durable, with True if its run was new, or fails with StoreError."""
@@ -98,3 +102,23 @@ def _resolve(batch: list[tuple[Report, asyncio.Future[bool]]], new: set[str]) ->
 def _fail(accepted: asyncio.Future[bool], problem: Exception) -> None:
     if not accepted.done():
         accepted.set_exception(problem)
+
+
+async def soon(written: asyncio.Future[T], patience_s: float) -> T:
+    """Return what *written* gives, if it is there within *patience_s*; else it goes on all the same.
+
+    For whoever has better things to do than to wait for a slow disk, or for somebody's lock. Raises StoreError.
+    """
+    done, _ = await asyncio.wait({written}, timeout=patience_s)
+    if not done:
+        written.add_done_callback(_forget)
+        raise StoreBusyError(
+            f"outbox: the database has taken nothing for {patience_s:g} s: is the disk slow, or locked?"
+        )
+    return written.result()
+
+
+def _forget(written: asyncio.Future[T]) -> None:
+    """However it went, nobody waits for it any more."""
+    if not written.cancelled():
+        written.exception()

@@ -145,11 +145,16 @@ def test_a_database_of_a_newer_version_is_left_alone(site: Site) -> None:
 
 def test_a_state_directory_that_is_removed_under_the_daemon(site: Site) -> None:
     """Jobs and wrappers go on and their pings arrive; the daemon says what is wrong, and a restart mends it."""
-    site.server.create_heartbeat("beat", expected_interval=3600)
+    for name in ("beat", "tick"):
+        site.server.create_heartbeat(name, expected_interval=3600)
+    site.configure('[jobs.tick]\nevery = "1s"\ncommand = ["true"]\n')
     site.start()
     assert site.run("-H", "beat", "--", "true").returncode == 0
-    wait_until(lambda: len(site.server.pings("beat")) == 1)
+    wait_until(lambda: len(site.server.pings("beat")) == 1 and site.server.pings("tick"))
     shutil.rmtree(site.state)
+
+    heard = len(site.server.pings("tick"))
+    wait_until(lambda: len(site.server.pings("tick")) > heard + 1, what="pings of the daemon's job after that")
 
     ended = site.run("-H", "beat", "--", "true")
     assert (ended.returncode, ended.stderr) == (0, b"")
@@ -165,17 +170,19 @@ def test_a_state_directory_that_is_removed_under_the_daemon(site: Site) -> None:
 def test_a_database_that_others_keep_locked_is_a_state_not_a_crash(site: Site) -> None:
     """What is reported meanwhile is kept beside it, and sent afterwards; ``make chaos`` locks it for a minute.
 
-    Watches go on: what is known of their heartbeats can be read.
+    Jobs and watches go on, and their pings arrive: what is known of their heartbeats can be read.
     """
-    for name in ("beat", "alive"):
+    for name in ("beat", "alive", "tick"):
         site.server.create_heartbeat(name, expected_interval=3600)
-    site.configure(f'[jobs.alive]\nevery = "1s"\nwatch.file = {{ path = "{site.config}" }}\n')
+    watch = f'[jobs.alive]\nevery = "1s"\nwatch.file = {{ path = "{site.config}" }}\n'
+    site.configure(f'{watch}[jobs.tick]\nevery = "1s"\ncommand = ["true"]\n')
     site.start()
-    wait_until(lambda: site.server.pings("alive"), what="the watch's first ping")
+    wait_until(lambda: site.server.pings("alive") and site.server.pings("tick"), what="the first pings")
     with closing(sqlite3.connect(site.state / "outbox.db", isolation_level=None, timeout=30)) as other:
         other.execute("BEGIN IMMEDIATE")
-        heard = len(site.server.pings("alive"))
-        wait_until(lambda: len(site.server.pings("alive")) > heard + 1, what="pings of the watch meanwhile")
+        for name in ("alive", "tick"):
+            heard = len(site.server.pings(name))
+            wait_until(lambda: len(site.server.pings(name)) > heard + 1, what=f"pings of {name} meanwhile")  # noqa: B023
         ended = site.run("-H", "beat", "--no-wait", "--", "true")
         status = site.agent("status", "--json")
         if "AURA_CHAOS_CYCLES" in os.environ:
