@@ -67,6 +67,7 @@ class Scheduler:
         self._in_turn: set[str] = set()  # jobs with several fire times to start, each when the run before it has ended
         self._changed = asyncio.Event()
         self._looked_at = datetime.max.replace(tzinfo=UTC)  # the clock may have been set back before we came
+        self._has_booted = self._boot_is_on_record = False
         self._ending = False
         self._recording: asyncio.Future[None] | None = None
         self.looked_s = asyncio.get_running_loop().time()
@@ -141,17 +142,16 @@ class Scheduler:
 
     async def run(self) -> None:
         """Fire until ``end``."""
-        booted = False
         while not self._ending:
             self.looked_s = asyncio.get_running_loop().time()
             self._changed.clear()
             sleep_s = 0.0
             try:
                 self._heed_clock()
-                await self._fire_due()
-                if not booted:
+                try:
+                    await self._fire_due()
+                finally:
                     await self._fire_reboot_jobs()
-                    booted = True
                 sleep_s = self._sleep_s()
                 if self.store_problem:
                     self._observer.note("store.recovered")
@@ -294,19 +294,25 @@ class Scheduler:
         heapq.heapify(self._heap)
 
     async def _fire_reboot_jobs(self) -> None:
+        if self._boot_is_on_record:
+            return
         stored = await self._worker.call(lambda outbox: outbox.jobs.reboot_fires())
-        if stored.get(_ALL_JOBS) == self._boot_id:
-            return  # a daemon has been here in this boot: what has been added since waits for the next one
-        due = [
-            job
-            for name, job in self._jobs.items()
-            if name not in self._paused
-            and reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(name))
-        ]
-        names = [*(job.name for job in due), _ALL_JOBS]
-        await self._worker.call(lambda outbox: outbox.jobs.set_reboot_fires(names, self._boot_id))
-        for job in due:
-            job.fire(self._now(), "the host has booted")
+        if stored.get(_ALL_JOBS) != self._boot_id:
+            due = [
+                job
+                for name, job in self._jobs.items()
+                if name not in self._paused
+                and reboot_due(job.schedule, boot_id=self._boot_id, last_boot_id=stored.get(name))
+            ]
+            names = [*(job.name for job in due), _ALL_JOBS]
+            try:
+                await self._worker.call(lambda outbox: outbox.jobs.set_reboot_fires(names, self._boot_id))
+            finally:  # the job comes first here, too
+                first, self._has_booted = not self._has_booted, True
+                for job in due if first else ():
+                    job.fire(self._now(), "the host has booted")
+        # A daemon has been here in this boot: what has been added since waits for the next one.
+        self._boot_is_on_record = True
 
     def _now(self) -> datetime:
         return self._clock.read().wall

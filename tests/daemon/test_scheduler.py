@@ -258,6 +258,30 @@ async def test_reboot_is_once_per_boot_and_not_for_what_comes_later_in_it(tmp_pa
             assert fired == {"one": ["old"], "two": ["old", "old", "new"]}[boot]
 
 
+async def test_a_reboot_job_waits_for_no_store_that_refuses(tmp_path: Path) -> None:
+    """It starts, once, beside what else is due then; that it has is on record as soon as the store takes it."""
+    clock, fired, seen = SetClock(), [], Seen()
+    reboot = {"boot": Timed("boot", Schedule(at_reboot=True), lambda _at, _why: fired.append("boot"))}
+    async with opened(tmp_path) as worker:
+        await refuse(worker, "jobs")
+        scheduler = Scheduler(worker, clock, seen, "one")
+        await scheduler.load()
+        scheduler.replace(reboot)
+        running = asyncio.create_task(scheduler.run())
+        await until(lambda: fired and scheduler.store_problem)
+        scheduler.replace(reboot)
+        await until(lambda: len(seen.named("store.failed")) == 2)  # it has looked again
+        await allow(worker)
+        scheduler.replace(reboot)
+        await until(lambda: not scheduler.store_problem)
+        scheduler.end()
+        await running
+        stored = await worker.call(lambda outbox: outbox.jobs.reboot_fires())
+
+    assert fired == ["boot"]
+    assert stored["boot"] == "one"
+
+
 async def test_a_pause_is_never_made_up_for_and_holds_back_reboot_jobs(tmp_path: Path) -> None:
     """Not by a daemon that starts after the job was resumed, and not by a boot while it was paused."""
     clock, fired = SetClock(), Fired()
