@@ -56,6 +56,8 @@ class Desk:
             await self.accept(lost)
         except StoreError as problem:
             self.observer.note("store.failed", error=str(problem))
+            if spool.holds(self.directory, lost.run_id):
+                return
             try:
                 spool.write(self.directory, f"{lost.run_id}-lost", wire.encode("run", lost.to_fields()))
             except OSError:

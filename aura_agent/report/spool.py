@@ -70,6 +70,11 @@ def write(directory: str, run_id: str, record: bytes) -> str:
     return path
 
 
+def holds(directory: str, run_id: str) -> bool:
+    """Whether the run's outcome lies in the spool under *directory*."""
+    return os.path.exists(os.path.join(directory, "spool", run_id + SUFFIX))
+
+
 def waiting(directory: str) -> list[str]:
     """Return the paths of the spool's files, in no order; empty when there is no spool."""
     try:

@@ -12,7 +12,7 @@ from aura_agent.config.models import Config
 from aura_agent.daemon.reports import Desk, ReportServer
 from aura_agent.outbox.queries import run_rows
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report import wire
+from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.daemon.stores import Seen, allow, opened, refuse
@@ -27,7 +27,9 @@ class Served:
 
     path: str
     worker: OutboxWorker
+    state: Path
     accepted: list[Report] = field(default_factory=list)
+    seen: Seen = field(default_factory=Seen)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_unix_connection(self.path)
@@ -40,8 +42,8 @@ class Served:
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     state = tmp_path / "state"
     async with opened(state) as worker:
-        made = Served(str(tmp_path / "sock"), worker)
-        desk = Desk(worker, str(state), SystemClock(), Seen(), Config, made.accepted.append, wake=lambda: None)
+        made = Served(str(tmp_path / "sock"), worker, state)
+        desk = Desk(worker, str(state), SystemClock(), made.seen, Config, made.accepted.append, wake=lambda: None)
         server = ReportServer(desk)
         await server.listen(made.path)
         try:
@@ -138,3 +140,19 @@ async def test_who_hangs_up_before_the_answer_is_kept_all_the_same(served: Serve
 
     await until(lambda: served.accepted)
     assert await served.outcomes() == {"run00000001": "succeeded"}
+
+
+@pytest.mark.parametrize("spooled", [True, False])
+async def test_a_run_whose_outcome_is_in_the_spool_is_not_lost(served: Served, *, spooled: bool) -> None:
+    """The database takes nothing: what its aura-run has left beside it counts, and only without that a run is lost."""
+    _, writer = await served.connect()
+    writer.write(line("run00000001", "start"))
+    await writer.drain()
+    (served.state / "outbox.db").unlink()
+    if spooled:
+        spool.write(str(served.state), "run00000001", line("run00000001"))
+    writer.close()
+
+    await until(lambda: served.seen.named("store.failed"))
+    left = [path.name for path in (served.state / "spool").iterdir()]
+    assert left == ["run00000001.report" if spooled else "run00000001-lost.report"]
