@@ -317,7 +317,8 @@ def start(
     problem: OSError | None = None
     for path in _places(command[0], variables):
         try:
-            os.stat(path)  # far cheaper than a process for every directory of PATH
+            if "/" not in command[0] and _leads_nowhere(path):
+                continue
             try:
                 return _spawn(path, command, variables, signals, own_group=own_group, outputs=outputs)
             except OSError as refusal:
@@ -439,6 +440,20 @@ def _places(name: str, env: dict[str, str]) -> list[str]:
         return [name]
     path = env.get("PATH", "/bin:/usr/bin")
     return [os.path.join(directory or ".", name) for directory in path.split(":")] if name else []
+
+
+def _leads_nowhere(path: str) -> bool:
+    """Whether *path* reaches no file: far cheaper than a process for every directory of PATH. Raises PermissionError.
+
+    A shell looks on whatever is wrong with one of them: a loop of links, a file system that is gone.
+    """
+    try:
+        os.stat(path)
+    except PermissionError:
+        raise
+    except OSError:
+        return True
+    return False
 
 
 def _not_started(name: str, problem: OSError | None) -> NotStarted:

@@ -86,6 +86,8 @@ def test_no_config_no_token_no_network(host: Host) -> None:
         ("", "./missing", 127, "./missing: No such file or directory"),
         ("touch plain", "./plain", 126, "./plain: Permission denied"),
         ("mkdir folder", "./folder", 126, "./folder: Is a directory"),
+        ("ln -s loop loop", "./loop", 126, "./loop: Too many levels of symbolic links"),
+        ("", "x" * 300, 127, f"{'x' * 300}: command not found"),
     ],
 )
 def test_a_command_that_cannot_start_is_said_as_the_shell_would(
@@ -101,6 +103,18 @@ def test_a_command_that_cannot_start_is_said_as_the_shell_would(
     assert ended.returncode == status
     assert ended.stderr.decode() == f"aura-run: {text}\n"
     assert host.report()["outcome"] == "not_started"
+
+
+def test_a_bad_directory_in_path_hides_no_command_behind_it(host: Host) -> None:
+    """A loop of links, a file, a name that is too long: what a shell finds, we find."""
+    (host.home / "loop").symlink_to("loop")
+    (host.home / "file").touch()
+    bad = [str(host.home / "loop"), str(host.home / "file"), "/" + "x" * 300, "/nowhere"]
+    host.extra = {"PATH": ":".join([*bad, os.environ["PATH"]])}
+
+    ended = host.run(*QUEUE, "--", "sh", "-c", "exit 5")
+
+    assert (ended.returncode, ended.stderr) == (5, b"")
 
 
 @behaviour("a script without `#!`", bare="a shell, and execvp(3), run it by /bin/sh")
