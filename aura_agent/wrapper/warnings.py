@@ -15,14 +15,15 @@ def warn(directory: str, cause: str, text: str) -> None:
 
 def print_line(text: str) -> None:
     """Print one line of ours to stderr, if there is one that takes it: no signal gets through to us meanwhile."""
-    from select import POLLOUT, poll
+    from select import PIPE_BUF, POLLOUT, poll
 
+    line = f"aura-run: {text}".encode("utf-8", "surrogateescape")
     room = poll()
     room.register(2, POLLOUT)
     try:
         if not room.poll(_PATIENCE_MS):
             return
-        os.write(2, f"aura-run: {text}\n".encode("utf-8", "surrogateescape"))
+        os.write(2, line[: PIPE_BUF - 1] + b"\n")  # a longer one could wait for room after all
     except OSError:
         pass
 

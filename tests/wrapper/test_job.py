@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,21 @@ def test_a_bad_directory_in_path_hides_no_command_behind_it(host: Host) -> None:
     ended = host.run(*QUEUE, "--", "sh", "-c", "exit 5")
 
     assert (ended.returncode, ended.stderr) == (5, b"")
+
+
+def test_no_line_of_ours_waits_for_a_reader(host: Host) -> None:
+    """A pipe of one page that nobody reads, and a line that is longer: it is cut."""
+    read, write = os.pipe()
+    page_bytes = fcntl(write, F_SETPIPE_SZ, 1)
+
+    ended = host.run(*QUEUE, "--", "x" * page_bytes, capture_output=False, stderr=write)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read()
+
+    assert ended.returncode == 127
+    assert said.startswith(b"aura-run: xxx")
+    assert said.endswith(b"x\n")
 
 
 @behaviour("a script without `#!`", bare="a shell, and execvp(3), run it by /bin/sh")
