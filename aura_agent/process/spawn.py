@@ -127,7 +127,9 @@ def _execute(
         # Looked at first: a fork for every directory of PATH would cost more than the job.
         mode = os.stat(os.path.join(cwd, path)).st_mode
     except OSError as exc:
-        if exc.errno in {errno.ENOENT, errno.ENOTDIR} and os.path.isdir(cwd):
+        # Along PATH a shell looks on whatever is wrong with a directory: a loop of links, a file system that is gone.
+        absent = exc.errno in {errno.ENOENT, errno.ENOTDIR} or ("/" not in argv[0] and exc.errno != errno.EACCES)
+        if absent and os.path.isdir(cwd):
             raise SpawnFailed(f"{path}: not found", exit_code=NOT_FOUND, error_number=exc.errno) from exc
         mode = 0  # let the kernel say it, with the rights of the one who runs it
     except ValueError as exc:

@@ -238,6 +238,15 @@ async def test_path_is_the_jobs_and_a_forbidden_file_does_not_end_the_search(tmp
     assert out == "b\n"
 
 
+async def test_a_bad_directory_in_path_hides_no_program_behind_it(tmp_path: Path) -> None:
+    """A loop of links, a name that is too long: what a shell finds, we find."""
+    (tmp_path / "loop").symlink_to("loop")
+
+    _, out, _ = await run(SpawnSpec(argv=("echo", "here"), env={"PATH": f"{tmp_path}/loop:/{'x' * 300}:{ENV['PATH']}"}))
+
+    assert out == "here\n"
+
+
 async def test_another_shell_can_be_chosen(tmp_path: Path) -> None:
     """`shell` text goes to that program as `-c`."""
     shell = script(tmp_path / "shell", '#!/bin/sh\nprintf "%s|" "$@"\n')
