@@ -13,7 +13,7 @@ MAX_LABEL_SETS = 2000
 OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is one constant, found by its identity
 class Metric:
     """What a metric is called, whether it may fall, what it says, which labels it has."""
 
@@ -99,4 +99,4 @@ class Counts:
 
 def _key(metric: Metric, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the labels in the metric's order; one that is missing counts as empty."""
-    return tuple(labels.get(name, "") for name in metric.labels)
+    return tuple([labels.get(name, "") for name in metric.labels])

@@ -8,7 +8,7 @@ does may fail because nobody can hear of it.
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -39,7 +39,7 @@ def configure_logging(
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _exception_to_text,
             redactor,
-            _render_json if as_json else _console(colours=on_terminal),
+            _json_renderer() if as_json else _console(colours=on_terminal),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Lines(stream),
@@ -103,16 +103,23 @@ def _route_standard_logging() -> None:
 
 def _exception_to_text(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Turn exc_info into a plain traceback, never one that shows local variables."""
+    if "exc_info" not in event:
+        return event
     formatted: MutableMapping[str, Any] = structlog.processors.format_exc_info(logger, method, event)
     return formatted
 
 
-def _render_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
-    """Render one line, the time and the event first; what came here is plain data already."""
+def _json_renderer() -> Callable[[object, str, MutableMapping[str, Any]], str]:
+    """Return what renders one line, the time and the event first; what comes to it is plain data already."""
     import json
 
-    first = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
-    return json.dumps({**first, **event}, default=str)
+    encode = json.JSONEncoder(default=str).encode
+
+    def render(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+        first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+        return encode({**first, **event})
+
+    return render
 
 
 def _console(*, colours: bool) -> structlog.dev.ConsoleRenderer:

@@ -5,6 +5,7 @@ plain data is turned into its repr here, since the renderer would do that later,
 program runs (a ping URL is learned long after the start) and may be asked about from any thread.
 """
 
+import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Mapping, MutableMapping
@@ -37,6 +38,7 @@ class Redactor:
         self._lock = threading.Lock()
         self._added: dict[str, None] = {}
         self._longest_first: _Sorted | None = _Sorted((), ())
+        self._shortest = sys.maxsize  # characters: most of what is logged has fewer
 
     def add(self, value: str) -> None:
         """Hide *value* from now on; of a URL also its path and query alone, as HTTP libraries show them."""
@@ -50,10 +52,11 @@ class Redactor:
             while len(self._added) > MAX_VALUES:
                 del self._added[next(iter(self._added))]
             self._longest_first = None  # sorted when somebody asks: many are added at a time
+            self._shortest = min(self._shortest, *map(len, forms))
 
     def text(self, text: str) -> str:
         """Return *text* without any secret."""
-        if len(text) < MIN_CHARACTERS:
+        if len(text) < self._shortest:
             return text
         known = self._longest_first or self._sorted()
         # None that is longer can be in it: of thousands of URLs that leaves few for most of what is logged.
@@ -64,10 +67,10 @@ class Redactor:
 
     def clean(self, value: object, depth: int = 0) -> Any:
         """Return *value* as plain data without any secret."""
-        if value is None or isinstance(value, (bool, int, float)):
-            return value
         if isinstance(value, str):
             return self.text(str(value))
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
         if depth >= _MAX_DEPTH:
             return "…"
         if isinstance(value, Mapping):
