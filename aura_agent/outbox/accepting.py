@@ -64,12 +64,12 @@ class Accepting:
         return new
 
     def _on_record(self, run_id: str) -> Outcome | None:
-        run = self._connection.execute("SELECT outcome FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-        if run is not None:
-            return Outcome(run["outcome"])
         # The history is pruned earlier than the entries.
-        entry = self._connection.execute("SELECT 1 FROM entries WHERE run_id = ?", (run_id,)).fetchone()
-        return None if entry is None else Outcome.SUCCEEDED
+        found = self._connection.execute(
+            "SELECT outcome FROM runs WHERE run_id = ? UNION ALL SELECT 'succeeded' FROM entries WHERE run_id = ?",
+            (run_id, run_id),
+        ).fetchone()
+        return None if found is None else Outcome(found["outcome"])
 
     def _write_history(self, report: Report) -> None:
         written = self._connection.execute(

@@ -58,15 +58,15 @@ class Entries:
         heartbeat_id = self._streams.known_heartbeat(stream_id)
         if heartbeat_id is None:
             return stream_id
-        if self._streams.facts(stream_id, now)[1] is not None and self._streams.is_leased(heartbeat_id, now):
+        if self._streams.facts(stream_id, now).under_way is not None and self._streams.is_leased(heartbeat_id, now):
             return stream_id  # who next takes the heartbeat's lease asks again
         target = self._streams.attach(stream_id, heartbeat_id, now)
         self.settle(target, now)
         return target
 
-    def left_s(self, stream_id: int, entry: rules.Waiting, now: Moment) -> float:
-        """Return for how long *entry* stays worth sending."""
-        return rules.left_s(self._streams.facts(stream_id, now)[0], entry, now, self._epochs.age_s(now))
+    def left_s(self, stream: rules.Stream, entry: rules.Waiting, now: Moment) -> float:
+        """Return for how long *entry* of *stream* stays worth sending."""
+        return rules.left_s(stream, entry, now, self._epochs.age_s(now))
 
     def drop(self, entry_ids: Collection[int] | None, reason: str, now: Moment) -> Dropped:
         """End those of *entry_ids* (None: all) that wait; one that is under way is left alone."""
@@ -77,7 +77,7 @@ class Entries:
         for row in waiting:
             if entry_ids is not None and row["id"] not in entry_ids:
                 continue
-            if self._streams.facts(row["stream_id"], now)[1] == row["id"]:
+            if self._streams.facts(row["stream_id"], now).under_way == row["id"]:
                 under_way.append(row["id"])
                 continue
             self.withdraw(row["id"], row["stream_id"], State.DROPPED, reason, now)
@@ -108,16 +108,15 @@ class Entries:
             "FROM entries WHERE stream_id = ? AND state = 'waiting'",
             (stream_id,),
         ).fetchall()
-        stream, in_flight = self._streams.facts(stream_id, now)
-        tried = (may_have_arrived, self._streams.last_leased(stream_id)) if rows else ()
+        stream, under_way, leased = self._streams.facts(stream_id, now)
         return stream, [
             rules.Waiting(
                 Key(row["epoch"], row["started_boot_ns"], row["run_id"]),
                 Moment(row["epoch"], row["ended_boot_ns"], row["ended_wall_ns"]),
                 row["max_age_s"],
                 bool(row["replay_all"]),
-                under_way=row["id"] == in_flight,
-                may_have_arrived=row["id"] in tried,
+                under_way=row["id"] == under_way,
+                may_have_arrived=row["id"] in (may_have_arrived, leased),
             )
             for row in rows
         ]

@@ -28,8 +28,7 @@ def to_hand_over(outbox: Outbox) -> list[Report]:
             continue
         if stream["failed_run"] is not None:
             reports.append(giver.failure(ref, stream["failed_run"], stream["failed_epoch"], stream["failed_boot_ns"]))
-        _, in_flight = outbox.streams.facts(stream["id"], now)
-        reports += giver.successes(ref, stream["id"], in_flight)
+        reports += giver.successes(ref, stream["id"], outbox.streams.facts(stream["id"], now).under_way)
     return reports
 
 

@@ -148,8 +148,7 @@ class Leases:
         stream_id = row["id"]
         if self._entries.merged(stream_id, now) != stream_id:
             return None  # the stream that it is part of is due
-        heartbeat_id = self._streams.heartbeat_id(stream_id)
-        url = self._streams.url(stream_id)
+        heartbeat_id, url = self._streams.target(stream_id)
         if heartbeat_id is not None and url is not None and self._takes_in(stream_id, url, now):
             return None  # it is due anew, unless an attempt was under way there
         entry = self._entries.settle(stream_id, now)
@@ -175,7 +174,7 @@ class Leases:
         ).fetchone()
         self._senders.join()
         self._streams.lease(stream_id, self._owner, sent["id"], now.epoch, lease_until_ns)
-        facts, _ = self._streams.facts(stream_id, now)
+        stream = self._streams.facts(stream_id, now).stream
         return Attempt(
             entry_id=sent["id"],
             stream_id=stream_id,
@@ -187,8 +186,8 @@ class Leases:
             host=host,
             body=sent["body"],
             tries=row["tries"],
-            patience_known=facts.lifetime_s is not None,
-            left_s=self._entries.left_s(stream_id, entry, now),
+            patience_known=stream.lifetime_s is not None,
+            left_s=self._entries.left_s(stream, entry, now),
             lease_until_ns=lease_until_ns,
         )
 

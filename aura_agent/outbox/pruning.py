@@ -144,7 +144,8 @@ def _delete(connection: sqlite3.Connection, table: str, chosen: str, bound: int)
 
 def _is_crowded(connection: sqlite3.Connection, bounds: Bounds) -> bool:
     """Whether the file is over its bytes: numbers of its first page, so ask as often as you like."""
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
+    pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if pages * size <= bounds.in_use_bytes:
+        return False
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     return bool((pages - free) * size > bounds.in_use_bytes)

@@ -90,7 +90,7 @@ def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
     if row is None:
         return None
     now = outbox.now()
-    stream, in_flight = outbox.streams.facts(row["stream_id"], now)
+    stream, under_way, _ = outbox.streams.facts(row["stream_id"], now)
     names = {row["stream_id"]: outbox.streams.name(row["stream_id"])}
     return EntryRow(
         **asdict(_queue_row(row, names, _host_troubles(outbox.connection), now)),
@@ -101,7 +101,7 @@ def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
         expires_after_s=lifetime_s(stream, row["max_age_s"]),
         replay="all" if row["replay_all"] else "latest",
         body_bytes=len(row["body"] or b""),
-        under_way=row["state"] == State.WAITING and in_flight == entry_id,
+        under_way=row["state"] == State.WAITING and under_way == entry_id,
     )
 
 
@@ -197,7 +197,7 @@ def stream_of(outbox: Readable, ref: str) -> tuple[int, str | None, Secret | Non
     stream_id = outbox.streams.known(ref)
     if stream_id is None:
         return None
-    return stream_id, outbox.streams.heartbeat_id(stream_id), outbox.streams.url(stream_id)
+    return stream_id, *outbox.streams.target(stream_id)
 
 
 def may_be_sent(outbox: Readable, report: Report) -> bool:
@@ -206,7 +206,7 @@ def may_be_sent(outbox: Readable, report: Report) -> bool:
     if stream_id is None:
         return False
     now = outbox.now()
-    stream, _ = outbox.streams.facts(stream_id, now)
+    stream = outbox.streams.facts(stream_id, now).stream
     key = Key(now.epoch, report.started.boot_ns, report.run_id)
     return bool(judge(stream, [Waiting(key, now)], now).sendable)
 

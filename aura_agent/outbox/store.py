@@ -212,7 +212,7 @@ class Outbox:
         """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""
         with transaction(self._connection):
             stream_id = self.streams.of(ref)
-            return stream_id, self.streams.heartbeat_id(stream_id), self.streams.url(stream_id)
+            return stream_id, *self.streams.target(stream_id)
 
     def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
         """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""

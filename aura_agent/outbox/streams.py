@@ -7,6 +7,7 @@ found and before anything is sent.
 
 import sqlite3
 from hashlib import sha256
+from typing import NamedTuple
 
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.hooks import Undelivered
@@ -15,6 +16,16 @@ from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
 _MARKS = ("failed", "delivered", "succeeded")  # keys that outlive their rows
+
+
+class Facts(NamedTuple):
+    """What is known of a stream: for the rules, and by their ids the entry whose attempt is *under_way*, and the one
+    that was *leased* last and whose attempt is under way or has no known end.
+    """
+
+    stream: Stream
+    under_way: int | None = None
+    leased: int | None = None
 
 
 class Streams:
@@ -96,30 +107,29 @@ class Streams:
 
     # -- what a stream knows -------------------------------------------------------------------------------------
 
-    def facts(self, stream_id: int, now: Moment) -> tuple[Stream, int | None]:
-        """Return what the rules need of a stream, and the entry that is under way, if one is."""
+    def facts(self, stream_id: int, now: Moment) -> Facts:
+        """Return what the rules need of a stream, and which of its entries is under way, or may be."""
         row = self._connection.execute(
             "SELECT streams.*, interval_s, grace_s FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id "
             "WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row is None:
-            return Stream(), None  # merged into another one meanwhile
+            return Facts(Stream())  # merged into another one meanwhile
         patience_s = None if row["interval_s"] is None else row["interval_s"] + (row["grace_s"] or 0)
         stream = Stream(_key(row, "failed"), _key(row, "delivered"), _key(row, "succeeded"), patience_s)
-        return stream, row["lease_entry"] if _is_leased(row, now) else None
+        return Facts(stream, row["lease_entry"] if _is_leased(row, now) else None, row["lease_entry"])
 
-    def url(self, stream_id: int) -> Secret | None:
+    def target(self, stream_id: int) -> tuple[str | None, Secret | None]:
+        """Return the id of the heartbeat that the stream feeds, and its ping URL, as far as they are known."""
         row = self._connection.execute(
-            "SELECT coalesce(ping_url, direct_url) FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id "
-            "WHERE streams.id = ?",
+            "SELECT heartbeat_id, coalesce(ping_url, direct_url) AS url FROM streams"
+            " LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
-        return Secret(row[0]) if row[0] else None
-
-    def heartbeat_id(self, stream_id: int) -> str | None:
-        row = self._connection.execute("SELECT heartbeat_id FROM streams WHERE id = ?", (stream_id,)).fetchone()
-        return None if row is None else row["heartbeat_id"]
+        if row is None:
+            return None, None  # merged into another one meanwhile
+        return row["heartbeat_id"], Secret(row["url"]) if row["url"] else None
 
     def name(self, stream_id: int) -> str:
         """Return what people call the stream: the heartbeat's name, or what it was asked for as."""
@@ -184,11 +194,6 @@ class Streams:
         self._connection.execute(
             "UPDATE streams SET lease_owner = NULL, due_epoch = 0, due_boot_ns = 0 WHERE lease_owner = ?", (owner,)
         )
-
-    def last_leased(self, stream_id: int) -> int | None:
-        """Return the entry whose attempt is under way, or has no known end."""
-        row = self._connection.execute("SELECT lease_entry FROM streams WHERE id = ?", (stream_id,)).fetchone()
-        return None if row is None else row["lease_entry"]
 
     def is_hurried(self, stream_id: int) -> bool:
         """Whether ``hurry`` was called since the lease was taken."""
@@ -331,13 +336,11 @@ class Streams:
         self._connection.execute("DELETE FROM streams WHERE id = ?", (source,))
 
     def _raise_mark(self, stream_id: int, mark: str, key: Key) -> None:
-        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
-        known = _key(row, mark)
-        if known is None or known < key:
-            self._connection.execute(
-                f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?",
-                (*key, stream_id),
-            )
+        self._connection.execute(
+            f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?"
+            f" AND ({mark}_epoch IS NULL OR ({mark}_epoch, {mark}_boot_ns, {mark}_run) < (?, ?, ?))",
+            (*key, stream_id, *key),
+        )
 
 
 def of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
