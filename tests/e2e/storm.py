@@ -98,7 +98,8 @@ class Storm:
         self.site.server.clear_faults()
         self.site.start()
         flushed = self.site.agent("queue", "flush")
-        assert flushed.returncode == 0, flushed.stderr + self.site.log.read_text()[-4000:]
+        left = self.site.agent("queue", "list").stdout if flushed.returncode else ""
+        assert flushed.returncode == 0, flushed.stderr + left + self.site.log.read_text()[-4000:]
         self.site.stop()
         self._note_pings()
         for seen in self.seen:
