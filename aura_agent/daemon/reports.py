@@ -226,9 +226,8 @@ class _Connection(asyncio.Protocol):
         self._keeping = None
         try:
             is_new = keeping.result()
-        except (StoreError, OverflowError) as problem:
-            if isinstance(problem, StoreError):
-                self._desk.observer.note("store.failed", error=str(problem))
+        except StoreError as problem:
+            self._desk.observer.note("store.failed", error=str(problem))
             self._answer("busy", {"reason": str(problem)})
         else:
             self._open = None

@@ -86,14 +86,14 @@ class Report:
             return cls(
                 run_id=_run_id(fields["run"]),
                 boot_id=fields["boot"],
-                started=Reading(int(fields["start_boot_ns"]), int(fields["start_ns"])),
-                ended=Reading(int(fields["end_boot_ns"]), int(fields["end_ns"])),
+                started=Reading(_int(fields["start_boot_ns"]), _int(fields["start_ns"])),
+                ended=Reading(_int(fields["end_boot_ns"]), _int(fields["end_ns"])),
                 outcome=Outcome(fields["outcome"]),
                 ref=_ref(fields.get("ref")),
                 job=fields.get("job", "")[:200],
-                exit_code=_int(fields.get("code")),
-                signal=_int(fields.get("signal")),
-                attempts=int(fields.get("attempts", "1")),
+                exit_code=_int(fields["code"]) if "code" in fields else None,
+                signal=_int(fields["signal"]) if "signal" in fields else None,
+                attempts=_int(fields.get("attempts", "1")),
                 reason=fields.get("reason", "")[:500],
                 max_age_s=float(fields["max_age_s"]) if "max_age_s" in fields else None,
                 replay_all=fields.get("replay") == "all",
@@ -143,5 +143,8 @@ def _ref(text: str | None) -> str | None:
     return text
 
 
-def _int(text: str | None) -> int | None:
-    return None if text is None else int(text)
+def _int(text: str) -> int:
+    number = int(text)
+    if number.bit_length() > 63:  # SQLite's are of 64 bits
+        raise ValueError("a number that is too large")
+    return number

@@ -338,8 +338,7 @@ class Delivery:
 
     *report* are the fields of the run's report, *path* is the spool file that holds it, None if no disk took it. In a
     store that is *served* a daemon sees to all other runs. *calls_hooks*: the job has some, and no daemon calls them.
-    *done* is to be called once a report that no disk took has
-    been delivered: until then its start stays on record.
+    *done* is to be called once a report that no disk took has been delivered: until then its start stays on record.
     """
 
     def __init__(

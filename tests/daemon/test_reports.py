@@ -116,6 +116,19 @@ async def test_a_line_beyond_the_limit_ends_the_conversation(served: Served, end
     writer.close()
 
 
+@pytest.mark.parametrize("verb", ["start", "run"])
+async def test_a_clock_that_no_store_can_hold_is_not_understood(served: Served, verb: str) -> None:
+    """Said at once, so that nothing is begun that could not be concluded."""
+    reader, writer = await served.connect()
+    _, fields = wire.decode(line("run00000001"))
+    writer.write(wire.encode(verb, fields | {"start_boot_ns": "9" * 20}))
+
+    answer = wire.decode(await reader.readline())
+
+    assert answer == ("busy", {"v": "1", "reason": "not understood: a number that is too large"})
+    writer.close()
+
+
 async def test_what_the_store_refuses_is_not_acknowledged(served: Served) -> None:
     """The run still goes on as far as we know: said again on the same connection, it is kept."""
     await refuse(served.worker, "runs")
