@@ -176,13 +176,18 @@ class Signals:
     def pause(self, seconds: float) -> bool:
         """Wait *seconds* beside no job, reaping orphans; False as soon as a terminating signal has come."""
         deadline_boot_ns = now()[0] + int(seconds * 1e9)
-        while self.terminated_by is None:
-            info = self._next(deadline_boot_ns, may_stop=True)
-            if info is None:
-                return True
+        while self.terminated_by is None and self.await_orphan(deadline_boot_ns):
+            pass
+        return self.terminated_by is None
+
+    def await_orphan(self, deadline_boot_ns: int) -> bool:
+        """Beside no job, wait for an orphan to end; False at the deadline, or once a terminating signal has come."""
+        while (info := self._next(deadline_boot_ns, may_stop=True)) is not None:
             if info.si_signo == SIGCHLD:
                 _reap_orphans()
-            self._note(info.si_signo)
+                return True
+            if self._note(info.si_signo):
+                return False
         return False
 
     def see_out(self, is_done: "Callable[[], bool]", progress: "Callable[[], int]", *, bounded: bool) -> bool:
@@ -258,9 +263,12 @@ class Signals:
         if by_process or job.own_group or signum not in _FROM_TERMINALS or _is_hang_up(signum):
             job.send(signum, to_group=not by_process or signum in _FOR_THE_GROUP)
 
-    def _note(self, signum: int) -> None:
-        if signum in _TERMINATING and _signal.getsignal(signum) != _signal.SIG_IGN:
+    def _note(self, signum: int) -> bool:
+        """Remember *signum* if it is a terminating one that we don't ignore; return whether it is."""
+        terminates = signum in _TERMINATING and _signal.getsignal(signum) != _signal.SIG_IGN
+        if terminates:
             self.terminated_by = signum
+        return terminates
 
 
 def _is_hang_up(signum: int) -> bool:

@@ -13,15 +13,25 @@ def end_tree(job: Job, signals: Signals, timeout_s: float, kill_after_s: float) 
     """End *job* and all its descendants; return what was done, for people.
 
     We are the subreaper, so what outlives its parent becomes our child and is still found. The job itself is always
-    waited for; what else is left a moment after SIGKILL is in the kernel's hands.
+    waited for; a terminating signal sent to us then cuts the wait for the rest short. What is left a moment after
+    SIGKILL is in the kernel's hands.
     """
     tree = ProcessTree(job.pid, own_group=job.own_group, sole_job=True)
     tree.signal(SIGTERM)
     deadline_boot_ns = now()[0] + int(kill_after_s * 1e9)
     done = f"timed out after {format_duration(timeout_s)}: sent SIGTERM to its process tree"
-    if signals.wait(job, deadline_boot_ns) and tree.wait_gone(max(0.0, (deadline_boot_ns - now()[0]) / 1e9)):
+    if signals.wait(job, deadline_boot_ns) and _is_gone(tree, signals, deadline_boot_ns):
         return done
+    when = f"after a further {format_duration(kill_after_s)}" if now()[0] >= deadline_boot_ns else "at a signal to us"
     tree.signal(SIGKILL)
     signals.wait(job)
     tree.wait_gone(_KILLED_S)
-    return f"{done}, and SIGKILL after a further {format_duration(kill_after_s)}"
+    return f"{done}, and SIGKILL {when}"
+
+
+def _is_gone(tree: ProcessTree, signals: Signals, deadline_boot_ns: int) -> bool:
+    """Wait for the end of what the job has left; False: some of it lives on."""
+    while tree.members():
+        if not signals.await_orphan(deadline_boot_ns):
+            return False
+    return True

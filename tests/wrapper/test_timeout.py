@@ -35,6 +35,22 @@ def test_the_timeout_ends_the_whole_tree(host: Host) -> None:
     assert host.report()["outcome"] == "timed_out"
 
 
+def test_a_signal_cuts_short_the_wait_for_what_a_timed_out_job_has_left(host: Host) -> None:
+    """The job has ended as it was asked to, its child doesn't hear: told to stop, we don't wait for that."""
+    script = "trap '' TERM; sleep 1000 & echo $!; trap - TERM; wait"
+    job = host.start(*QUEUE, "--timeout", "500ms", "--kill-after", "1000s", "--", "sh", "-c", script)
+    assert job.stdout is not None
+    left = int(job.stdout.readline())
+    wait_until(lambda: children(job.pid) == [left])
+
+    job.terminate()
+    _, errors = job.communicate(timeout=30)
+
+    assert (job.returncode, is_alive(left)) == (124, False)
+    assert b"SIGKILL at a signal to us" in errors
+    assert host.report()["outcome"] == "timed_out"
+
+
 @behaviour("`--retries N`, and it fails", bare="-", ours="is run again; the last attempt is the outcome")
 def test_retries_are_one_outcome(host: Host) -> None:
     """The deciding attempt is the last; a failed one that is retried withdraws nothing."""
