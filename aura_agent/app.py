@@ -228,6 +228,7 @@ async def _built(
             allow_insecure=insecure,
             claimed=hooks.saw,
             skew=skew,
+            withheld=lambda: runner.owes_records,
         )
 
         def accepted(report: Report) -> None:

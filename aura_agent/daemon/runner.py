@@ -113,6 +113,11 @@ class Runner:
                     run.ask_to_stop(_REMOVED)
 
     @property
+    def owes_records(self) -> bool:
+        """Whether outcomes are here that no disk takes; ``accepted`` hears of each that one took."""
+        return bool(self._unkept)
+
+    @property
     def count(self) -> int:
         return sum(len(runs) for runs in self._running.values())
 

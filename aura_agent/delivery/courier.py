@@ -43,7 +43,8 @@ _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing
 class Courier:
     """Delivers what one outbox holds. *limit* bounds the attempts in flight, *max_rate_per_s* how many begin.
 
-    *claimed* hears of each look at the queue, *skew* what acknowledgements tell of our clock.
+    *claimed* hears of each look at the queue, *skew* what acknowledgements tell of our clock. *withheld* says whether
+    outcomes are known that the store isn't told of yet: what they withdraw waits there, so nothing begins until it is.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Courier:
         allow_insecure: bool = False,
         claimed: Callable[[Claim], None] = lambda _: None,
         skew: Skew | None = None,
+        withheld: Callable[[], bool] = lambda: False,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -70,6 +72,7 @@ class Courier:
         self._allow_insecure = allow_insecure
         self._claimed = claimed
         self._skew = skew or Skew()
+        self._withheld = withheld
         self._hosts = Hosts(limit, rng)
         self._pace: Pace | None = None  # there is no time yet to begin it at
         self._reopened: set[str] = set()
@@ -186,6 +189,8 @@ class Courier:
         if self._pace is None:
             self._pace = Pace(self._max_rate_per_s, now_s)
         free = max(0, min(self._limit - len(self._under_way), self._pace.allows(now_s)))
+        if self._withheld():
+            free = 0  # who tells the store wakes us
         ended, self._ended = self._ended, []
         if not free and not ended:
             return self._paced_s() or None  # an attempt that ends wakes us
