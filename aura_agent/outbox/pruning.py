@@ -11,6 +11,7 @@ what a step doesn't come to is left to the next. The file shrinks by incremental
 import sqlite3
 from dataclasses import dataclass
 
+from aura_agent.errors import StoreError
 from aura_agent.outbox.database import reading, transaction
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.rules import Moment, State
@@ -34,13 +35,14 @@ class Bounds:
 
 
 class Pruner:
-    """Keeps one store within *bounds*. Raises StoreError."""
+    """Keeps one store within *bounds*. ``problem`` says why it can't now: nobody's report or ping fails for that."""
 
     def __init__(self, connection: sqlite3.Connection, entries: Entries, bounds: Bounds) -> None:
         self._connection = connection
         self._entries = entries
         self._bounds = bounds
         self._is_due = False
+        self.problem = ""
 
     def saw(self, number: int) -> None:
         """The row of that number was written, or is at its end: now and then that is a reason to look."""
@@ -48,13 +50,18 @@ class Pruner:
 
     def step_if_due(self, now: Moment) -> None:
         """Go a step towards the bounds, in a transaction of its own; what isn't done then is due the next time."""
-        with reading():
-            if not self._is_due and not _is_crowded(self._connection, self._bounds):
-                return
-        with transaction(self._connection):
-            more = self._step(now)
-        with reading():
-            self._is_due = _vacuum(self._connection) or more
+        try:
+            with reading():
+                if not self._is_due and not _is_crowded(self._connection, self._bounds):
+                    return
+            with transaction(self._connection):
+                more = self._step(now)
+            with reading():
+                self._is_due = _vacuum(self._connection) or more
+        except StoreError as problem:
+            self.problem = str(problem)
+        else:
+            self.problem = ""
 
     def _step(self, now: Moment) -> bool:
         """Return whether there is more to do."""
@@ -82,12 +89,13 @@ class Pruner:
 
 def _vacuum(connection: sqlite3.Connection) -> bool:
     """Give some free pages back to the file system, outside any transaction; return whether there are more to give."""
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    free = _free_pages(connection)
     if free <= _SPARE_PAGES:
         return False
     # Not execute(): it takes one step of the statement, and each step gives back one page.
     connection.executescript(f"PRAGMA incremental_vacuum({min(_VACUUM_PAGES, free - _SPARE_PAGES)})")
-    return bool(free - _VACUUM_PAGES > _SPARE_PAGES)
+    # None go from a file that was made without auto_vacuum: they are used again.
+    return _SPARE_PAGES < _free_pages(connection) < free
 
 
 _STORE_IS_FULL = "a later success waits, and the store is full"
@@ -147,5 +155,8 @@ def _is_crowded(connection: sqlite3.Connection, bounds: Bounds) -> bool:
     pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     if pages * size <= bounds.in_use_bytes:
         return False
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return bool((pages - free) * size > bounds.in_use_bytes)
+    return bool((pages - _free_pages(connection)) * size > bounds.in_use_bytes)
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])

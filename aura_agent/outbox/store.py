@@ -182,7 +182,7 @@ class Outbox:
             tuple(self.take_notices()),
             next_due_s,
             hook_calls,
-            self._gone(),
+            self._gone() or self._pruner.problem,
         )
 
     def take_notices(self) -> list[str]:

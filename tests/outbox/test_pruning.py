@@ -1,6 +1,8 @@
 """The store's bounds: what goes first, what never goes, and that the file follows."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,3 +203,44 @@ def test_the_newest_failure_outlives_all_of_it(small: Bench) -> None:
 
     assert failed not in {row.run_id for row in run_rows(small.outbox, limit=10_000)}
     assert small.states()[late] == "invalidated"
+
+
+def test_reports_and_pings_go_through_where_nothing_can_be_pruned(small: Bench) -> None:
+    """What was accepted is news, what was leased can be sent, and why nothing can be taken away is told."""
+    statement = "CREATE TRIGGER refuse BEFORE DELETE ON runs BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    small.outbox.connection.execute(statement)
+    small.know("backup")
+    _fill(small, 400)
+
+    for _ in range(_SLACK):
+        small.run()
+        claim = small.outbox.claim(1)
+        assert len(claim.attempts) == 1
+        small.outbox.release_leases()
+    assert "the disk is full" in claim.problem
+
+    small.outbox.connection.execute("DROP TRIGGER refuse")
+    small.run()
+    assert small.outbox.claim(1).problem == ""
+
+
+def test_a_file_that_cannot_shrink_is_not_looked_through_with_each_report(tmp_path: Path) -> None:
+    """One that was made without incremental vacuum keeps its free pages: they are used again."""
+    directory = tmp_path / "store"
+    directory.mkdir(mode=0o700)
+    with closing(sqlite3.connect(directory / "outbox.db")) as made:
+        made.execute("CREATE TABLE of_old (content BLOB) STRICT")
+        made.execute("INSERT INTO of_old VALUES (zeroblob(4000000))")
+        made.execute("DROP TABLE of_old")
+        made.commit()
+    (directory / "outbox.db").chmod(0o600)
+    clock = MovedClock()
+    bench = Bench(directory, clock, Outbox(str(directory), clock, owner="test", hostname="host"))
+    _fill(bench, _SLACK)
+    statements: list[str] = []
+    bench.outbox.connection.set_trace_callback(statements.append)
+
+    bench.run()
+
+    assert not [statement for statement in statements if statement.startswith("DELETE FROM runs")]
+    bench.outbox.close()
