@@ -108,13 +108,15 @@ class ReportServer:
 class _Connection(asyncio.Protocol):
     """What one connection has said so far. Its lines are answered one after the other, each before the next is read.
 
-    No task and no stream: a report is little more than one line and one answer, and many may come at once.
+    No task and no stream: a report is little more than one line and one answer, and many may come at once. One line is
+    answered in a turn of the loop: who says much holds up nobody.
     """
 
     def __init__(self, desk: Desk, server: ReportServer) -> None:
         self._desk = desk
         self._server = server
-        self._received = b""
+        self._received = bytearray()
+        self._turn: asyncio.Handle | None = None
         self._at_end = False
         self._full = False  # the other end doesn't read our answers
         self._hung_up = False
@@ -157,21 +159,28 @@ class _Connection(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """Hear no more; what is being kept is kept."""
-        self._received = b""
+        self._received.clear()
         self._transport.abort()
 
     def _go_on(self) -> None:
         """Answer what can be answered now, and end when nothing more can come."""
-        while not (self._keeping or self._full):
-            line, newline, rest = self._received.partition(b"\n")
-            if len(line) > wire.MAX_LINE_BYTES or (self._at_end and not newline):
-                self._received = b""
+        if self._turn is None:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if not (self._keeping or self._full):
+            newline_at = self._received.find(b"\n")
+            length = len(self._received) if newline_at < 0 else newline_at
+            if length > wire.MAX_LINE_BYTES or (self._at_end and newline_at < 0):
+                self._received.clear()
                 self._end()
                 return
-            if not newline:
-                break
-            self._received = rest
-            self._hear(line)
+            if newline_at >= 0:
+                line = bytes(self._received[:newline_at])
+                del self._received[: newline_at + 1]
+                self._hear(line)
+                self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
         if len(self._received) > wire.MAX_LINE_BYTES:
             self._transport.pause_reading()
         else:

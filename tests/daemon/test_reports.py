@@ -1,6 +1,7 @@
 """Conversations with the report server over real sockets: what is said at once, in pieces, too long, or cut off."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,22 @@ async def test_a_clock_that_no_store_can_hold_is_not_understood(served: Served, 
     answer = wire.decode(await reader.readline())
 
     assert answer == ("busy", {"v": "1", "reason": "not understood: a number that is too large"})
+    writer.close()
+
+
+async def test_who_says_much_holds_up_nobody(served: Served) -> None:
+    """Anybody may connect, and say thousands of lines at once: the others' are answered in between."""
+    with socket.socket(socket.AF_UNIX) as talker:
+        talker.connect(served.path)
+        reader, writer = await served.connect()
+        writer.write(b"nonsense\n")
+        await reader.readline()
+
+        talker.sendall(b"\n" * 20_000)
+        writer.write(b"nonsense\n")
+        await reader.readline()
+
+        assert talker.recv(1 << 20).count(b"\n") < 100
     writer.close()
 
 
