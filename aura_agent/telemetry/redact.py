@@ -74,14 +74,13 @@ class Redactor:
         if depth >= _MAX_DEPTH:
             return "…"
         if isinstance(value, Mapping):
-            return {self.text(_plain(key)): self._under(key, inner, depth) for key, inner in value.items()}
+            return self._facts(value, depth)
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self.clean(inner, depth + 1) for inner in value]
         return self.text(_plain(value))
 
     def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        cleaned: MutableMapping[str, Any] = self.clean(dict(event))
-        return cleaned
+        return self._facts(event, 0)
 
     def _sorted(self) -> "_Sorted":
         with self._lock:
@@ -89,15 +88,16 @@ class Redactor:
             self._longest_first = _Sorted(secrets, tuple(-len(secret) for secret in secrets))
             return self._longest_first
 
-    def _under(self, key: object, value: object, depth: int) -> Any:
-        if value is not None and isinstance(key, str) and _names_a_secret(key):
-            return HIDDEN
-        return self.clean(value, depth + 1)
+    def _facts(self, facts: Mapping[Any, object], depth: int) -> dict[str, Any]:
+        return {
+            self.text(_plain(key)): HIDDEN if fact is not None and _names_a_secret(key) else self.clean(fact, depth + 1)
+            for key, fact in facts.items()
+        }
 
 
 @lru_cache(maxsize=1024)  # few keys, in each line
-def _names_a_secret(key: str) -> bool:
-    return key.lower().replace("-", "_") in SECRET_KEYS
+def _names_a_secret(key: object) -> bool:
+    return isinstance(key, str) and key.lower().replace("-", "_") in SECRET_KEYS
 
 
 def _forms(value: str) -> list[str]:
