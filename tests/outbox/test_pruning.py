@@ -168,6 +168,17 @@ def test_history_and_ended_entries_are_bounded(small: Bench) -> None:
     assert sum(state_counts(small.outbox).values()) <= _BOUNDS.ended + _BOUNDS.waiting + _SLACK
 
 
+def test_a_job_that_runs_often_leaves_the_others_their_history(small: Bench) -> None:
+    """Of its own runs the newest stay; of a job that runs seldom, all."""
+    seldom = [small.run(change=lambda report: replace(report, job="seldom")) for _ in range(3)]
+    often = [small.run(change=lambda report: replace(report, job="often")) for _ in range(2 * _SLACK - len(seldom))]
+
+    assert [run.run_id for run in run_rows(small.outbox, job="seldom")] == seldom[::-1]
+    assert [run.run_id for run in run_rows(small.outbox, job="often", limit=10_000)] == (
+        often[: -_BOUNDS.runs_per_job - 1 : -1]
+    )
+
+
 def test_the_file_is_bounded_and_shrinks(small: Bench) -> None:
     """Large bodies and outputs: the file stays about as small as the bound, and what is true still goes out."""
     small.know("busy")
