@@ -331,6 +331,12 @@ class Streams:
             key = _key(row, mark)
             if key is not None:
                 self._raise_mark(target, mark, key)
+        since = (row["since_epoch"], row["since_boot_ns"], row["since_wall_ns"])
+        self._connection.execute(
+            "UPDATE streams SET since_epoch = ?1, since_boot_ns = ?2, since_wall_ns = ?3 WHERE id = ?4"
+            " AND ?1 IS NOT NULL AND (since_epoch IS NULL OR (since_epoch, since_boot_ns) > (?1, ?2))",
+            (*since, target),
+        )
         self._connection.execute("UPDATE entries SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("UPDATE refs SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("DELETE FROM streams WHERE id = ?", (source,))

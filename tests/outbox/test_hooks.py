@@ -210,6 +210,21 @@ def test_how_long_pings_have_waited_counts_from_the_first_that_waited_in_vain(at
     assert [kind for kind, _ in _taken(at.outbox)] == ["on_failure", "on_recovery", "on_undeliverable"]
 
 
+@pytest.mark.parametrize("first", [Outcome.SUCCEEDED, Outcome.FAILED])
+@pytest.mark.parametrize("last", ["heartbeat:backup", "heartbeat:id-backup"])
+def test_what_turns_out_to_be_one_heartbeats_has_waited_all_along(at: Bench, first: Outcome, last: str) -> None:
+    """What came under its name and under its id: the count goes on from the first that waits in vain."""
+    at.run(first, ref="heartbeat:backup")
+    at.clock.advance(100)
+    at.run(ref="heartbeat:id-backup")
+    at.clock.advance(50)
+    at.run(ref=last)
+    at.know("backup")
+
+    (stream,) = at.outbox.undelivered()
+    assert stream.waiting_s == (152.0 if first is Outcome.SUCCEEDED else 51.0)
+
+
 def test_a_store_of_the_version_before_gets_what_hooks_need(at: Bench) -> None:
     """Its jobs stand well until one fails."""
     failure = at.run(Outcome.FAILED)
