@@ -24,7 +24,7 @@ class Entries:
         self._streams = streams
         self._epochs = epochs
         self._hook_calls = hook_calls
-        self._withdrawn: list[Gone] = []
+        self._withdrawn: dict[int, Gone] = {}  # by id: what a transaction that fails had withdrawn, the next does again
 
     def hear(self, stream_id: int, report: Report, key: Key, now: Moment) -> None:
         """Do to the stream's queue what the outcome of *report*, which is news, does to it."""
@@ -90,12 +90,12 @@ class Entries:
             "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
             (state, reason, now.wall_ns, entry_id),
         )
-        self._withdrawn.append(Gone(entry_id, self._streams.name(stream_id), state, reason))
+        self._withdrawn[entry_id] = Gone(entry_id, self._streams.name(stream_id), state, reason)
 
     def take_withdrawn(self) -> tuple[Gone, ...]:
         """Return, once, what has been withdrawn."""
-        withdrawn, self._withdrawn = self._withdrawn, []
-        return tuple(withdrawn)
+        withdrawn, self._withdrawn = self._withdrawn, {}
+        return tuple(withdrawn.values())
 
     # -- private -------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Intake:
         self._epochs = epochs
         self._accepting = accepting
         self._tell = tell
-        self._lost: list[str] = []
+        self._lost: dict[str, str] = {}  # jobs by runs: what a transaction that fails had judged, the next does again
 
     def is_due(self) -> bool:
         """Whether there is anything to take in. Raises StoreError."""
@@ -81,8 +81,8 @@ class Intake:
 
     def take_lost(self) -> tuple[str, ...]:
         """Return, once, the jobs of the runs that were judged."""
-        lost, self._lost = self._lost, []
-        return tuple(lost)
+        lost, self._lost = self._lost, {}
+        return tuple(lost.values())
 
     # -- the daemon's own runs -----------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Intake:
         lost = _as_lost(line, now, self._epochs.boot_id)
         if lost is None or not self._accepting.try_to_accept(lost, now):
             return False
-        self._lost.append(lost.job)
+        self._lost[lost.run_id] = lost.job
         return True
 
 

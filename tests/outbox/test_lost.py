@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import run_rows
 from aura_agent.report import spool, started, wire
 from aura_agent.report.boots import current_boot_id
@@ -60,6 +61,27 @@ def test_a_lost_run_withdraws_what_waits_from_before_it(at: Bench) -> None:
     row = next(row for row in run_rows(at.outbox) if row.run_id == "lostrun1")
     assert (row.outcome, row.duration_s) == ("lost", 5.0)
     assert not started.any_record(str(at.directory))
+
+
+def test_what_is_decided_again_and_again_over_a_full_disk_is_told_once(at: Bench) -> None:
+    """A claim that can't be written is undone, with the lost run and the withdrawal in it; the next finds both anew."""
+    at.know("backup")
+    at.run(ref="heartbeat:other")
+    at.run()
+    at.clock.advance(1)
+    _leave_record(at, replace(_started(at, "lostrun1"), ref="heartbeat:other"))
+    at.outbox.connection.execute(
+        "CREATE TRIGGER refuse BEFORE UPDATE OF lease_owner ON streams BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    )
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            at.outbox.claim(10)
+    at.outbox.connection.execute("DROP TRIGGER refuse")
+
+    claim = at.outbox.claim(10)
+
+    assert [gone.heartbeat for gone in claim.withdrawn] == ["other"]
+    assert claim.lost == ("backup",)
 
 
 def test_a_run_whose_outcome_is_in_the_spool_is_not_lost(at: Bench) -> None:
