@@ -81,6 +81,9 @@ class OutboxWorker:
             batch, self._pending = self._pending, []
         try:
             self._accept_batch(batch, loop)
+        except StoreBusyError as problem:
+            for _, accepted in batch:
+                loop.call_soon_threadsafe(_fail, accepted, problem)
         except Exception:  # noqa: BLE001  # one report may have spoilt it for all
             for pending in batch:
                 try:

@@ -1,11 +1,14 @@
 """The outbox's thread: reports that arrive together share a transaction, not their fate."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from aura_agent.clock import Reading
+from aura_agent.errors import StoreBusyError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
@@ -49,3 +52,18 @@ async def test_one_report_that_cannot_be_kept_spoils_no_other(at: Bench) -> None
     assert (ends[0], ends[2]) == (True, True)
     assert isinstance(ends[1], OverflowError)
     assert list(at.states()) == ["worker0000", "worker0002"]
+
+
+async def test_reports_wait_for_a_locked_database_together(at: Bench) -> None:
+    """Its lock is no report's fault: none of them makes those that come after it wait anew."""
+    worker = OutboxWorker(at.outbox)
+    statements: list[str] = []
+    at.outbox.connection.execute("PRAGMA busy_timeout = 200").fetchone()
+    at.outbox.connection.set_trace_callback(statements.append)
+    with closing(sqlite3.connect(at.directory / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        ends = await asyncio.gather(*(worker.accept(_report(number)) for number in range(20)), return_exceptions=True)
+
+    assert {type(end) for end in ends} == {StoreBusyError}
+    assert statements.count("BEGIN IMMEDIATE") < 20
