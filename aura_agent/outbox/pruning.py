@@ -52,16 +52,15 @@ class Pruner:
         """Go a step towards the bounds, in a transaction of its own; what isn't done then is due the next time."""
         try:
             with reading():
-                if not self._is_due and not _is_crowded(self._connection, self._bounds):
-                    return
-            with transaction(self._connection):
-                more = self._step(now)
-            with reading():
-                self._is_due = _vacuum(self._connection) or more
+                is_due = self._is_due or _is_crowded(self._connection, self._bounds)
+            if is_due:
+                with transaction(self._connection):
+                    more = self._step(now)
+                with reading():
+                    self._is_due = _vacuum(self._connection) or more
+            self.problem = ""
         except StoreError as problem:
             self.problem = str(problem)
-        else:
-            self.problem = ""
 
     def _step(self, now: Moment) -> bool:
         """Return whether there is more to do."""

@@ -171,6 +171,8 @@ class Outbox:
                 self._leases.release_gone()
                 attempts, unresolved = self._leases.take(limit, only_runs, rooms or Rooms(), now)
                 next_due_s = 0.0 if len(attempts) >= limit else self._leases.next_due_s(now, only_runs)
+        elif self._pruner.problem:
+            self._pruner.step_if_due(self.now())
         with reading():
             hook_calls = self._hook_calls.any()
         return Claim(
