@@ -6,6 +6,7 @@ Calendar only: no times, no zones, no text.
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 
 ALL_DAYS = (1 << 32) - 2
 ALL_WEEKDAYS = (1 << 7) - 1
@@ -71,6 +72,7 @@ class DayRule:
         return mask
 
 
+@lru_cache(maxsize=256)  # rules are mostly alike: the jobs of one minute all ask for the same days
 def first_day(rule: DayRule, months: int, ordinal: int) -> int | None:
     """Return the first day (a proleptic ordinal, as ``date.toordinal``) from *ordinal* on, or None: there is none.
 

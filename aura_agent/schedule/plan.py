@@ -60,7 +60,8 @@ class Schedule:
         """Return in words why *fire*, one of the fire times, is one."""
         if self.period_us is not None:
             return f"every {format_duration(self.period_us / 1e6)}, counted from 1970-01-01T00:00Z"
-        return "; ".join(expression.explain(fire) for expression in self.expressions if expression.fires_at(fire))
+        alone = len(self.expressions) == 1  # then nothing else can have made it one: no second search
+        return "; ".join(each.explain(fire) for each in self.expressions if alone or each.fires_at(fire))
 
     def fires_between(self, after: datetime, until: datetime, limit: int) -> list[datetime]:
         """Return the first *limit* fire times in (after, until], oldest first."""
