@@ -29,12 +29,12 @@ from aura_agent.daemon.scheduler import Scheduler
 from aura_agent.daemon.watcher import Watcher
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
-from aura_agent.delivery.now import send_unkept
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.delivery.skew import Skew
+from aura_agent.delivery.unkept import Unkept
 from aura_agent.errors import AuraError, DaemonError, StoreError
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.store import Outbox, open_outbox
@@ -245,6 +245,17 @@ async def _built(
             if report.outcome.withdraws:
                 hooks.wake()  # the courier may be busy
 
+        unkept = Unkept(
+            worker,
+            directory,
+            resolver,
+            courier,
+            http,
+            observer,
+            allow_insecure=insecure,
+            unrecorded=lambda: runner.unrecorded,
+            ending=lambda: agent.stopping,
+        )
         scheduler = Scheduler(worker, clock, observer, boot_id)
         runner = Runner(
             worker,
@@ -255,7 +266,7 @@ async def _built(
             accepted,
             lambda: agent.config.attach.redact,
             scheduler.ended,
-            lambda report: send_unkept(worker, resolver, http, observer, report, allow_insecure=insecure),
+            unkept.send,
         )
         watcher = Watcher(
             worker,

@@ -155,7 +155,7 @@ class Simulation:
         self._sleep(agent, number, waiting, now_s)
 
     def _sleep(self, agent: _Agent, number: int, waiting: list[_Stream], now_s: float) -> None:
-        probe_s = agent.hosts.next_probe_s(now_s)
+        probe_s = agent.hosts.next_open_s(now_s)
         if probe_s is not None:
             at_s = now_s + probe_s
         elif agent.hosts.down():

@@ -46,7 +46,7 @@ class Runner:
 
     *redact* returns the patterns in force of what no ping may take along; *ended* hears of the job when its last run
     that went on has ended. *directory* is the store's, for the spool. *unkept* is given, once, each success that
-    the database doesn't take.
+    the database doesn't take, and sees what else it doesn't have in ``unrecorded``.
     ``store_problem`` says why an outcome is not on disk yet.
     """
 
@@ -70,8 +70,8 @@ class Runner:
         self._accepted = accepted
         self._tell_ended = ended
         self._send_unkept = unkept
+        self._unrecorded: dict[str, Report] = {}  # by run
         self._unkept: deque[Report] = deque()
-        self._failed_ns: dict[str, int] = {}  # by ref, the start of the newest failure that the database didn't take
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._slots = Slots()
@@ -116,6 +116,11 @@ class Runner:
     def owes_records(self) -> bool:
         """Whether outcomes are here that no disk takes; ``accepted`` hears of each that one took."""
         return bool(self._unkept)
+
+    @property
+    def unrecorded(self) -> list[Report]:
+        """The outcomes that are not known to be on disk yet."""
+        return list(self._unrecorded.values())
 
     @property
     def count(self) -> int:
@@ -329,9 +334,11 @@ class Runner:
 
     async def _record(self, report: Report) -> None:
         """Make *report* durable. What no disk takes is kept here, and offered again."""
+        self._unrecorded[report.run_id] = report
         problem = await self._refusal(report)
         if problem:
-            self._speak_for(report)
+            if report.outcome is Outcome.SUCCEEDED and self._send_unkept is not None and not self._stopping:
+                self._launch(self._send_unkept(report), f"unkept success of {report.job}")
             if not self._is_spooled(report):
                 self._keep(report, problem)
                 return
@@ -360,6 +367,7 @@ class Runner:
         self.store_problem = problem
         if len(self._unkept) == _UNKEPT_AT_MOST:
             oldest = self._unkept.popleft()
+            del self._unrecorded[oldest.run_id]
             self._observer.note("store.failed", error=f"too much waits for the disk: run {oldest.run_id} is forgotten")
         self._unkept.append(report)
         if len(self._unkept) == 1:
@@ -367,19 +375,8 @@ class Runner:
 
     def _tell_kept(self, report: Report) -> None:
         self.store_problem = ""
+        self._unrecorded.pop(report.run_id, None)
         self._accepted(report)
-
-    def _speak_for(self, report: Report) -> None:
-        """Have a success that the database doesn't know of sent, unless a later failure is one, too."""
-        if report.ref is None:
-            return
-        failed_ns = self._failed_ns.get(report.ref, 0)
-        if report.outcome.withdraws:
-            self._failed_ns[report.ref] = max(failed_ns, report.started.boot_ns)
-            return
-        is_true = report.outcome is Outcome.SUCCEEDED and failed_ns < report.started.boot_ns
-        if is_true and self._send_unkept is not None and not self._stopping:
-            self._launch(self._send_unkept(report), f"unkept success of {report.job}")
 
     async def _offer_again(self) -> None:
         """Return once all is durable; only the end of the daemon lets go of what no disk takes.

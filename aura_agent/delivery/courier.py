@@ -68,13 +68,12 @@ class Courier:
         self._rng = rng
         self._observer = observer
         self._limit = limit
-        self._max_rate_per_s = max_rate_per_s
         self._allow_insecure = allow_insecure
         self._claimed = claimed
         self._skew = skew or Skew()
         self._withheld = withheld
         self._hosts = Hosts(limit, rng)
-        self._pace: Pace | None = None  # there is no time yet to begin it at
+        self._pace = Pace(max_rate_per_s, -math.inf)
         self._reopened: set[str] = set()
         self._wake = asyncio.Event()
         self._looked_s = -math.inf
@@ -105,6 +104,22 @@ class Courier:
         if self._hosts.lives(host):
             self._reopen(host)
             self._wake.set()
+
+    def hold(self, host: str, retry_after_s: float) -> None:
+        """*host* has answered a ping that is no entry: it asks to be left alone for so long."""
+        wait_s = after_retry_after_s(retry_after_s, self._rng)
+        self._hosts.hold(host, asyncio.get_running_loop().time() + wait_s)
+
+    def held_s(self, host: str) -> float:
+        """Return for how long *host* is to be left alone, as far as ``hold`` was told."""
+        return self._hosts.held_s(host, asyncio.get_running_loop().time())
+
+    async def its_turn(self) -> None:
+        """Wait until one more ping may begin that is no entry: the pace is for all of them."""
+        self._pace.allows(asyncio.get_running_loop().time())
+        wait_s = self._pace.next_s()
+        self._pace.spend(1)
+        await asyncio.sleep(wait_s)
 
     def end(self) -> None:
         """Let ``run`` return; not by cancellation, which could lose what a claim has just leased."""
@@ -186,8 +201,6 @@ class Courier:
         Without *probing*, a host that is down is left alone.
         """
         now_s = self._looked_s = asyncio.get_running_loop().time()
-        if self._pace is None:
-            self._pace = Pace(self._max_rate_per_s, now_s)
         free = max(0, min(self._limit - len(self._under_way), self._pace.allows(now_s)))
         if self._withheld():
             free = 0  # who tells the store wakes us
@@ -222,13 +235,13 @@ class Courier:
 
     def _again_s(self, claim: Claim, *, probing: bool) -> float | None:
         waits = [] if claim.next_due_s is None else [max(claim.next_due_s, self._paced_s())]
-        if probing and (probe_s := self._hosts.next_probe_s(asyncio.get_running_loop().time())) is not None:
-            waits.append(probe_s)
+        if probing and (open_s := self._hosts.next_open_s(asyncio.get_running_loop().time())) is not None:
+            waits.append(open_s)
         return min(waits) if waits and len(self._under_way) < self._limit else None
 
     def _paced_s(self) -> float:
         """Return how long the pace holds back the next attempt."""
-        return 0.0 if self._pace is None else self._pace.next_s()
+        return self._pace.next_s()
 
     def _take(self, claim: Claim) -> None:
         """Do what a claim says."""
@@ -254,7 +267,6 @@ class Courier:
         if not attempt.patience_known and attempt.stream_id not in self._patience_unknown:
             self._patience_unknown.add(attempt.stream_id)
             self._observer.note("heartbeat.interval_unknown", heartbeat=attempt.heartbeat, expires_after="24h")
-        assert self._pace is not None
         self._pace.spend(1)
         self._hosts.began(attempt.host)
         task = asyncio.create_task(self._deliver(attempt), name=f"ping {attempt.heartbeat}")

@@ -41,6 +41,7 @@ class Hosts:
         self._rng = rng
         self._widest = max(1, limit - limit // _SHARED)
         self._hosts: dict[str, _Host] = {}
+        self._held_until_s: dict[str, float] = {}  # by host, where one has asked to be left alone
 
     @property
     def unknown_room(self) -> int:
@@ -49,16 +50,22 @@ class Hosts:
 
     def rooms(self, now_s: float) -> Mapping[str, int]:
         """Return how many more attempts may begin now, by host."""
-        return {name: self._room(host, now_s) for name, host in self._hosts.items()}
+        held = {name: 0 for name in self._held_until_s if self.held_s(name, now_s) > 0}
+        return {name: self._room(host, now_s) for name, host in self._hosts.items()} | held
 
     def probes(self, now_s: float) -> frozenset[str]:
         """Return the hosts that are down and due for a probe."""
-        due = (name for name, host in self._hosts.items() if host.probes and self._room(host, now_s))
-        return frozenset(due)
+        return frozenset(name for name, room in self.rooms(now_s).items() if room and self._hosts[name].probes)
 
-    def next_probe_s(self, now_s: float) -> float | None:
-        """Return how long until a probe is due; None: no host is down, or each has its probe under way."""
-        waits = [host.closed_until_s - now_s for host in self._hosts.values() if host.probes and not host.in_flight]
+    def next_open_s(self, now_s: float) -> float | None:
+        """Return how long until a probe is due, or a host may be asked again that asked to be left alone.
+
+        None: there is no such host, or each that is down has its probe under way.
+        """
+        waits = [wait_s for name in self._held_until_s if (wait_s := self.held_s(name, now_s)) > 0]
+        for name, host in self._hosts.items():
+            if host.probes and not host.in_flight:
+                waits.append(max(host.closed_until_s - now_s, self.held_s(name, now_s)))
         return max(0.0, min(waits)) if waits else None
 
     def down(self) -> frozenset[str]:
@@ -114,6 +121,14 @@ class Hosts:
         cap_s = CAP_S if answered else PROBE_CAP_S
         host.closed_until_s = now_s + probe_delay_s(host.probes, self._rng, cap_s=cap_s, left_s=left_s)
         return host.probes == 1
+
+    def hold(self, name: str, until_s: float) -> None:
+        """It asked to be left alone until then; no answer before that ends it."""
+        self._held_until_s[name] = max(until_s, self._held_until_s.get(name, 0.0))
+
+    def held_s(self, name: str, now_s: float) -> float:
+        """Return for how long it is to be left alone because it asked for that."""
+        return max(0.0, self._held_until_s.get(name, 0.0) - now_s)
 
     def forget(self, name: str) -> None:
         """Nothing waits for it any more: nothing is left to probe it with."""

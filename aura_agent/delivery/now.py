@@ -1,25 +1,24 @@
 """A ping that is no entry of the outbox: an answer of now, sent at once, of a watch or by a person's hand.
 
-A success that no disk takes is one, too.
+A success that no disk takes is one, too (``unkept``).
 
 Where its heartbeat's ping URL isn't known, or turns out to be gone, it is asked for, once.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx
 
 from aura_agent.delivery.answers import Verdict, classify
-from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
-from aura_agent.errors import StoreError
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.leases import host_of
-from aura_agent.outbox.queries import may_be_sent, stream_of, stream_problem
+from aura_agent.outbox.queries import stream_of, stream_problem
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report.record import Ref, Report
+from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
 
@@ -41,6 +40,10 @@ class Sent:
     ahead_s: float | None = None  # of our clock, as for ``skew.Skew``
 
 
+async def _none(_: str) -> str:
+    return ""
+
+
 async def ping_now(
     worker: OutboxWorker,
     resolver: Resolver,
@@ -49,16 +52,25 @@ async def ping_now(
     *,
     allow_insecure: bool,
     body: bytes | None = None,
+    objection: Callable[[str], Awaitable[str]] = _none,
 ) -> Sent:
-    """Ping *heartbeat*, an id or an exact name, and return what Aura says to it. Raises StoreError."""
+    """Ping *heartbeat*, an id or an exact name, and return what Aura says to it. Raises StoreError.
+
+    *objection* is asked right before each request begins, by its host, and says why it must not; empty: it may.
+    """
     stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
     name = await worker.read(lambda outbox: outbox.streams.name(stream_id))
+
+    def not_sent(reason: str) -> Sent:
+        return Sent(acknowledged=False, reason=reason, heartbeat=name, heartbeat_id=heartbeat_id, stream_id=stream_id)
+
     if url is None:
         problem = await worker.read(lambda outbox: stream_problem(outbox, stream_id))
-        reason = problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet"
-        return Sent(acknowledged=False, reason=reason, heartbeat=name, heartbeat_id=heartbeat_id, stream_id=stream_id)
+        return not_sent(problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet")
     for _ in range(2):
         host = host_of(url)
+        if reason := await objection(host):
+            return not_sent(reason)
         attempt = await post_ping(http, url, body, allow_insecure=allow_insecure)
         answer = classify(attempt.status, attempt.error, attempt.retry_after, datetime.now(UTC))
         if answer.verdict is not Verdict.RESOLVE_ANEW or heartbeat_id is None:
@@ -79,33 +91,6 @@ async def ping_now(
         retry_after_s=answer.retry_after_s,
         ahead_s=attempt.ahead_s,
     )
-
-
-async def send_unkept(
-    worker: OutboxWorker,
-    resolver: Resolver,
-    http: httpx.AsyncClient,
-    observer: Observer,
-    report: Report,
-    *,
-    allow_insecure: bool,
-) -> None:
-    """Send the success *report*, which no disk takes, from memory: once, and if nothing on record withdraws it.
-
-    Once a disk takes it, it is an entry like any other, and sent again.
-    """
-    if report.ref is None:
-        return
-    heartbeat = report.ref.removeprefix(Ref.HEARTBEAT)
-    facts = {"heartbeat": heartbeat, "job": report.job, "run_id": report.run_id}
-    try:
-        if not await worker.read(lambda outbox: may_be_sent(outbox, report)):
-            return
-        sent = await ping_now(worker, resolver, http, heartbeat, allow_insecure=allow_insecure, body=report.body)
-    except StoreError as problem:
-        observer.note("ping.postponed", **facts, reason=str(problem))
-        return
-    observer.note("ping.delivered" if sent.acknowledged else "ping.postponed", **facts, reason=sent.reason)
 
 
 async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> tuple[int, str | None, Secret | None]:

@@ -2,11 +2,11 @@
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from aura_agent.outbox.reader import Readable
-from aura_agent.outbox.rules import Key, Moment, State, Waiting, judge, lifetime_s
+from aura_agent.outbox.rules import Key, Moment, State, Stream, Waiting, judge, lifetime_s
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 
@@ -200,15 +200,37 @@ def stream_of(outbox: Readable, ref: str) -> tuple[int, str | None, Secret | Non
     return stream_id, *outbox.streams.target(stream_id)
 
 
-def may_be_sent(outbox: Readable, report: Report) -> bool:
-    """Whether nothing on record withdraws *report*, a success of this boot that isn't; False if it has no stream."""
-    stream_id = None if report.ref is None else outbox.streams.known(report.ref)
-    if stream_id is None:
-        return False
+def why_not_sent(outbox: Readable, report: Report, others: Iterable[Report]) -> str:
+    """Return why *report* must not be sent though it is a success, empty if nothing is known against it.
+
+    It is of this boot and isn't on record; *others* are outcomes that aren't either, of whatever job.
+    """
+    if outbox.connection.execute("SELECT 1 FROM entries WHERE run_id = ?", (report.run_id,)).fetchone() is not None:
+        return "it is in the outbox by now"
     now = outbox.now()
-    stream = outbox.streams.facts(stream_id, now).stream
-    key = Key(now.epoch, report.started.boot_ns, report.run_id)
-    return bool(judge(stream, [Waiting(key, now)], now).sendable)
+    known = None if report.ref is None else stream_of(outbox, report.ref)
+    stream = Stream() if known is None else outbox.streams.facts(known[0], now).stream
+    key = _key_in(now, report)
+    for other in others:
+        later = _key_in(now, other)
+        if other.boot_id != report.boot_id or later <= key or not _is_same_stream(outbox, other.ref, report.ref, known):
+            continue
+        if other.outcome.withdraws:
+            stream = replace(stream, failed=max(later, stream.failed or later))
+        elif other.outcome is Outcome.SUCCEEDED:
+            stream = replace(stream, succeeded=max(later, stream.succeeded or later))
+    ended = Moment(now.epoch, report.ended.boot_ns, report.ended.wall_ns)
+    withdrawn = judge(stream, [Waiting(key, ended, report.max_age_s)], now).withdrawn
+    return withdrawn[0].reason if withdrawn else ""
+
+
+def host_held_s(outbox: Readable, host: str) -> float:
+    """Return for how long nothing may be sent to *host*, because it asked for that (Retry-After); 0: it may."""
+    now = outbox.now()
+    row = outbox.connection.execute(
+        "SELECT not_before_ns FROM hosts WHERE host = ? AND epoch = ?", (host, now.epoch)
+    ).fetchone()
+    return 0.0 if row is None else max(0, row["not_before_ns"] - now.boot_ns) / 1e9
 
 
 def stream_problem(outbox: Readable, stream_id: int) -> str:
@@ -262,6 +284,25 @@ def _is_foreign(connection: sqlite3.Connection, stream_id: int, ping_ns: int) ->
         here,
     )
     return fed_before.fetchone() is not None
+
+
+def _key_in(now: Moment, report: Report) -> Key:
+    """Return the place in the order of a run of the boot of *now*."""
+    return Key(now.epoch, report.started.boot_ns, report.run_id)
+
+
+def _is_same_stream(
+    outbox: Readable, ref: str | None, report_ref: str | None, known: tuple[int, str | None, Secret | None] | None
+) -> bool:
+    """Whether *ref* means the stream of *report_ref*, which is *known* if it is."""
+    if ref is None or ref == report_ref or known is None:
+        return ref == report_ref
+    stream_id, heartbeat_id, _ = known
+    other_id = outbox.streams.known(ref)
+    if other_id is not None:
+        return other_id == stream_id
+    found = outbox.heartbeats.find(ref)
+    return len(found) == 1 and found[0].id == heartbeat_id
 
 
 def instant(wall_ns: int) -> datetime:

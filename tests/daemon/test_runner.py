@@ -108,30 +108,6 @@ async def test_no_run_waits_for_a_disk_to_take_the_one_before(tmp_path: Path) ->
     assert {row.run_id for row in rows} == set(ran)
 
 
-async def test_from_memory_no_success_is_told_that_a_later_failure_withdraws(tmp_path: Path) -> None:
-    """The database takes neither: one that began before the failure is not sent, one that began after it is."""
-    told: list[str] = []
-
-    async def tell(report: Report) -> None:
-        told.append(report.job)
-
-    wait = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"
-    async with opened(tmp_path) as worker:
-        runner = Runner(worker, str(tmp_path), SystemClock(), Seen(), current_boot_id(), lambda _: None, unkept=tell)
-        await refuse(worker, "runs")
-        _fire(runner, "before", _job(wait, cwd=str(tmp_path)))
-        await until(lambda: any(run.started is not None for run in runner.running("before")))
-        _fire(runner, "bad", _job("raise SystemExit(3)"))
-        await until(lambda: not runner.running("bad"))
-        (tmp_path / "go").touch()
-        await until(lambda: not runner.running("before"))
-        _fire(runner, "after", _job("pass"))
-        await until(lambda: told)
-        await runner.finish(10.0)
-
-    assert told == ["after"]
-
-
 async def test_an_expectation_that_cannot_be_judged_is_a_failure(tmp_path: Path) -> None:
     """Whatever goes wrong after a good exit, it makes no success."""
     accepted: list[Report] = []

@@ -72,7 +72,7 @@ def test_a_host_that_is_down_has_one_probe_at_a_time() -> None:
     """Nothing before the probe is due, one attempt then, and nothing beside it."""
     made = hosts()
     fail_until_down(made)
-    wait_s = made.next_probe_s(0.0)
+    wait_s = made.next_open_s(0.0)
     assert wait_s is not None
     assert 0 < wait_s <= 1
     assert (made.rooms(0.0)[HOST], made.probes(0.0)) == (0, frozenset())
@@ -80,7 +80,7 @@ def test_a_host_that_is_down_has_one_probe_at_a_time() -> None:
 
     made.began(HOST)
 
-    assert (made.rooms(wait_s)[HOST], made.probes(wait_s), made.next_probe_s(wait_s)) == (0, frozenset(), None)
+    assert (made.rooms(wait_s)[HOST], made.probes(wait_s), made.next_open_s(wait_s)) == (0, frozenset(), None)
 
 
 def test_a_day_of_outage_is_a_probe_or_two_a_minute() -> None:
@@ -89,7 +89,7 @@ def test_a_day_of_outage_is_a_probe_or_two_a_minute() -> None:
     fail_until_down(made)
     now_s, probes = 0.0, 0
     while now_s < 86_400:
-        wait_s = made.next_probe_s(now_s)
+        wait_s = made.next_open_s(now_s)
         assert wait_s is not None
         assert wait_s <= PROBE_CAP_S
         now_s += wait_s
@@ -104,7 +104,7 @@ def test_the_first_answer_opens_a_host() -> None:
     """It is told as news once, and the slots grow from there."""
     made = hosts()
     fail_until_down(made)
-    now_s = made.next_probe_s(0.0) or 0.0
+    now_s = made.next_open_s(0.0) or 0.0
     made.began(HOST)
 
     assert made.answered(HOST)
@@ -123,7 +123,7 @@ def test_attempts_from_before_do_not_lengthen_the_wait() -> None:
     for _ in range(12):
         made.failed(HOST, 100.0, answered=False)
 
-    wait_s = made.next_probe_s(100.0)
+    wait_s = made.next_open_s(100.0)
     assert wait_s is not None
     assert wait_s <= 1.0
     assert made.rooms(100.0 + wait_s) == {HOST: 1}
@@ -139,7 +139,7 @@ def test_a_host_for_which_nothing_waits_is_forgotten() -> None:
     made.given_up(HOST)
     made.forget(HOST)
 
-    assert (made.down(), made.next_probe_s(0.0)) == (frozenset(), None)
+    assert (made.down(), made.next_open_s(0.0)) == (frozenset(), None)
 
 
 @given(st.integers(1, 1000), st.floats(0, 7200), st.integers(0, 2**32))
@@ -166,3 +166,16 @@ def test_a_host_that_is_back_has_the_others_probed_at_once() -> None:
     made.began("b.example")
     made.failed("b.example", 0.0, answered=False)
     assert made.probes(0.0) == {"c.example"}
+
+
+def test_a_host_that_asked_to_be_left_alone_has_no_room_until_then() -> None:
+    """Whatever it answers meanwhile, and however often it asks; the latest counts, and a probe waits for it, too."""
+    made = hosts()
+    made.hold(HOST, 60.0)
+    made.hold(HOST, 30.0)
+    assert (made.rooms(0.0), made.next_open_s(0.0), made.held_s(HOST, 0.0)) == ({HOST: 0}, 60.0, 60.0)
+
+    made.lives(HOST)
+    fail_until_down(made)
+    assert (made.rooms(59.0)[HOST], made.probes(59.0), made.next_open_s(59.0)) == (0, frozenset(), 1.0)
+    assert (made.rooms(60.0)[HOST], made.probes(60.0), made.next_open_s(60.0)) == (1, frozenset({HOST}), 0.0)

@@ -1,7 +1,10 @@
 """A success that no disk takes: sent from memory, as far as it is the newest truth."""
 
+import asyncio
 import random
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -9,8 +12,10 @@ from aura_agent.clock import SystemClock
 from aura_agent.config.models import Job
 from aura_agent.daemon.runner import Runner
 from aura_agent.delivery.courier import Courier
-from aura_agent.delivery.now import send_unkept
+from aura_agent.delivery.unkept import Unkept
 from aura_agent.devserver.server import DevServer
+from aura_agent.outbox.queries import stream_of
+from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.daemon.stores import allow, refuse
@@ -20,15 +25,16 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-def _success() -> Report:
+def _ended(outcome: Outcome = Outcome.SUCCEEDED, run_id: str = "unkept00", **more: str) -> Report:
+    """Return what a run that begins and ends now amounts to."""
     reading = SystemClock().read()
     return Report(
-        run_id="unkept",
+        run_id=run_id,
         boot_id=current_boot_id(),
         started=reading,
         ended=reading,
-        outcome=Outcome.SUCCEEDED,
-        ref="heartbeat:backup",
+        outcome=outcome,
+        ref=more.get("ref", "heartbeat:backup"),
         job="backup",
         body=b"from memory",
     )
@@ -41,8 +47,29 @@ async def _known(aura: DevServer, at: Dispatch) -> None:
     await at.drain()
 
 
-async def _send(at: Dispatch, report: Report) -> None:
-    await send_unkept(at.worker, at.resolver, at.courier._http, at.heard, report, allow_insecure=False)
+def _unkept(
+    at: Dispatch, unrecorded: Callable[[], Sequence[Report]] = tuple, ending: Callable[[], bool] = bool
+) -> Unkept:
+    return Unkept(
+        at.worker,
+        str(at.directory),
+        at.resolver,
+        at.courier,
+        at.courier._http,
+        at.heard,
+        allow_insecure=False,
+        unrecorded=unrecorded,
+        ending=ending,
+    )
+
+
+def _bodies(aura: DevServer) -> list[str]:
+    return [ping.body for ping in aura.pings() if ping.accepted]
+
+
+def _asked(aura: DevServer) -> int:
+    """Return how many requests there were to ping URLs."""
+    return sum(request.path.startswith("/ping/") for request in aura.requests())
 
 
 async def test_it_is_sent_though_the_store_takes_nothing(aura: DevServer, at: Dispatch) -> None:
@@ -50,21 +77,178 @@ async def test_it_is_sent_though_the_store_takes_nothing(aura: DevServer, at: Di
     await _known(aura, at)
     await at.worker.call(lambda outbox: outbox.connection.execute("PRAGMA query_only = 1").fetchone())
 
-    await _send(at, _success())
+    await _unkept(at).send(_ended())
     await at.worker.call(lambda outbox: outbox.connection.execute("PRAGMA query_only = 0").fetchone())
 
-    assert [ping.body for ping in aura.pings()] == ["from disk", "from memory"]
+    assert _bodies(aura) == ["from disk", "from memory"]
 
 
-async def test_it_is_not_sent_if_a_run_that_started_later_has_failed(aura: DevServer, at: Dispatch) -> None:
-    """That failure is on record, and the alarm it deserves is not silenced."""
+@pytest.mark.parametrize("where", ["database", "spool", "memory"])
+@pytest.mark.parametrize("ref", ["heartbeat:backup", "the heartbeat's id"])
+async def test_it_is_not_sent_if_a_run_that_started_later_has_failed(
+    aura: DevServer, at: Dispatch, where: str, ref: str
+) -> None:
+    """Wherever that failure lies, and by whatever name: the alarm it deserves is not silenced."""
     await _known(aura, at)
-    report = _success()
+    known = await at.worker.call(lambda outbox: stream_of(outbox, "heartbeat:backup"))
+    assert known is not None
+    success = _ended()
+    failure = _ended(Outcome.FAILED, "failed00", ref=ref if ref.startswith("heartbeat:") else f"heartbeat:{known[1]}")
+    if where == "database":
+        await at.worker.accept(failure)
+    elif where == "spool":
+        spool.write(str(at.directory), failure.run_id, wire.encode("run", failure.to_fields()))
+
+    await _unkept(at, lambda: [failure] if where == "memory" else []).send(success)
+
+    assert _bodies(aura) == ["from disk"]
+
+
+@pytest.mark.parametrize("where", ["database", "spool", "memory"])
+async def test_failures_of_earlier_runs_and_of_others_are_in_no_success_s_way(
+    aura: DevServer, at: Dispatch, where: str
+) -> None:
+    """Nor is what lies in the spool and is no report."""
+    await _known(aura, at)
+    earlier = _ended(Outcome.FAILED, "earlier0")
+    success = _ended()
+    other = _ended(Outcome.FAILED, "another0", ref="heartbeat:another")
+    skipped = _ended(Outcome.SKIPPED, "skipped0")
+    before = [earlier, other, skipped]
+    if where == "database":
+        await asyncio.gather(*(at.worker.accept(report) for report in before))
+    elif where == "spool":
+        spool.write(str(at.directory), "nothing0", b"no report")
+        for report in before:
+            spool.write(str(at.directory), report.run_id, wire.encode("run", report.to_fields()))
+
+    await _unkept(at, lambda: before if where == "memory" else []).send(success)
+
+    assert _bodies(aura) == ["from disk", "from memory"]
+
+
+async def test_a_failure_while_the_ping_url_is_asked_for_anew_withdraws_it(aura: DevServer, at: Dispatch) -> None:
+    """The first request met a URL that had changed; by the time of the second one a later run has failed."""
+    await _known(aura, at)
+    aura.change_ping_url("backup")
+    aura.set_fault("slow", target="api", delay_s=3600, times=1)
+    asked = len(at.api_requests())
+    sending = asyncio.create_task(_unkept(at).send(_ended()))
+    await until(lambda: len(at.api_requests()) > asked)
     await at.run("backup", Outcome.FAILED)
+    aura.clear_faults()
+    await sending
 
-    await _send(at, report)
+    assert _bodies(aura) == ["from disk"]
+    assert at.heard.events[-1][1]["reason"] == "a run that started later did not succeed"
 
-    assert [ping.body for ping in aura.pings()] == ["from disk"]
+
+async def test_what_the_disk_has_taken_meanwhile_is_left_to_the_courier(aura: DevServer, at: Dispatch) -> None:
+    """One success, one ping."""
+    await _known(aura, at)
+    success = _ended()
+    await at.worker.accept(success)
+
+    await _unkept(at).send(success)
+    await at.drain()
+
+    assert _bodies(aura) == ["from disk", "from memory"]
+
+
+async def test_one_that_is_too_old_is_not_sent(aura: DevServer, at: Dispatch) -> None:
+    """Its job's max_age is over: the next one was due by then."""
+    await _known(aura, at)
+
+    await _unkept(at).send(replace(_ended(), max_age_s=1e-9))
+
+    assert _bodies(aura) == ["from disk"]
+
+
+async def test_a_host_that_asked_to_be_left_alone_is(aura: DevServer, at: Dispatch) -> None:
+    """Whether it told the courier, or the ping before from memory; and what waits in the outbox heeds that, too."""
+    await _known(aura, at)
+    aura.set_fault("status", target="ping", status=429, retry_after=1800, times=1)
+    unkept = _unkept(at)
+
+    await unkept.send(_ended())
+    await unkept.send(_ended(run_id="another0"))
+    waiting = await at.run("backup")
+    await at.drain()
+
+    assert _bodies(aura) == ["from disk"]
+    assert _asked(aura) == 2
+    assert await at.state(waiting) == "waiting"
+    assert "asked to be left alone for another 30m" in str(at.heard.events[-1][1]["reason"])
+
+
+async def test_what_the_courier_was_told_holds_for_memory(aura: DevServer, at: Dispatch) -> None:
+    """A Retry-After on record."""
+    await _known(aura, at)
+    aura.set_fault("status", target="ping", status=503, retry_after=1800, times=1)
+    await at.run("backup")
+    await at.drain()
+
+    await _unkept(at).send(_ended())
+
+    assert _bodies(aura) == ["from disk"]
+
+
+async def test_many_keep_to_the_pace(aura: DevServer, at: Dispatch) -> None:
+    """Two a second: the first two at once, and the fourth not within a second."""
+    await _known(aura, at)
+    at.courier = Courier(
+        at.worker, at.resolver, at.courier._http, random.Random(1), at.heard, limit=1, max_rate_per_s=2
+    )
+    unkept = _unkept(at)
+
+    began_s = asyncio.get_running_loop().time()
+    await asyncio.gather(*(unkept.send(_ended(run_id=f"memory{number:02}")) for number in range(4)))
+    took_s = asyncio.get_running_loop().time() - began_s
+
+    assert len(aura.pings()) == 5
+    assert took_s >= 1.0  # never earlier; how much later is the machine's affair
+
+
+async def test_one_that_waits_for_its_turn_when_the_agent_ends_is_not_begun(aura: DevServer, at: Dispatch) -> None:
+    """The end of the agent waits for nothing but what is under way."""
+    await _known(aura, at)
+    ending = False
+    unkept = _unkept(at, ending=lambda: ending)
+    aura.set_fault("hang", target="ping")
+    sending = [asyncio.create_task(unkept.send(_ended(run_id=f"memory{number:02}"))) for number in range(6)]
+    await until(lambda: _asked(aura) == 5)
+    ending = True
+    aura.clear_faults()
+    await asyncio.gather(*sending)
+
+    reasons = [facts["reason"] for event, facts in at.heard.events if event == "ping.postponed"]
+    assert reasons[-2:] == ["the agent is stopping"] * 2
+
+
+async def test_of_the_runs_of_a_daemon_only_the_newest_is_told_from_memory(aura: DevServer, at: Dispatch) -> None:
+    """No disk takes any: a success that began before a failure is not sent, one that began after it is."""
+    await _known(aura, at)
+    unkept = _unkept(at, lambda: runner.unrecorded)
+    boot_id, directory = current_boot_id(), str(at.directory)
+    runner = Runner(at.worker, directory, SystemClock(), at.heard, boot_id, lambda _: None, unkept=unkept.send)
+    await refuse(at.worker, "runs")
+    (at.directory / "spool").touch()
+
+    def fire(name: str, text: str) -> None:
+        job = Job(heartbeat="backup", command=(sys.executable, "-c", text), cwd=str(at.directory))
+        runner.fire(name, job, SystemClock().read().wall, "a test")
+
+    fire("before", "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)")
+    await until(lambda: any(run.started is not None for run in runner.running("before")))
+    fire("bad", "raise SystemExit(3)")
+    await until(lambda: not runner.running("bad"))
+    (at.directory / "go").touch()
+    await until(lambda: at.heard.count("ping.postponed"))
+    fire("after", "pass")
+    await until(lambda: at.heard.count("ping.delivered") == 2)
+
+    told = [facts["job"] for event, facts in at.heard.events if event in ("ping.delivered", "ping.postponed")]
+    assert told == ["backup", "before", "after"]
 
 
 async def test_nothing_is_sent_that_a_failure_withdraws_of_which_no_disk_knows(aura: DevServer, at: Dispatch) -> None:

@@ -1,0 +1,122 @@
+"""Successes that no disk takes: each is sent from memory, once, if it is then still the newest truth of its heartbeat.
+
+They go beside the queue, at the pace of all pings, a few at once, and to no host that asked to be left alone. One that
+isn't sent, or not acknowledged, isn't lost: whoever has it offers it to the disk again, and then it is an entry like
+any other.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import httpx
+
+from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.now import ping_now
+from aura_agent.delivery.observer import Observer
+from aura_agent.delivery.resolver import Resolver
+from aura_agent.errors import StoreError
+from aura_agent.outbox.queries import host_held_s, why_not_sent
+from aura_agent.outbox.reader import Readable
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report import spool, wire
+from aura_agent.report.record import Ref, Report
+from aura_agent.units import format_duration
+
+_AT_ONCE = 4
+
+
+class Unkept:
+    """Sends them, of the store in *directory*.
+
+    *unrecorded* returns the outcomes that are in memory alone; *ending* says whether it is too late to begin a ping.
+    """
+
+    def __init__(
+        self,
+        worker: OutboxWorker,
+        directory: str,
+        resolver: Resolver,
+        courier: Courier,
+        http: httpx.AsyncClient,
+        observer: Observer,
+        *,
+        allow_insecure: bool,
+        unrecorded: Callable[[], Sequence[Report]],
+        ending: Callable[[], bool],
+    ) -> None:
+        self._worker = worker
+        self._directory = directory
+        self._resolver = resolver
+        self._courier = courier
+        self._http = http
+        self._observer = observer
+        self._allow_insecure = allow_insecure
+        self._unrecorded = unrecorded
+        self._ending = ending
+        self._free = asyncio.Semaphore(_AT_ONCE)
+
+    async def send(self, report: Report) -> None:
+        """Send the success *report*, unless something that is known by then is against it."""
+        if report.ref is None:
+            return
+        heartbeat = report.ref.removeprefix(Ref.HEARTBEAT)
+
+        acknowledged, reason = False, ""
+        try:
+            async with self._free:
+                sent = await ping_now(
+                    self._worker,
+                    self._resolver,
+                    self._http,
+                    heartbeat,
+                    allow_insecure=self._allow_insecure,
+                    body=report.body,
+                    objection=partial(self._objection, report),
+                )
+            acknowledged, reason = sent.acknowledged, sent.reason
+            if sent.acknowledged:
+                self._courier.heard_from(sent.host)
+            elif sent.retry_after_s is not None:
+                self._courier.hold(sent.host, sent.retry_after_s)
+        except StoreError as problem:
+            reason = str(problem)
+        self._observer.note(
+            "ping.delivered" if acknowledged else "ping.postponed",
+            heartbeat=heartbeat,
+            job=report.job,
+            run_id=report.run_id,
+            reason=reason,
+        )
+
+    async def _objection(self, report: Report, host: str) -> str:
+        """Wait for the turn of *report*, and return why it must not be sent to *host* then. Raises StoreError."""
+        if not self._ending():
+            await self._courier.its_turn()
+        while True:
+            unrecorded = list(self._unrecorded())
+            against, held_s = await self._worker.read(
+                partial(self._against, report=report, host=host, others=unrecorded)
+            )
+            if self._ending():
+                return "the agent is stopping"
+            if (held_s := max(held_s, self._courier.held_s(host))) > 0:
+                return f"{host} asked to be left alone for another {format_duration(held_s)}"
+            if against or unrecorded == list(self._unrecorded()):
+                return against
+
+    def _against(self, outbox: Readable, report: Report, host: str, others: Sequence[Report]) -> tuple[str, float]:
+        """Return why *report* must not be sent, by database, spool and *others*, and for how long nothing to *host*."""
+        spooled = _reports_in_spool(self._directory, outbox.now().wall_ns)  # first: what leaves it is in the database
+        return why_not_sent(outbox, report, [*others, *spooled]), host_held_s(outbox, host)
+
+
+def _reports_in_spool(directory: str, wall_ns: int) -> list[Report]:
+    """Return what lies in the spool, as far as it is whole; who takes it in says what becomes of the rest."""
+    found = []
+    for path in spool.waiting(directory):
+        try:
+            found.append(Report.from_fields(wire.decode(spool.read(path, wall_ns) or b"")[1]))
+        except (OSError, ValueError):
+            continue
+    return found
