@@ -203,10 +203,11 @@ def stream_of(outbox: Readable, ref: str) -> tuple[int, str | None, Secret | Non
 def why_not_sent(outbox: Readable, report: Report, others: Iterable[Report]) -> str:
     """Return why *report* must not be sent though it is a success, empty if nothing is known against it.
 
-    It is of this boot and isn't on record; *others* are outcomes that aren't either, of whatever job.
+    It is of this boot, and not known to be on record; *others* are outcomes that aren't either, of whatever job.
     """
-    if outbox.connection.execute("SELECT 1 FROM entries WHERE run_id = ?", (report.run_id,)).fetchone() is not None:
-        return "it is in the outbox by now"
+    entry = outbox.connection.execute("SELECT state FROM entries WHERE run_id = ?", (report.run_id,)).fetchone()
+    if entry is not None and entry["state"] != State.WAITING:
+        return f"it is {entry['state']} by now"
     now = outbox.now()
     known = None if report.ref is None else stream_of(outbox, report.ref)
     stream = Stream() if known is None else outbox.streams.facts(known[0], now).stream

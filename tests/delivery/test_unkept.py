@@ -143,14 +143,14 @@ async def test_a_failure_while_the_ping_url_is_asked_for_anew_withdraws_it(aura:
     assert at.heard.events[-1][1]["reason"] == "a run that started later did not succeed"
 
 
-async def test_what_the_disk_has_taken_meanwhile_is_left_to_the_courier(aura: DevServer, at: Dispatch) -> None:
-    """One success, one ping."""
+async def test_what_the_courier_has_delivered_meanwhile_is_not_sent_again(aura: DevServer, at: Dispatch) -> None:
+    """The disk has taken it at last: one success, one ping."""
     await _known(aura, at)
     success = _ended()
     await at.worker.accept(success)
+    await at.drain()
 
     await _unkept(at).send(success)
-    await at.drain()
 
     assert _bodies(aura) == ["from disk", "from memory"]
 
