@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from dataclasses import asdict
 from typing import Self
 
@@ -30,19 +29,13 @@ from aura_agent.outbox.queries import (
     EntryRow,
     QueueRow,
     entry_row,
-    leased_streams,
+    left_in,
     queue_rows,
     streams_of,
-    waiting_in,
-    waiting_runs,
 )
 from aura_agent.outbox.rules import State
-from aura_agent.outbox.store import Outbox
 from aura_agent.units import format_duration
 
-_FLUSH_TIMEOUT_S = 600.0
-_OTHERS_S = 30.0  # no attempt takes longer; a lease that outlasts this is a dead process's
-_LOOK_AGAIN_S = 0.2
 _BY_HAND = "dropped by hand"
 _ID = click.IntRange(1, 2**63 - 1)  # SQLite knows no others
 _NO_SUCH = "no ping {} in the outbox: aura-agent queue list --all has those that there are"
@@ -229,44 +222,17 @@ def flush(heartbeat: str | None, config_file: str | None, as_json: bool) -> None
 
 
 async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
-    from aura_agent.delivery.inline import courier_for
+    from aura_agent.delivery.inline import courier_for, flush
 
     outbox = open_store(config, "flush")
     outbox.take_spool()
-    only = None if heartbeat is None else _Only(outbox, heartbeat)
-    only_runs = None if only is None else only.runs
-    outbox.hurry(only_runs)
-    with _Progress(outbox.waiting_count() if only is None else only.waiting(outbox), quiet=quiet) as progress:
+    streams = None if heartbeat is None else streams_of(outbox, heartbeat)
+    if streams == []:
+        outbox.close()
+        raise AuraError(f"no ping for {heartbeat!r} was ever in the outbox: aura-agent queue list --all has those")
+    with _Progress(left_in(outbox, streams).waiting, quiet=quiet) as progress:
         async with courier_for(outbox, service(config), progress) as (courier, worker):
-            await courier.drain(_FLUSH_TIMEOUT_S, retry=False, only_runs=only_runs)
-            # What the daemon is sending at this moment isn't left: see how that ends, and what comes after it.
-            deadline = time.monotonic() + _OTHERS_S
-            while time.monotonic() < deadline:
-                leased = await worker.call(leased_streams)  # another process's
-                if not (leased if only is None else leased & await worker.call(only.streams)):
-                    break
-                await asyncio.sleep(_LOOK_AGAIN_S)
-                await courier.drain(_FLUSH_TIMEOUT_S, retry=False, only_runs=only_runs)
-            return await worker.call(Outbox.waiting_count if only is None else only.waiting)
-
-
-class _Only:
-    """One heartbeat's share of the outbox. Its streams may become one while they are delivered."""
-
-    def __init__(self, outbox: Outbox, heartbeat: str) -> None:
-        """Raises AuraError: nothing was ever to be sent to such a heartbeat."""
-        self._heartbeat = heartbeat
-        streams = self.streams(outbox)
-        if not streams:
-            outbox.close()
-            raise AuraError(f"no ping for {heartbeat!r} was ever in the outbox: aura-agent queue list --all has those")
-        self.runs = waiting_runs(outbox, streams)
-
-    def streams(self, outbox: Outbox) -> set[int]:
-        return set(streams_of(outbox, self._heartbeat))
-
-    def waiting(self, outbox: Outbox) -> int:
-        return waiting_in(outbox, self.streams(outbox))
+            return await flush(courier, worker, lambda: progress.tried, heartbeat)
 
 
 class _Progress:
@@ -289,11 +255,13 @@ class _Progress:
         )
         self._task = self._bar.add_task("", total=total)
         self._counts: dict[str, int] = {}
+        self.tried: set[str] = set()  # runs
 
     def note(self, event: str, **facts: object) -> None:
         if not event.startswith("ping."):
             return
         what = event.removeprefix("ping.")
+        self.tried.add(str(facts.get("run_id", "")))
         self._counts[what] = self._counts.get(what, 0) + 1
         ended = what not in ("postponed", "parked")
         self._bar.update(self._task, advance=int(ended), description=str(facts.get("heartbeat", "")))

@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from aura_agent.api import AuraClient, Limiter, Purpose
 from aura_agent.clock import SystemClock
@@ -13,12 +14,17 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import ClientFactory, Resolver
 from aura_agent.outbox.database import BUSY_TIMEOUT_S
+from aura_agent.outbox.queries import left_in, streams_of, waiting_runs
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Report
 from aura_agent.report.spool import prepare
 from aura_agent.secret import Secret
+
+_FLUSH_TIMEOUT_S = 600.0
+_OTHERS_S = 30.0  # no attempt takes longer; a lease that outlasts this is a dead process's
+_LOOK_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,3 +115,37 @@ def deliver_now(
             return await worker.call(Outbox.waiting_count) == 0
 
     return asyncio.run(deliver())
+
+
+async def flush(
+    courier: Courier, worker: OutboxWorker, tried: Callable[[], Collection[str]], heartbeat: str | None = None
+) -> int:
+    """Deliver now all that may be sent, of *heartbeat* or of all; return how much is left. Raises StoreError.
+
+    *tried* returns the runs of the pings that the courier has tried. What other processes are at isn't left: how that
+    ends is waited for, and what they didn't get through, or held up meanwhile, has a try of ours.
+    """
+
+    def streams(outbox: Outbox) -> set[int] | None:
+        return None if heartbeat is None else set(streams_of(outbox, heartbeat))
+
+    def begin(outbox: Outbox) -> frozenset[str] | None:
+        ours = streams(outbox)
+        only_runs = None if ours is None else waiting_runs(outbox, ours)
+        outbox.hurry(only_runs)
+        return only_runs
+
+    loop = asyncio.get_running_loop()
+    others_until_s, before = loop.time() + _OTHERS_S, None
+    only_runs = await worker.call(begin)
+    while True:
+        await courier.drain(_FLUSH_TIMEOUT_S, retry=False, only_runs=only_runs)
+        left = await worker.call(lambda outbox: left_in(outbox, streams(outbox), tried()))
+        if left.busy and loop.time() < others_until_s:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        elif left.busy or not left.untried or left == before:
+            break
+        else:
+            before = left
+            await worker.call(partial(Outbox.hurry, only_runs=left.untried))
+    return left.waiting if heartbeat is not None else await worker.call(Outbox.waiting_count)

@@ -1,8 +1,8 @@
 """Leases: who may send what, when, and what the end of an attempt means for its entry and its stream.
 
-One stream has one lease, of one process; it ends with the attempt, when its holder is gone, or after ``LEASE_S``. Which
-entry of a stream is next the rules say, in the transaction that takes the lease. A host's Retry-After holds for all
-streams. Works inside the transactions of ``aura_agent.outbox.store``.
+One stream has one lease, of one process; it ends with the attempt, or with the look-up of its ping URL, when its holder
+is gone, or after ``LEASE_S``. Which entry of a stream is next the rules say, in the transaction that takes the lease. A
+host's Retry-After holds for all streams. Works inside the transactions of ``aura_agent.outbox.store``.
 """
 
 import sqlite3
@@ -154,9 +154,10 @@ class Leases:
         entry = self._entries.settle(stream_id, now)
         if entry is None:
             return None
+        lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
         if url is None:
-            # By then it has been looked for.
-            self._streams.set_due(stream_id, now.epoch, now.boot_ns + int(LEASE_S * 1e9))
+            self._senders.join()
+            self._streams.lease(stream_id, self._owner, None, now.epoch, lease_until_ns)
             return Unresolved(stream_id, heartbeat_id, self._streams.refs(stream_id), row["tries"])
         host = host_of(url)
         if host != row["host"]:
@@ -168,7 +169,6 @@ class Leases:
             self._streams.set_due(stream_id, now.epoch, held_until_ns)
             return None
         rooms[host] = rooms.get(host, unknown_room) - 1
-        lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
         sent = self._connection.execute(
             "SELECT id, run_id, job, body FROM entries WHERE run_id = ?", (entry.key.run_id,)
         ).fetchone()

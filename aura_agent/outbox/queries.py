@@ -45,6 +45,18 @@ class EntryRow(QueueRow):
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What is left while pings are delivered: how many wait, and whether somebody is at any of them.
+
+    *untried* has the newest run of each stream that nobody is at, and in which none was tried by who asks.
+    """
+
+    waiting: int
+    busy: bool
+    untried: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRow:
     """One run as ``history`` shows it."""
 
@@ -123,10 +135,20 @@ def waiting_runs(outbox: Readable, streams: Iterable[int]) -> frozenset[str]:
     return frozenset(row["run_id"] for stream in streams for row in outbox.connection.execute(query, (stream,)))
 
 
-def waiting_in(outbox: Readable, streams: Collection[int]) -> int:
-    """Return how many pings wait in *streams*."""
-    query = "SELECT count(*) FROM entries WHERE stream_id = ? AND state = 'waiting'"
-    return sum(outbox.connection.execute(query, (stream,)).fetchone()[0] for stream in streams)
+def left_in(outbox: Readable, streams: Collection[int] | None, tried: Collection[str] = ()) -> Left:
+    """Return what is left in *streams* (None: in all), for who has *tried* the pings of these runs."""
+    newest: dict[int, str] = {}
+    touched, waiting = leased_streams(outbox), 0
+    leased = frozenset(touched)
+    query = "SELECT stream_id, run_id FROM entries WHERE state = 'waiting' ORDER BY id"
+    for stream_id, run_id in outbox.connection.execute(query):
+        if streams is None or stream_id in streams:
+            waiting += 1
+            newest[stream_id] = run_id
+            if run_id in tried:
+                touched.add(stream_id)
+    untried = frozenset(run_id for stream_id, run_id in newest.items() if stream_id not in touched)
+    return Left(waiting, not leased.isdisjoint(newest), untried)
 
 
 def run_rows(outbox: Readable, *, job: str | None = None, limit: int = 20) -> list[RunRow]:
@@ -183,7 +205,7 @@ def last_successes(outbox: Readable) -> dict[str, float]:
 
 
 def leased_streams(outbox: Readable) -> set[int]:
-    """Return the streams of which a ping is under way, in whatever process."""
+    """Return the streams of which a ping is under way, or its URL being looked up, in whatever process."""
     now = outbox.now()
     rows = outbox.connection.execute(
         "SELECT id FROM streams WHERE lease_owner IS NOT NULL AND lease_epoch = ? AND lease_until_ns > ?",

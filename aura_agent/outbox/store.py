@@ -200,9 +200,14 @@ class Outbox:
             return [self._leases.end(each, now) for each in ended]
 
     def postpone_unresolved(self, stream_id: int, reason: str, delay_s: float, *, parked: bool = False) -> None:
-        """The stream's ping URL can't be had now: ask again after *delay_s*."""
+        """The stream's ping URL can't be had now: ask again after *delay_s*.
+
+        For a success that came since it was asked for, at once where *parked* is for long.
+        """
         with transaction(self._connection):
-            self.streams.postpone(stream_id, self.now(), delay_s, reason, parked=parked)
+            wait_s = 0.0 if parked and self.streams.is_hurried(stream_id) else delay_s
+            self.streams.end_look_up(stream_id)
+            self.streams.postpone(stream_id, self.now(), wait_s, reason, parked=parked)
 
     def attach(self, stream_id: int, heartbeat_id: str) -> None:
         """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""

@@ -5,6 +5,7 @@ stream with it as soon as the cache knows it; before that each ref is a stream o
 found and before anything is sent.
 """
 
+import json
 import sqlite3
 from hashlib import sha256
 from typing import NamedTuple
@@ -57,7 +58,8 @@ class Streams:
     def attach(self, stream_id: int, heartbeat_id: str, now: Moment) -> int:
         """Make *stream_id* the heartbeat's; return the stream that now is, after a merge if there was one before.
 
-        An attempt that is under way is so in the merged one. Of two, that of *stream_id* is let go.
+        An attempt that is under way is so in the merged one. Of two, that of *stream_id* is let go. A look-up of the
+        ping URL ends with this.
         """
         row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
         if row is None:
@@ -66,9 +68,11 @@ class Streams:
                 " WHERE id = ?",
                 (heartbeat_id, stream_id),
             )
+            self.end_look_up(stream_id)
             return stream_id
         if row["id"] != stream_id:
             self._merge(stream_id, row["id"], now)
+        self.end_look_up(row["id"])
         self.hurry(row["id"])
         return int(row["id"])
 
@@ -164,12 +168,18 @@ class Streams:
 
     # -- who is sending, and when to try ---------------------------------------------------------------------------
 
-    def lease(self, stream_id: int, owner: str, entry_id: int, epoch: int, until_ns: int) -> None:
-        """Leave the stream to *owner*; due again when that ends."""
+    def lease(self, stream_id: int, owner: str, entry_id: int | None, epoch: int, until_ns: int) -> None:
+        """Leave the stream to *owner*, who sends that entry; None: looks up the ping URL. Due again when that ends."""
         self._connection.execute(
             "UPDATE streams SET lease_owner = ?, lease_entry = ?, lease_epoch = ?, lease_until_ns = ?, due_epoch = ?,"
             " due_boot_ns = ? WHERE id = ?",
             (owner, entry_id, epoch, until_ns, epoch, until_ns, stream_id),
+        )
+
+    def end_look_up(self, stream_id: int) -> None:
+        """What was to be looked up is known by now, or can't be had; an attempt goes on."""
+        self._connection.execute(
+            "UPDATE streams SET lease_owner = NULL WHERE id = ? AND lease_entry IS NULL", (stream_id,)
         )
 
     def set_urgency(self, stream_id: int, wall_ns: int) -> None:
@@ -325,7 +335,7 @@ class Streams:
         if row is None:
             return  # merged already
         other = self._connection.execute("SELECT * FROM streams WHERE id = ?", (target,)).fetchone()
-        if _is_leased(row, now) and not _is_leased(other, now):
+        if row["lease_entry"] is not None and _is_leased(row, now) and not _is_leased(other, now):
             self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
         for mark in _MARKS:
             key = _key(row, mark)
@@ -353,8 +363,8 @@ def of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
     """Return the condition, and its values, that leaves only the streams of *run_ids*; None leaves all."""
     if run_ids is None:
         return "", []
-    marks = ", ".join("?" * len(run_ids))
-    return f" AND id IN (SELECT stream_id FROM entries WHERE run_id IN ({marks}))", sorted(run_ids)
+    query = "SELECT stream_id FROM entries WHERE run_id IN (SELECT value FROM json_each(?))"
+    return f" AND id IN ({query})", [json.dumps(sorted(run_ids))]
 
 
 def _is_leased(stream: sqlite3.Row, now: Moment) -> bool:
