@@ -23,7 +23,8 @@ _WAL_KEPT_BYTES = 4 << 20  # what a large transaction has made of the log is giv
 # Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
 # A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
 # when it was last looked at, empty before; ``urgency`` is about when what waits first expires.
-# ``since`` is the end of the first run whose ping has been waiting in vain, ``told`` whether people know. A job's
+# ``since`` is the end of the first run whose ping has been waiting in vain, or the delivery of another one after that;
+# ``told`` whether people know. A job's
 # ``newest`` is its newest run, ``failing`` how that ended.
 _STEPS = (
     """

@@ -158,12 +158,12 @@ class Streams:
         self._raise_mark(stream_id, "succeeded", key)
 
     def note_delivery(self, stream_id: int, key: Key, now: Moment) -> None:
-        """A ping got through: remember which, and forget the trouble before it."""
+        """A ping got through: remember which, and forget the trouble before it. What still waits does from now on."""
         self._raise_mark(stream_id, "delivered", key)
         self._connection.execute(
             "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0,"
-            " due_boot_ns = 0, since_epoch = NULL, told = 0 WHERE id = ?",
-            (now.wall_ns, stream_id),
+            " due_boot_ns = 0, since_epoch = ?, since_boot_ns = ?, since_wall_ns = ?, told = 0 WHERE id = ?",
+            (now.wall_ns, *now, stream_id),
         )
 
     # -- who is sending, and when to try ---------------------------------------------------------------------------
@@ -341,15 +341,25 @@ class Streams:
             key = _key(row, mark)
             if key is not None:
                 self._raise_mark(target, mark, key)
-        since = (row["since_epoch"], row["since_boot_ns"], row["since_wall_ns"])
-        self._connection.execute(
-            "UPDATE streams SET since_epoch = ?1, since_boot_ns = ?2, since_wall_ns = ?3 WHERE id = ?4"
-            " AND ?1 IS NOT NULL AND (since_epoch IS NULL OR (since_epoch, since_boot_ns) > (?1, ?2))",
-            (*since, target),
-        )
+        self._merge_trouble(row, other, now)
         self._connection.execute("UPDATE entries SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("UPDATE refs SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("DELETE FROM streams WHERE id = ?", (source,))
+
+    def _merge_trouble(self, source: sqlite3.Row, target: sqlite3.Row, now: Moment) -> None:
+        """What waits in vain in either stream still does, and people know it, unless the other has delivered since."""
+        still = [one for one, other in ((source, target), (target, source)) if not _has_delivered_since(other, one)]
+        if source["since_epoch"] is not None or target["since_epoch"] is not None:
+            since = min((when for one in still if (when := _since(one)) is not None), default=now)
+            self._connection.execute(
+                "UPDATE streams SET since_epoch = ?, since_boot_ns = ?, since_wall_ns = ? WHERE id = ?",
+                (*since, target["id"]),
+            )
+        deliveries_ns = [ns for ns in (source["delivered_wall_ns"], target["delivered_wall_ns"]) if ns is not None]
+        self._connection.execute(
+            "UPDATE streams SET delivered_wall_ns = ?, told = ? WHERE id = ?",
+            (max(deliveries_ns, default=None), any(one["told"] for one in still), target["id"]),
+        )
 
     def _raise_mark(self, stream_id: int, mark: str, key: Key) -> None:
         self._connection.execute(
@@ -373,6 +383,17 @@ def _is_leased(stream: sqlite3.Row, now: Moment) -> bool:
         and stream["lease_epoch"] == now.epoch
         and stream["lease_until_ns"] > now.boot_ns
     )
+
+
+def _has_delivered_since(stream: sqlite3.Row, other: sqlite3.Row) -> bool:
+    """Whether *stream* got a ping through after those of *other* began to wait in vain, the last time that they did."""
+    return (stream["delivered_wall_ns"] or 0) > (other["since_wall_ns"] or 0)
+
+
+def _since(stream: sqlite3.Row) -> Moment | None:
+    if stream["since_epoch"] is None:
+        return None
+    return Moment(stream["since_epoch"], stream["since_boot_ns"], stream["since_wall_ns"])
 
 
 def _stored(ref: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome, Report
+from aura_agent.secret import Secret
 from tests.outbox.stores import SECOND_NS, Bench, delivered
 
 
@@ -223,6 +224,71 @@ def test_what_turns_out_to_be_one_heartbeats_has_waited_all_along(at: Bench, fir
 
     (stream,) = at.outbox.undelivered()
     assert stream.waiting_s == (152.0 if first is Outcome.SUCCEEDED else 51.0)
+
+
+def test_what_waits_behind_a_delivery_does_so_from_then_on(at: Bench) -> None:
+    """With replay = "all": one got through, the next doesn't, and people hear of that in time, neither late nor early."""
+    at.know("backup")
+    for _ in range(2):
+        at.run(change=lambda report: replace(report, replay_all=True))
+        at.clock.advance(100)
+    (attempt,) = at.outbox.claim(1).attempts
+    delivered(at.outbox, attempt, "")
+    at.clock.advance(30)
+
+    (stream,) = at.outbox.undelivered()
+    assert stream.waiting_s == 30.0
+
+
+@pytest.mark.parametrize("told", ["heartbeat:backup", "heartbeat:id-backup"])
+def test_people_who_know_that_pings_wait_are_not_told_again_when_two_streams_become_one(at: Bench, told: str) -> None:
+    """Whichever of the two they were told of."""
+    for ref in ("heartbeat:backup", "heartbeat:id-backup"):
+        at.run(ref=ref)
+    streams = {stream.run_id: stream for stream in at.outbox.undelivered()}
+    runs = {"heartbeat:backup": "run00000001", "heartbeat:id-backup": "run00000002"}
+    at.outbox.tell_undeliverable(streams[runs[told]], "because")
+    assert len(at.outbox.undelivered()) == 1
+
+    at.know("backup")
+    at.outbox.claim(0)
+
+    assert at.outbox.undelivered() == []
+
+
+def test_trouble_that_the_other_stream_has_no_part_in_ends_with_both(at: Bench) -> None:
+    """Told that one doesn't get through, which turns out to feed a heartbeat that hears: the next trouble is told."""
+    at.run(ref="heartbeat:backup")
+    (waiting,) = at.outbox.undelivered()
+    at.outbox.tell_undeliverable(waiting, "because")
+    at.run(ref="url:http://127.0.0.1:9/ping/id-backup")
+    (attempt,) = at.outbox.claim(1).attempts
+    at.clock.advance(5)
+    delivered(at.outbox, attempt, "")
+    at.know("backup")
+    at.run()
+    at.clock.advance(60)
+
+    (stream,) = at.outbox.undelivered()
+    assert stream.waiting_s == 60.0
+
+
+def test_of_two_streams_that_become_one_the_later_delivery_counts(at: Bench) -> None:
+    """Whoever compares with Aura's last ping would take it for somebody else's otherwise."""
+    at.know("backup", "id-backup")
+    at.run(ref="heartbeat:backup")
+    (attempt,) = at.outbox.claim(1).attempts
+    delivered(at.outbox, attempt, "")
+    at.clock.advance(1000)
+    at.run(ref="url:http://127.0.0.1:9/ping/other")
+    (attempt,) = at.outbox.claim(1).attempts
+    delivered(at.outbox, attempt, "")
+    later_ns = at.clock.read().wall_ns
+
+    at.outbox.remember_url("id-backup", Secret("http://127.0.0.1:9/ping/other"), later_ns)
+
+    rows = at.outbox.connection.execute("SELECT delivered_wall_ns FROM streams").fetchall()
+    assert [row[0] for row in rows] == [later_ns]
 
 
 def test_a_store_of_the_version_before_gets_what_hooks_need(at: Bench) -> None:
