@@ -87,9 +87,14 @@ class Intake:
     # -- the daemon's own runs -----------------------------------------------------------------------------------
 
     def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
-        """Put on record that attempts of *runs* go on: run id, job, ref, start of the attempt."""
+        """Put on record that attempts of *runs* go on: run id, job, ref, start of the attempt.
+
+        Not of one whose outcome is on record already: it overtakes this where the database was locked.
+        """
         self._connection.executemany(
-            "INSERT OR REPLACE INTO open_runs VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO open_runs SELECT ?1, ?2, ?3, ?4, ?5, ?6"
+            " WHERE NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)"
+            " AND NOT EXISTS (SELECT 1 FROM entries WHERE run_id = ?1)",
             [(run_id, job, ref, self._epochs.epoch, *begun) for run_id, job, ref, begun in runs],
         )
 

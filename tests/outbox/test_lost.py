@@ -183,3 +183,17 @@ def test_a_record_that_says_nothing_hinders_nobody(at: Bench, line: str) -> None
 
     assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == [run_id]
     assert not started.any_record(str(at.directory))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.SKIPPED])
+def test_a_start_that_goes_on_record_after_its_end_loses_no_run(at: Bench, outcome: Outcome) -> None:
+    """The database was locked meanwhile: nothing is left of the start, whatever is pruned later."""
+    run = replace(_started(at, "daemonrun3"), outcome=outcome)
+    at.outbox.accept([run])
+    at.outbox.begin([(run.run_id, run.job, run.ref, run.started)])
+    for table in ("runs", "entries"):
+        at.outbox.connection.execute(f"DELETE FROM {table}")
+    at.reopen()
+
+    assert at.outbox.lose_open_runs() == []
+    assert _outcomes(at) == {}
