@@ -4,7 +4,15 @@ from dataclasses import asdict
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, local, open_store, print_json, print_table, read_config
+from aura_agent.cli.settings import (
+    config_option,
+    json_option,
+    local,
+    open_to_look,
+    print_json,
+    print_table,
+    read_config,
+)
 from aura_agent.outbox.queries import RunRow, run_rows
 from aura_agent.units import format_duration, format_size
 
@@ -19,9 +27,8 @@ def history(job: str | None, count: int, config_file: str | None, as_json: bool)
 
     Example: aura-agent history backup -n 5
     """
-    outbox = open_store(read_config(config_file), "history")
+    outbox = open_to_look(read_config(config_file), "history")
     try:
-        outbox.take_spool()
         rows = run_rows(outbox, job=job, limit=count)
     finally:
         outbox.close()

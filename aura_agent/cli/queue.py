@@ -14,6 +14,7 @@ from aura_agent.cli.settings import (
     local,
     on_one_line,
     open_store,
+    open_to_look,
     print_json,
     print_table,
     read_config,
@@ -58,9 +59,8 @@ def list_(ended: bool, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent queue list --all
     """
-    outbox = open_store(read_config(config_file), "list")
+    outbox = open_to_look(read_config(config_file), "list")
     try:
-        outbox.take_spool()
         rows = queue_rows(outbox, ended=ended)
     finally:
         outbox.close()
@@ -95,9 +95,8 @@ def show(entry_id: int, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent queue show 17
     """
-    outbox = open_store(read_config(config_file), "show")
+    outbox = open_to_look(read_config(config_file), "show")
     try:
-        outbox.take_spool()
         row = entry_row(outbox, entry_id)
     finally:
         outbox.close()

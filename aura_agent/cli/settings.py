@@ -11,7 +11,8 @@ import click
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, config_path, find_token
-from aura_agent.errors import ConfigError, Problem
+from aura_agent.errors import ConfigError, Problem, StoreError
+from aura_agent.outbox.database import BUSY_TIMEOUT_S
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report import places
 from aura_agent.units import format_duration
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from aura_agent.api import AuraClient
     from aura_agent.delivery.inline import Service
 
+_LOOK_PATIENCE_S = 2.0  # who only looks wants to see what there is, not to wait for who keeps the database locked
 _NARROW_COLUMNS = 90  # a table of half a dozen columns is torn to shreds in fewer
 _API_PATIENCE_S = 150.0  # the minute's limit is waited for; who has used up the hour is told so
 
@@ -52,11 +54,27 @@ def store_directory(config: Config) -> str:
     return places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
 
 
-def open_store(config: Config, role: str) -> Outbox:
-    """Open the config's store, and say what had to be set aside for that. Raises StoreError."""
-    outbox = open_outbox(store_directory(config), role)
+def open_store(config: Config, role: str, *, patience_s: float = BUSY_TIMEOUT_S) -> Outbox:
+    """Open the config's store, and say what had to be set aside for that. Raises StoreError.
+
+    *patience_s* is how long others may keep it locked.
+    """
+    outbox = open_outbox(store_directory(config), role, patience_s=patience_s)
     for notice in outbox.take_notices():
         click.echo(f"aura-agent: {notice}", err=True)
+    return outbox
+
+
+def open_to_look(config: Config, role: str) -> Outbox:
+    """Open the store for who wants to be shown what is in it, and bring in what its spool holds.
+
+    Where that can't be now, a line says so: what is on record can be shown all the same. Raises StoreError.
+    """
+    outbox = open_store(config, role, patience_s=_LOOK_PATIENCE_S)
+    try:
+        outbox.take_spool()
+    except StoreError as problem:
+        click.echo(f"aura-agent: without what is in the spool, which can't be brought in: {problem}", err=True)
     return outbox
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import threading
 from typing import Any
@@ -65,6 +66,33 @@ def test_show_and_drop_of_what_is_not_there_say_so(waiting: Site) -> None:
             asked.stderr
             == "aura-agent: no ping 99 in the outbox: aura-agent queue list --all has those that there are\n"
         )
+
+
+def test_a_locked_database_keeps_nobody_from_looking(waiting: Site) -> None:
+    """What is on record is shown, and a line says what isn't and why; later all of it is there."""
+    before = _entry(waiting, "one")
+    assert waiting.run("-H", "one", "--no-wait", "--", "true").returncode == 0
+    other = sqlite3.connect(waiting.state / "outbox.db", isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        asked = [
+            waiting.agent("queue", "list", "--json"),
+            waiting.agent("queue", "show", str(before["id"]), "--json"),
+            waiting.agent("history", "--json"),
+        ]
+    finally:
+        other.close()
+
+    listed, shown, ran = (json.loads(each.stdout) for each in asked)
+    assert [each.returncode for each in asked] == [0, 0, 0]
+    assert (len(listed), shown["run_id"], len(ran)) == (2, before["run_id"], 2)
+    for each in asked:
+        (line,) = each.stderr.splitlines()
+        assert line.startswith(
+            "aura-agent: without what is in the spool, which can't be brought in: outbox: database is"
+        )
+    assert len(waiting.queue()) == 2
+    assert len(waiting.queue("--all")) == 3
 
 
 def test_flush_of_one_heartbeat_leaves_the_others(waiting: Site) -> None:
