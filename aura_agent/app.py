@@ -23,9 +23,11 @@ from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
-from aura_agent.daemon.reports import Desk, ReportServer, bind_socket
+from aura_agent.daemon.report_server import ReportServer
+from aura_agent.daemon.reports import Desk
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler
+from aura_agent.daemon.sockets import bind_socket
 from aura_agent.daemon.watcher import Watcher
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
@@ -284,8 +286,9 @@ async def _built(
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, skew, clock, observer)
         agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
         agent.apply(config)
-        reports = ReportServer(Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake))
         vitals = _Vitals(agent, observer, signals.stop)
+        desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake)
+        reports = ReportServer(desk, vitals.watch)
         await _listen(agent, reports, vitals, counts, observer, stack)
         scheduling = vitals.start(scheduler.run(), "scheduler")
         delivering = vitals.start(courier.run(), "courier")
@@ -319,6 +322,7 @@ async def _listen(
         stack.push_async_callback(control_server.close)
     with _listening_on(paths.reports):
         await reports.listen(paths.reports)
+        stack.push_async_callback(reports.close)
     if status_address is not None:
         with _listening_on(status_address):
             bound = _bind_tcp(status_address)

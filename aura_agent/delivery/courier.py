@@ -205,8 +205,6 @@ class Courier:
         if self._withheld():
             free = 0  # who tells the store wakes us
         ended, self._ended = self._ended, []
-        if not free and not ended:
-            return self._paced_s() or None  # an attempt that ends wakes us
         probes = self._hosts.probes(now_s) if probing and free else frozenset()
         rooms = dict(self._hosts.rooms(now_s)) | dict.fromkeys(self._hosts.down() - probes, 0)
         reopened = frozenset(self._reopened) | probes
@@ -231,6 +229,8 @@ class Courier:
         if len(claim.attempts) < free:
             for host in probes - {attempt.host for attempt in claim.attempts}:
                 self._hosts.forget(host)
+        if not free:
+            return self._paced_s() or None  # an attempt that ends wakes us
         return self._again_s(claim, probing=probing)
 
     def _again_s(self, claim: Claim, *, probing: bool) -> float | None:

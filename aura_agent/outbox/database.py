@@ -24,8 +24,8 @@ _WAL_KEPT_BYTES = 4 << 20  # what a large transaction has made of the log is giv
 # A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
 # when it was last looked at, empty before; ``urgency`` is about when what waits first expires.
 # ``since`` is the end of the first run whose ping has been waiting in vain, or the delivery of another one after that;
-# ``told`` whether people know. A job's
-# ``newest`` is its newest run, ``failing`` how that ended.
+# ``told`` whether people know. A job's ``newest`` is its newest run, ``failing`` how that ended. ``inbox`` holds
+# ``run`` lines that nobody has judged yet.
 _STEPS = (
     """
     CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, newest_wall_ns INTEGER NOT NULL) STRICT;
@@ -105,6 +105,9 @@ _STEPS = (
     ALTER TABLE streams ADD COLUMN succeeded_epoch INTEGER;
     ALTER TABLE streams ADD COLUMN succeeded_boot_ns INTEGER;
     ALTER TABLE streams ADD COLUMN succeeded_run TEXT;
+    """,
+    """
+    CREATE TABLE inbox (id INTEGER PRIMARY KEY, line BLOB NOT NULL) STRICT;
     """,
 )
 SCHEMA_VERSION = len(_STEPS)

@@ -1,8 +1,11 @@
-"""What lies in the store's files beside the database: reports in the spool, and runs that nobody will report any more.
+"""What is durable and not yet judged: reports in the inbox and the spool, and runs that nobody will report any more.
 
-A run is lost when nobody holds its start record and it has no outcome, in the spool either: so the records are looked
-at first, then the spool is read in, then is judged. The daemon's own runs have rows in ``open_runs`` instead. A spool
-file that can't be read as a report is set aside, and that is told in a line for people.
+The inbox is a table of lines: a row is the least that makes a report durable, and what follows from many is written
+once, in the transaction that next decides anything. The spool's files, beside the database, are read in like it.
+
+A run is lost when nobody holds its start record and it has no outcome, in inbox or spool either: so the records are
+looked at first, then both are taken in, then is judged. The daemon's own runs have rows in ``open_runs`` instead. What
+can't be read as a report is set aside, and that is told in a line for people.
 
 Works inside the transactions of ``aura_agent.outbox.store``; what the files hold is safe only after the commit.
 """
@@ -40,7 +43,7 @@ class Taken:
 
 
 class Intake:
-    """The files of the store in *directory* (None: there are none); *tell* hears of what is set aside."""
+    """The inbox, and the files in *directory* (None: there are none); *tell* hears of what is set aside."""
 
     def __init__(
         self,
@@ -59,9 +62,11 @@ class Intake:
 
     def is_due(self) -> bool:
         """Whether there is anything to take in. Raises StoreError."""
-        if self._directory is None:
-            return False
         with reading():
+            if self._connection.execute("SELECT 1 FROM inbox LIMIT 1").fetchone() is not None:
+                return True
+            if self._directory is None:
+                return False
             return bool(spool.waiting(self._directory)) or started.any_record(self._directory)
 
     def spooled(self) -> list[str]:
@@ -72,12 +77,38 @@ class Intake:
             return spool.waiting(self._directory)
 
     def take(self, now: Moment) -> Taken:
-        """Bring in what the spool holds, and judge lost runs."""
+        """Bring in what inbox and spool hold, and judge lost runs."""
         abandoned = [] if self._directory is None else started.abandoned(self._directory, now.wall_ns)
+        kept = self.take_inbox(now)
         spooled, news = self._take_spool(now)
         for _, line in abandoned:
             news += self._judge_lost(line, now)
-        return Taken(news, tuple(spooled), tuple(path for path, _ in abandoned))
+        return Taken(kept + news, tuple(spooled), tuple(path for path, _ in abandoned))
+
+    # -- the inbox -----------------------------------------------------------------------------------------------
+
+    def keep(self, lines: Iterable[bytes]) -> None:
+        """Put ``run`` lines, each of them a whole report, into the inbox."""
+        self._connection.executemany("INSERT INTO inbox (line) VALUES (?)", [(line,) for line in lines])
+
+    def kept(self) -> int:
+        """Return how many reports wait in the inbox to be judged."""
+        return int(self._connection.execute("SELECT count(*) FROM inbox").fetchone()[0])
+
+    def take_inbox(self, now: Moment) -> int:
+        """Accept what the inbox holds; return how many reports were news."""
+        news = 0
+        rows = self._connection.execute("SELECT id, line FROM inbox ORDER BY id").fetchall()
+        for row in rows:
+            report = _report(row["line"])
+            new = None if report is None else self._accepting.try_to_accept(report, now)
+            if new is None:
+                self._set_kept_aside(row["id"], row["line"])
+            else:
+                news += new
+        if rows:
+            self._connection.execute("DELETE FROM inbox")
+        return news
 
     def take_lost(self) -> tuple[str, ...]:
         """Return, once, the jobs of the runs that were judged."""
@@ -132,6 +163,17 @@ class Intake:
                 news += new
         return taken, news
 
+    def _set_kept_aside(self, number: int, line: bytes) -> None:
+        """It was a report as it was kept, and yet is none that can be: it goes to those of the spool."""
+        if self._directory is None:
+            return
+        try:
+            path = spool.write(self._directory, f"inbox{number}", line)
+        except OSError as problem:
+            self._tell(f"a report that can't be kept is lost: {problem.strerror}")
+        else:
+            _set_aside(path, self._tell)
+
     def _judge_lost(self, line: bytes, now: Moment) -> bool:
         """Accept the run of a start record as lost, unless its outcome is known; return whether it is news."""
         lost = _as_lost(line, now, self._epochs.boot_id)
@@ -152,14 +194,19 @@ def _read(path: str, now: Moment, tell: Callable[[str], None]) -> Report | None:
         return None
     if line is None:
         return None
+    report = _report(line)
+    if report is None:
+        _set_aside(path, tell)
+    return report
+
+
+def _report(line: bytes) -> Report | None:
+    """Return the report that is in *line*; None: there is none."""
     try:
         verb, fields = wire.decode(line)
-        if verb == "run":
-            return Report.from_fields(fields)
+        return Report.from_fields(fields) if verb == "run" else None
     except ValueError:
-        pass
-    _set_aside(path, tell)
-    return None
+        return None
 
 
 def _as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:

@@ -63,6 +63,7 @@ class Outbox:
         self._owner = owner
         self._hostname = hostname
         self._notices: list[str] = []
+        self._is_behind = False  # whether the inbox couldn't be taken in
         connection = self._connection = self._open(check, patience_s)
         try:
             self._epochs = Epochs(connection, directory, clock, boot_id or boots.current_boot_id())
@@ -101,17 +102,30 @@ class Outbox:
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
+    def keep(self, lines: Iterable[bytes]) -> None:
+        """Make reports durable, ``run`` lines that hold whole ones, with as little as that takes. Raises StoreError.
+
+        Whatever next decides anything takes them in first. A store that could not do so takes no more of them before
+        it has: where it has room for a line it may have none for what follows from it.
+        """
+        self._check_that_it_is_still_there()
+        if self._is_behind:
+            with self._deciding():
+                self._intake.keep(lines)
+        else:
+            with transaction(self._connection):
+                self._intake.keep(lines)
+
     def accept(self, reports: Iterable[Report]) -> list[str]:
         """Make *reports* durable, in one transaction, and return the run ids that were news. Raises StoreError."""
         self._check_that_it_is_still_there()
-        with transaction(self._connection):
-            now = self.now()
+        with self._deciding() as now:
             accepted = [report.run_id for report in reports if self._accepting.accept(report, now)]
         self._pruner.step_if_due(now)
         return accepted
 
     def take_spool(self) -> int:
-        """Bring in what the spool holds and judge lost runs; return how many reports were news."""
+        """Bring in what inbox and spool hold and judge lost runs; return how many reports were news."""
         if not self._intake.is_due():
             return 0
         with self._taking() as count:
@@ -131,15 +145,27 @@ class Outbox:
             return self._intake.lose_open_runs(self.now())
 
     @contextmanager
+    def _deciding(self) -> Iterator[Moment]:
+        """One write transaction that first takes in what the inbox holds; yields when that was."""
+        self._is_behind = True  # unless this comes through
+        with transaction(self._connection):
+            now = self.now()
+            self._intake.take_inbox(now)
+            yield now
+        self._is_behind = False
+
+    @contextmanager
     def _taking(self) -> Iterator[int]:
-        """One write transaction that first brings in the spool and judges lost runs; yields how many were news.
+        """One write transaction that first takes in inbox and spool, and judges lost runs; yields how many were news.
 
         The files go once that is committed, and not into a database that somebody has set aside under our hands.
         """
+        self._is_behind = True
         with transaction(self._connection):
             now = self.now()
             taken = self._intake.take(now)
             yield taken.news
+        self._is_behind = False
         if taken.spooled or taken.records:
             self._check_that_it_is_still_there()
         taken.clear_away()
@@ -155,7 +181,7 @@ class Outbox:
         rooms: Rooms | None = None,
         ended: Sequence[Ended] = (),
     ) -> Claim:
-        """Settle what has *ended*, read in the spool, judge lost runs, apply the rules, lease up to *limit* entries.
+        """Settle what has *ended*, take in inbox and spool, judge lost runs, apply the rules, lease up to *limit*.
 
         All in one transaction, whose sync they share. Of each host no more than *rooms* says, the most urgent first.
         With *only_runs*, nothing but the streams of those runs is looked at.
@@ -275,8 +301,8 @@ class Outbox:
 
         The next claim tells of them, as of all that is withdrawn.
         """
-        with transaction(self._connection):
-            return self._entries.drop(entry_ids, reason, self.now())
+        with self._deciding() as now:
+            return self._entries.drop(entry_ids, reason, now)
 
     def note_ping_by_hand(self, stream_id: int) -> None:
         """A ping that is no entry got through: whoever compares with Aura shall not take it for somebody else's."""
@@ -286,10 +312,11 @@ class Outbox:
             )
 
     def waiting_count(self) -> int:
-        """Return how many entries wait, those in the spool included."""
+        """Return how many entries wait, those in inbox and spool included."""
         with reading():
             (count,) = self._connection.execute("SELECT count(*) FROM entries WHERE state = 'waiting'").fetchone()
-        return int(count) + len(self._intake.spooled())
+            kept = self._intake.kept()
+        return int(count) + kept + len(self._intake.spooled())
 
     # -- hooks ---------------------------------------------------------------------------------------------------
 
@@ -298,10 +325,10 @@ class Outbox:
 
         Only those that were noted since that instant of the wall clock.
         """
-        with transaction(self._connection):
+        with self._deciding() as now:
             self._leases.release_gone()
             self._senders.join()
-            return self._hook_calls.take(self._owner, self.now(), limit, noted_since_ns)
+            return self._hook_calls.take(self._owner, now, limit, noted_since_ns)
 
     def end_hook_call(self, call_id: int) -> None:
         """People have been told, or can't be."""

@@ -1,7 +1,7 @@
 """The thread that owns the outbox for an event loop: calls go in, results come out as awaits.
 
-Reports that arrive together become one transaction (group commit): whoever waits for a report's acceptance waits for
-the sync that made it durable, and shares it with everybody who came meanwhile.
+Reports that arrive together become one transaction (group commit): whoever waits for one to be durable waits for the
+sync that made it so, and shares it with everybody who came meanwhile.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ class OutboxWorker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._reading_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox reader")
         self._pending: list[tuple[Report, asyncio.Future[bool]]] = []
-        self._pending_lock = threading.Lock()  # held for a moment, never over the disk
+        self._to_keep: list[tuple[bytes, Callable[[StoreError | None], None]]] = []
+        self._pending_lock = threading.Lock()  # over both, for a moment, never over the disk
 
     async def call(self, function: Callable[[Outbox], T]) -> T:
         """Return ``function(outbox)``, run in the thread; a cancelled caller doesn't undo what was written.
@@ -68,6 +69,18 @@ class OutboxWorker:
             self._thread.submit(self._accept_pending, loop)
         return accepted
 
+    def keep(self, line: bytes, kept: Callable[[StoreError | None], None]) -> None:
+        """Put a whole report, a ``run`` line, into the inbox; from any thread.
+
+        *kept* is called in the outbox's own thread once it is durable, or with what the store says: for it, everything
+        else of the outbox waits.
+        """
+        with self._pending_lock:
+            self._to_keep.append((line, kept))
+            first = len(self._to_keep) == 1
+        if first:
+            self._thread.submit(self._keep_pending)
+
     async def close(self) -> None:
         """Close the outbox once all calls before this one are done."""
         if self._reader is not None:
@@ -75,6 +88,17 @@ class OutboxWorker:
         await self.call(Outbox.close)
         self._reading_thread.shutdown(wait=False)
         self._thread.shutdown(wait=False)
+
+    def _keep_pending(self) -> None:
+        with self._pending_lock:
+            batch, self._to_keep = self._to_keep, []
+        problem = None
+        try:
+            self._outbox.keep(line for line, _ in batch)
+        except StoreError as trouble:
+            problem = trouble
+        for _, kept in batch:
+            kept(problem)
 
     def _accept_pending(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._pending_lock:
