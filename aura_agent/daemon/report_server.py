@@ -24,6 +24,7 @@ from aura_agent.report import wire
 from aura_agent.report.record import Report
 
 MAX_CONNECTIONS = 2000
+GATHER_S = 0.05  # the loop has better to do than to wake up for each of many reports
 _RECEIVE_BYTES = 64 << 10
 _ACCEPTED_IN_A_TURN = 64
 _NO_DESCRIPTORS_S = 1.0  # until we try again to take connections, where the process has no more descriptors
@@ -44,7 +45,7 @@ class ReportServer:
         # In the loop:
         self._serving: asyncio.Task[None] | None = None
         self._news: deque[Report] = deque()
-        self._news_told = False
+        self._telling = False
         self._concluding: set[asyncio.Task[None]] = set()
 
     async def listen(self, path: str) -> None:
@@ -194,8 +195,8 @@ class ReportServer:
             connection.conversation.open = None
             connection.say(wire.encode("ok", {"run": report.run_id}))
             self._news.append(report)
-            if not self._news_told:
-                self._news_told = True
+            if not self._telling:
+                self._telling = True
                 self._soon(self._tell)
         else:
             connection.say(wire.encode("busy", {"reason": str(problem)}))
@@ -217,9 +218,15 @@ class ReportServer:
             pass
 
     def _tell(self) -> None:
-        self._news_told = False
+        """Tell of what is kept, at once, and of what is within ``GATHER_S`` after that together."""
+        if not self._news:
+            self._telling = False  # whoever keeps a report from here on calls us
+            if not self._news:
+                return
+            self._telling = True
         while self._news:
             self._desk.accepted(self._news.popleft())
+        self._loop.call_later(GATHER_S, self._tell)
 
     def _keep_redacted(self, connection: "_Connection", report: Report) -> None:
         redacted = self._desk.redacted(report)

@@ -32,7 +32,7 @@ class Conversation:
 
 
 class Heard(NamedTuple):
-    """What a line calls for: its *answer*, or that *report* is kept first. *refuses*: somebody is, for the first time."""
+    """What a line calls for: its *answer*, or that *report* is kept first. *refuses*: somebody is refused, for once."""
 
     answer: bytes = b""
     report: Report | None = None

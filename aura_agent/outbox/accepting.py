@@ -5,8 +5,10 @@ transactions of ``aura_agent.outbox.store``.
 """
 
 import sqlite3
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 from aura_agent.outbox import rules
 from aura_agent.outbox.entries import Entries
@@ -16,6 +18,8 @@ from aura_agent.outbox.pruning import Pruner
 from aura_agent.outbox.rules import Key, Moment
 from aura_agent.outbox.streams import Streams
 from aura_agent.report.record import Outcome, Report
+
+T = TypeVar("T")
 
 
 class Accepting:
@@ -37,31 +41,41 @@ class Accepting:
         self._hook_calls = hook_calls
         self._pruner = pruner
 
-    def accept(self, report: Report, now: Moment, *, epoch: int | None = None) -> bool:
-        """Take in *report*; return whether its run's outcome is news. *epoch* is its boot's, if that is known."""
-        self._connection.execute("DELETE FROM open_runs WHERE run_id = ?", (report.run_id,))
-        if not rules.is_news(report.outcome, self._on_record(report.run_id)):
-            return False
-        report = storable(report)
-        epoch = self._epochs.of(report.boot_id) if epoch is None else epoch
-        key = Key(epoch, report.started.boot_ns, report.run_id)
-        self._write_history(report)
-        self._hook_calls.heard(report, key, now)
-        if report.ref is not None:
-            self._entries.hear(self._streams.of(report.ref), report, key, now)
-        self._epochs.saw(epoch, report.ended.wall_ns)
-        return True
+    def accept(self, reports: Iterable[Report], now: Moment, *, epoch: int | None = None) -> list[str]:
+        """Take in *reports*; return the runs whose outcome is news. *epoch* is that of their boot, if it is known."""
+        news: list[tuple[Report, Key]] = []
+        for report in reports:
+            self._connection.execute("DELETE FROM open_runs WHERE run_id = ?", (report.run_id,))
+            if rules.is_news(report.outcome, self._on_record(report.run_id)):
+                kept = storable(report)
+                place = self._epochs.of(kept.boot_id) if epoch is None else epoch
+                self._write_history(kept)
+                news.append((kept, Key(place, kept.started.boot_ns, kept.run_id)))
+        for place, outcomes in _grouped(news, lambda _, key: key.epoch):
+            self._epochs.saw(place, max(report.ended.wall_ns for report, _ in outcomes))
+        for job, outcomes in _grouped(news, lambda report, _: report.job):
+            self._hook_calls.heard(job, outcomes, now)
+        stream_of = cache(self._streams.of)
+        named = [(report, key) for report, key in news if report.ref is not None]
+        for stream_id, outcomes in _grouped(named, lambda report, _: stream_of(report.ref or "")):
+            self._entries.hear(stream_id, outcomes, now)
+        return [report.run_id for report, _ in news]
 
-    def try_to_accept(self, report: Report, now: Moment) -> bool | None:
-        """Return whether *report* is news; None: it is whole, and yet nothing that can be kept."""
-        self._connection.execute("SAVEPOINT report")
-        new: bool | None = None
+    def try_to_accept(self, reports: Sequence[Report], now: Moment) -> tuple[int, Sequence[Report]]:
+        """Accept *reports*; return how many were news, and those that are whole and yet nothing that can be kept."""
+        self._connection.execute("SAVEPOINT reports")
         try:
-            new = self.accept(report, now)
+            news = len(self.accept(reports, now))
         except (ValueError, OverflowError, sqlite3.IntegrityError):
-            self._connection.execute("ROLLBACK TO report")
-        self._connection.execute("RELEASE report")
-        return new
+            self._connection.execute("ROLLBACK TO reports")
+        else:
+            return news, ()
+        finally:
+            self._connection.execute("RELEASE reports")
+        if len(reports) == 1:
+            return 0, reports
+        each = [self.try_to_accept([report], now) for report in reports]  # one has spoilt it for all
+        return sum(news for news, _ in each), [report for _, unfit in each for report in unfit]
 
     def _on_record(self, run_id: str) -> Outcome | None:
         # The history is pruned earlier than the entries.
@@ -93,6 +107,16 @@ class Accepting:
             ),
         )
         self._pruner.saw(written.lastrowid or 0)
+
+
+def _grouped(
+    news: Iterable[tuple[Report, Key]], group: Callable[[Report, Key], T]
+) -> Iterable[tuple[T, list[tuple[Report, Key]]]]:
+    """Return the outcomes by what *group* says of them, in the order in which they came."""
+    groups: dict[T, list[tuple[Report, Key]]] = {}
+    for report, key in news:
+        groups.setdefault(group(report, key), []).append((report, key))
+    return groups.items()
 
 
 def storable(report: Report) -> Report:

@@ -5,7 +5,7 @@ until somebody is told. Works inside the transactions of ``aura_agent.outbox.sto
 """
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 from aura_agent.outbox import rules
 from aura_agent.outbox.claims import Dropped, Gone
@@ -26,22 +26,41 @@ class Entries:
         self._hook_calls = hook_calls
         self._withdrawn: dict[int, Gone] = {}  # by id: what a transaction that fails had withdrawn, the next does again
 
-    def hear(self, stream_id: int, report: Report, key: Key, now: Moment) -> None:
-        """Do to the stream's queue what the outcome of *report*, which is news, does to it."""
-        stream, waiting = self._facts(stream_id, now)
-        reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
-        ended = rules.true_end(reported, now, self._epochs.newest_before_ns(key.epoch))
-        run = rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all)
-        effect = rules.effect(stream, waiting, run, now, self._epochs.age_s(now))
-        if effect.entry is not None:
-            self._insert(stream_id, effect.entry, report, now)
-            self._streams.note_waiting(stream_id, effect.entry.ended)
-        if effect.succeeded is not None:
-            self._streams.note_success(stream_id, effect.succeeded)
-        if effect.failed is not None:
-            self._streams.note_failure(stream_id, effect.failed)
-        if effect.judgement is not None:
-            self._carry_out(effect.judgement, stream_id, stream, waiting, now)
+    def hear(self, stream_id: int, outcomes: Iterable[tuple[Report, Key]], now: Moment) -> None:
+        """Do to the stream's queue what *outcomes*, all of them news, do to it one after the other; write that once."""
+        stream, waiting = known, _ = self._facts(stream_id, now)
+        epoch_age_s = self._epochs.age_s(now)
+        entered: list[tuple[rules.Waiting, Report]] = []
+        withdrawn: dict[str, rules.Withdrawal] = {}
+        sendable: tuple[rules.Waiting, ...] = ()
+        rested, since = False, None
+        for report, key in outcomes:
+            reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
+            ended = rules.true_end(reported, now, self._epochs.newest_before_ns(key.epoch))
+            run = rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all)
+            effect = rules.effect(stream, waiting, run, now, epoch_age_s)
+            stream, waiting = rules.after(stream, waiting, effect)
+            if effect.entry is not None:
+                entered.append((effect.entry, report))
+                since = since or ended
+            if effect.judgement is not None:
+                sendable = effect.judgement.sendable
+                withdrawn |= {withdrawal.run_id: withdrawal for withdrawal in effect.judgement.withdrawn}
+                if not waiting:
+                    rested, since = True, None
+        if rested:
+            self._streams.rest(stream_id)
+        if since is not None:
+            self._streams.note_waiting(stream_id, since)
+        if stream.succeeded is not None and stream.succeeded != known.succeeded:
+            self._streams.note_success(stream_id, stream.succeeded)
+        if stream.failed is not None and stream.failed != known.failed:
+            self._streams.note_failure(stream_id, stream.failed)
+        for entry, report in entered:
+            self._insert(stream_id, entry, report, withdrawn.pop(report.run_id, None), now)
+        self._carry_out(withdrawn.values(), stream_id, now)
+        if sendable:
+            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, sendable))
 
     def settle(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> rules.Waiting | None:
         """Apply the rules to one stream; return the entry that is next to be sent, if there is one.
@@ -50,7 +69,11 @@ class Entries:
         """
         stream, waiting = self._facts(stream_id, now, may_have_arrived)
         judgement = rules.judge(stream, waiting, now, self._epochs.age_s(now))
-        self._carry_out(judgement, stream_id, stream, waiting, now)
+        self._carry_out(judgement.withdrawn, stream_id, now)
+        if judgement.sendable:
+            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
+        elif not any(entry.under_way for entry in waiting):
+            self._streams.rest(stream_id)
         return judgement.sendable[0] if judgement.sendable else None
 
     def merged(self, stream_id: int, now: Moment) -> int:
@@ -90,7 +113,7 @@ class Entries:
             "UPDATE entries SET state = ?, reason = ?, changed_wall_ns = ? WHERE id = ?",
             (state, reason, now.wall_ns, entry_id),
         )
-        self._withdrawn[entry_id] = Gone(entry_id, self._streams.name(stream_id), state, reason)
+        self._note_gone(entry_id, stream_id, state, reason)
 
     def take_withdrawn(self) -> tuple[Gone, ...]:
         """Return, once, what has been withdrawn."""
@@ -121,31 +144,26 @@ class Entries:
             for row in rows
         ]
 
-    def _carry_out(
-        self,
-        judgement: rules.Judgement,
-        stream_id: int,
-        stream: rules.Stream,
-        waiting: Sequence[rules.Waiting],
-        now: Moment,
-    ) -> None:
-        for gone in judgement.withdrawn:
+    def _carry_out(self, withdrawn: Iterable[rules.Withdrawal], stream_id: int, now: Moment) -> None:
+        for gone in withdrawn:
             row = self._connection.execute("SELECT id, job FROM entries WHERE run_id = ?", (gone.run_id,)).fetchone()
             self.withdraw(row["id"], stream_id, gone.state, gone.reason, now)
-            if gone.state is State.EXPIRED and not self._streams.is_told(stream_id):
-                reason = f"expired undelivered: {gone.reason}"
-                self._hook_calls.note(HookKind.UNDELIVERABLE, row["job"], gone.run_id, reason, now)
-                self._streams.note_told(stream_id)
-        if judgement.sendable:
-            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
-        elif not any(entry.under_way for entry in waiting):
-            self._streams.rest(stream_id)
+            self._tell_if_expired(gone, row["job"], stream_id, now)
 
-    def _insert(self, stream_id: int, entry: rules.Waiting, report: Report, now: Moment) -> None:
-        self._connection.execute(
+    def _tell_if_expired(self, gone: rules.Withdrawal, job: str, stream_id: int, now: Moment) -> None:
+        if gone.state is State.EXPIRED and not self._streams.is_told(stream_id):
+            self._hook_calls.note(HookKind.UNDELIVERABLE, job, gone.run_id, f"expired undelivered: {gone.reason}", now)
+            self._streams.note_told(stream_id)
+
+    def _insert(
+        self, stream_id: int, entry: rules.Waiting, report: Report, gone: rules.Withdrawal | None, now: Moment
+    ) -> None:
+        """Put *entry* on record; *gone* is what has withdrawn it already."""
+        state, reason = (State.WAITING, "") if gone is None else (gone.state, gone.reason)
+        inserted = self._connection.execute(
             "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns,"
-            " max_age_s, replay_all, body, state, accepted_wall_ns, changed_wall_ns)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'waiting', ?, ?)",
+            " max_age_s, replay_all, body, state, reason, accepted_wall_ns, changed_wall_ns)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 stream_id,
                 report.run_id,
@@ -157,7 +175,15 @@ class Entries:
                 entry.max_age_s,
                 entry.replay_all,
                 report.body,
+                state,
+                reason,
                 now.wall_ns,
                 now.wall_ns,
             ),
         )
+        if gone is not None:
+            self._note_gone(inserted.lastrowid or 0, stream_id, state, reason)
+            self._tell_if_expired(gone, report.job, stream_id, now)
+
+    def _note_gone(self, entry_id: int, stream_id: int, state: State, reason: str) -> None:
+        self._withdrawn[entry_id] = Gone(entry_id, self._streams.name(stream_id), state, reason)

@@ -8,6 +8,7 @@ Works inside the transactions of ``aura_agent.outbox.store``. What hooks there a
 """
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -67,21 +68,34 @@ class HookCalls:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def heard(self, report: Report, key: Key, now: Moment) -> None:
-        """A run's outcome is new: note what there is to tell of it, and how its job stands."""
-        if not report.job or report.outcome is Outcome.SKIPPED:
+    def heard(self, job: str, outcomes: Iterable[tuple[Report, Key]], now: Moment) -> None:
+        """Outcomes of the job's runs are news: note what there is to tell of each, and how the job stands then."""
+        if not job:
             return
-        failed = report.outcome.withdraws
-        recovered = self._stands(report.job, key, failed=failed) and not failed
-        ended = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
-        is_news = report.outcome is Outcome.LOST or age_s(ended, now) <= KEPT_S  # a lost run is found out only now
-        if not report.calls_hooks or not is_news:
-            return
-        if failed:
-            kind = HookKind.LOST_RUN if report.outcome is Outcome.LOST else HookKind.FAILURE
-            self.note(kind, report.job, report.run_id, report.reason, now)
-        elif recovered:
-            self.note(HookKind.RECOVERY, report.job, report.run_id, report.reason, now)
+        row = self._connection.execute(
+            "SELECT newest_epoch, newest_boot_ns, newest_run, failing FROM jobs WHERE job = ?", (job,)
+        ).fetchone()
+        newest = None if row is None or row["newest_epoch"] is None else Key(*row[:3])
+        failing = row is not None and bool(row["failing"])
+        for report, key in outcomes:
+            if report.outcome is Outcome.SKIPPED:
+                continue
+            failed = report.outcome.withdraws
+            recovered = False
+            if newest is None or key >= newest:
+                recovered = failing and not failed
+                newest, failing = key, failed
+            ended = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
+            is_news = report.outcome is Outcome.LOST or age_s(ended, now) <= KEPT_S  # a lost run is found out only now
+            if not report.calls_hooks or not is_news:
+                continue
+            if failed:
+                kind = HookKind.LOST_RUN if report.outcome is Outcome.LOST else HookKind.FAILURE
+                self.note(kind, job, report.run_id, report.reason, now)
+            elif recovered:
+                self.note(HookKind.RECOVERY, job, report.run_id, report.reason, now)
+        if newest is not None:
+            self._put_standing(job, newest, failing=failing)
 
     def note(self, kind: HookKind, job: str, run_id: str, reason: str, now: Moment) -> None:
         noted = self._connection.execute(
@@ -130,21 +144,14 @@ class HookCalls:
         """Give back what *owner* has taken and not done."""
         self._connection.execute("UPDATE hook_calls SET owner = NULL WHERE owner = ?", (owner,))
 
-    def _stands(self, job: str, key: Key, *, failed: bool) -> bool:
-        """Remember how the run at *key* left the job, if none later is known; return whether it had failed before."""
-        row = self._connection.execute(
-            "SELECT newest_epoch, newest_boot_ns, newest_run, failing FROM jobs WHERE job = ?", (job,)
-        ).fetchone()
-        known = row is not None and row["newest_epoch"] is not None
-        if known and key < Key(row["newest_epoch"], row["newest_boot_ns"], row["newest_run"]):
-            return False
+    def _put_standing(self, job: str, newest: Key, *, failing: bool) -> None:
+        """Remember the job's newest run, and whether it failed."""
         self._connection.execute(
             "INSERT INTO jobs (job, newest_epoch, newest_boot_ns, newest_run, failing) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET newest_epoch = excluded.newest_epoch,"
             " newest_boot_ns = excluded.newest_boot_ns, newest_run = excluded.newest_run, failing = excluded.failing",
-            (job, *key, failed),
+            (job, *newest, failing),
         )
-        return row is not None and bool(row["failing"])
 
 
 def _call(row: sqlite3.Row) -> HookCall:

@@ -97,17 +97,15 @@ class Intake:
 
     def take_inbox(self, now: Moment) -> int:
         """Accept what the inbox holds; return how many reports were news."""
-        news = 0
-        rows = self._connection.execute("SELECT id, line FROM inbox ORDER BY id").fetchall()
-        for row in rows:
-            report = _report(row["line"])
-            new = None if report is None else self._accepting.try_to_accept(report, now)
-            if new is None:
-                self._set_kept_aside(row["id"], row["line"])
-            else:
-                news += new
-        if rows:
-            self._connection.execute("DELETE FROM inbox")
+        lines = [row["line"] for row in self._connection.execute("SELECT line FROM inbox ORDER BY id")]
+        if not lines:
+            return 0
+        self._connection.execute("DELETE FROM inbox")
+        reports = [report for line in lines if (report := _report(line)) is not None]
+        news, unfit = self._accepting.try_to_accept(reports, now)
+        if unfit or len(reports) < len(lines):  # they were whole when they were kept
+            lost = len(unfit) + len(lines) - len(reports)
+            self._tell(f"{lost} reports that were acknowledged are nothing that can be kept: they are never sent")
         return news
 
     def take_lost(self) -> tuple[str, ...]:
@@ -144,40 +142,29 @@ class Intake:
                 job=row["job"],
                 reason="the agent went away while it ran",
             )
-            self._accepting.accept(lost, now, epoch=row["epoch"])
+            self._accepting.accept([lost], now, epoch=row["epoch"])
         return [row["job"] for row in rows]
 
     # -- private -------------------------------------------------------------------------------------------------
 
     def _take_spool(self, now: Moment) -> tuple[list[str], int]:
         """Accept what the spool holds; return the files that may go then, and how many reports were news."""
-        taken, news = [], 0
-        for path in self.spooled():
-            report = _read(path, now, self._tell)
-            if report is None:
-                continue
-            if (new := self._accepting.try_to_accept(report, now)) is None:
+        read = {path: report for path in self.spooled() if (report := _read(path, now, self._tell)) is not None}
+        if not read:
+            return [], 0
+        news, unfit = self._accepting.try_to_accept(list(read.values()), now)
+        taken = []
+        for path, report in read.items():
+            if any(report is each for each in unfit):
                 _set_aside(path, self._tell)
             else:
                 taken.append(path)
-                news += new
         return taken, news
-
-    def _set_kept_aside(self, number: int, line: bytes) -> None:
-        """It was a report as it was kept, and yet is none that can be: it goes to those of the spool."""
-        if self._directory is None:
-            return
-        try:
-            path = spool.write(self._directory, f"inbox{number}", line)
-        except OSError as problem:
-            self._tell(f"a report that can't be kept is lost: {problem.strerror}")
-        else:
-            _set_aside(path, self._tell)
 
     def _judge_lost(self, line: bytes, now: Moment) -> bool:
         """Accept the run of a start record as lost, unless its outcome is known; return whether it is news."""
         lost = _as_lost(line, now, self._epochs.boot_id)
-        if lost is None or not self._accepting.try_to_accept(lost, now):
+        if lost is None or not self._accepting.try_to_accept([lost], now)[0]:
             return False
         self._lost[lost.run_id] = lost.job
         return True

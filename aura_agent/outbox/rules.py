@@ -153,6 +153,14 @@ def effect(stream: Stream, waiting: Sequence[Waiting], run: Run, now: Moment, ep
     )
 
 
+def after(stream: Stream, waiting: Sequence[Waiting], effect: Effect) -> tuple[Stream, list[Waiting]]:
+    """Return *stream*, and what waits in it, as *effect* leaves them."""
+    gone = set() if effect.judgement is None else {withdrawal.run_id for withdrawal in effect.judgement.withdrawn}
+    waits = waiting if effect.entry is None else [*waiting, effect.entry]
+    stream = replace(stream, failed=effect.failed or stream.failed, succeeded=effect.succeeded or stream.succeeded)
+    return stream, [entry for entry in waits if entry.key.run_id not in gone]
+
+
 def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment, epoch_age_s: float = 0.0) -> Judgement:
     """Decide each entry of *waiting*, all of one stream, as things stand *now*; *epoch_age_s*: as for ``age_s``.
 

@@ -120,7 +120,7 @@ class Outbox:
         """Make *reports* durable, in one transaction, and return the run ids that were news. Raises StoreError."""
         self._check_that_it_is_still_there()
         with self._deciding() as now:
-            accepted = [report.run_id for report in reports if self._accepting.accept(report, now)]
+            accepted = self._accepting.accept(reports, now)
         self._pruner.step_if_due(now)
         return accepted
 

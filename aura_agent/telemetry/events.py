@@ -20,6 +20,8 @@ STORE_FAILED = "store.failed"
 STORE_RECOVERED = "store.recovered"
 STORE_SET_ASIDE = "store.set_aside"
 REPORT_REFUSED = "report.refused"
+REPORT_UNHEARD = "report.unheard"
+REPORT_FAILED = "report.failed"
 RUN_STARTED = "run.started"
 RUN_OUTPUT = "run.output"
 RUN_FINISHED = "run.finished"
@@ -63,6 +65,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     STORE_RECOVERED: ("info", "the outbox works again"),
     STORE_SET_ASIDE: ("error", "a file of the store is damaged, and was given another name"),
     REPORT_REFUSED: ("warning", "a user who isn't in reporters tried to report a run"),
+    REPORT_UNHEARD: ("error", "no more connections can be taken for now: reports go to the spool meanwhile"),
+    REPORT_FAILED: ("error", "an error that nobody foresaw ended the conversation with an aura-run"),
     RUN_STARTED: ("info", "a run of a job has begun"),
     RUN_OUTPUT: ("info", "a line of a job's output, if the job says output = log"),
     RUN_FINISHED: ("info", "a run of a job has ended; a warning unless it succeeded or was skipped"),

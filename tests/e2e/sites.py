@@ -114,8 +114,10 @@ class Site:
             connection.close()
 
     def waiting(self) -> int:
-        """Return how many pings wait, those in the spool included."""
+        """Return how many pings wait, those in inbox and spool included."""
         if not (self.state / "outbox.db").exists():
             return len(list((self.state / "spool").glob("*.report")))
-        ((count,),) = self.rows("SELECT count(*) FROM entries WHERE state = 'waiting'")
+        ((count,),) = self.rows(
+            "SELECT (SELECT count(*) FROM entries WHERE state = 'waiting') + (SELECT count(*) FROM inbox)"
+        )
         return int(count) + len(list((self.state / "spool").glob("*.report")))
