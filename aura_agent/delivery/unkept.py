@@ -16,11 +16,11 @@ from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.errors import StoreError
-from aura_agent.outbox.queries import host_held_s, why_not_sent
+from aura_agent.outbox.queries import host_held_s, kept_reports, why_not_sent
 from aura_agent.outbox.reader import Readable
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report import spool, wire
-from aura_agent.report.record import Ref, Report
+from aura_agent.report import spool
+from aura_agent.report.record import Ref, Report, report_in
 from aura_agent.units import format_duration
 
 _AT_ONCE = 4
@@ -107,8 +107,9 @@ class Unkept:
 
     def _against(self, outbox: Readable, report: Report, host: str, others: Sequence[Report]) -> tuple[str, float]:
         """Return why *report* must not be sent, by database, spool and *others*, and for how long nothing to *host*."""
-        spooled = _reports_in_spool(self._directory, outbox.now().wall_ns)  # first: what leaves it is in the database
-        return why_not_sent(outbox, report, [*others, *spooled]), host_held_s(outbox, host)
+        # First what is not judged yet: what leaves it is.
+        unjudged = [*_reports_in_spool(self._directory, outbox.now().wall_ns), *kept_reports(outbox)]
+        return why_not_sent(outbox, report, [*others, *unjudged]), host_held_s(outbox, host)
 
 
 def _reports_in_spool(directory: str, wall_ns: int) -> list[Report]:
@@ -116,7 +117,7 @@ def _reports_in_spool(directory: str, wall_ns: int) -> list[Report]:
     found = []
     for path in spool.waiting(directory):
         try:
-            found.append(Report.from_fields(wire.decode(spool.read(path, wall_ns) or b"")[1]))
-        except (OSError, ValueError):
+            found.append(report_in(spool.read(path, wall_ns) or b""))
+        except OSError:
             continue
-    return found
+    return [report for report in found if report is not None]

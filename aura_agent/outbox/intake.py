@@ -22,7 +22,7 @@ from aura_agent.outbox.database import reading
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.rules import Moment
 from aura_agent.report import spool, started, wire
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Outcome, Report, report_in
 
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -101,7 +101,7 @@ class Intake:
         if not lines:
             return 0
         self._connection.execute("DELETE FROM inbox")
-        reports = [report for line in lines if (report := _report(line)) is not None]
+        reports = [report for line in lines if (report := report_in(line)) is not None]
         news, unfit = self._accepting.try_to_accept(reports, now)
         if unfit or len(reports) < len(lines):  # they were whole when they were kept
             lost = len(unfit) + len(lines) - len(reports)
@@ -181,19 +181,10 @@ def _read(path: str, now: Moment, tell: Callable[[str], None]) -> Report | None:
         return None
     if line is None:
         return None
-    report = _report(line)
+    report = report_in(line)
     if report is None:
         _set_aside(path, tell)
     return report
-
-
-def _report(line: bytes) -> Report | None:
-    """Return the report that is in *line*; None: there is none."""
-    try:
-        verb, fields = wire.decode(line)
-        return Report.from_fields(fields) if verb == "run" else None
-    except ValueError:
-        return None
 
 
 def _as_lost(line: bytes, now: Moment, boot_id: str) -> Report | None:

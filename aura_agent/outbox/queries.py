@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from aura_agent.outbox.reader import Readable
 from aura_agent.outbox.rules import Key, Moment, State, Stream, Waiting, judge, lifetime_s
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Outcome, Report, report_in
 from aura_agent.secret import Secret
 
 PARKED = "parked"  # what people are shown of an entry that waits for them
@@ -245,6 +245,12 @@ def why_not_sent(outbox: Readable, report: Report, others: Iterable[Report]) -> 
     ended = Moment(now.epoch, report.ended.boot_ns, report.ended.wall_ns)
     withdrawn = judge(stream, [Waiting(key, ended, report.max_age_s)], now).withdrawn
     return withdrawn[0].reason if withdrawn else ""
+
+
+def kept_reports(outbox: Readable) -> list[Report]:
+    """Return the reports that are durable and not judged yet."""
+    lines = [row["line"] for row in outbox.connection.execute("SELECT line FROM inbox ORDER BY id")]
+    return [report for line in lines if (report := report_in(line)) is not None]
 
 
 def host_held_s(outbox: Readable, host: str) -> float:

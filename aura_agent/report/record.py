@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aura_agent.clock import Reading
+from aura_agent.report import wire
 
 _MAX_TAIL_CHARS = 50_000  # in a line: each may become nine characters there
 
@@ -127,6 +128,15 @@ class Report:
             "hooks": "" if self.calls_hooks else "none",
         }
         return {key: value for key, value in fields.items() if value}
+
+
+def report_in(line: bytes) -> Report | None:
+    """Return the report that the ``run`` record in *line* holds; None: it holds none."""
+    try:
+        verb, fields = wire.decode(line)
+        return Report.from_fields(fields) if verb == "run" else None
+    except ValueError:
+        return None
 
 
 def _run_id(text: str) -> str:

@@ -83,7 +83,7 @@ async def test_it_is_sent_though_the_store_takes_nothing(aura: DevServer, at: Di
     assert _bodies(aura) == ["from disk", "from memory"]
 
 
-@pytest.mark.parametrize("where", ["database", "spool", "memory"])
+@pytest.mark.parametrize("where", ["database", "inbox", "spool", "memory"])
 @pytest.mark.parametrize("ref", ["heartbeat:backup", "the heartbeat's id"])
 async def test_it_is_not_sent_if_a_run_that_started_later_has_failed(
     aura: DevServer, at: Dispatch, where: str, ref: str
@@ -96,6 +96,8 @@ async def test_it_is_not_sent_if_a_run_that_started_later_has_failed(
     failure = _ended(Outcome.FAILED, "failed00", ref=ref if ref.startswith("heartbeat:") else f"heartbeat:{known[1]}")
     if where == "database":
         await at.worker.accept(failure)
+    elif where == "inbox":
+        await at.worker.call(lambda outbox: outbox.keep([wire.encode("run", failure.to_fields())]))
     elif where == "spool":
         spool.write(str(at.directory), failure.run_id, wire.encode("run", failure.to_fields()))
 
@@ -104,7 +106,7 @@ async def test_it_is_not_sent_if_a_run_that_started_later_has_failed(
     assert _bodies(aura) == ["from disk"]
 
 
-@pytest.mark.parametrize("where", ["database", "spool", "memory"])
+@pytest.mark.parametrize("where", ["database", "inbox", "spool", "memory"])
 async def test_failures_of_earlier_runs_and_of_others_are_in_no_success_s_way(
     aura: DevServer, at: Dispatch, where: str
 ) -> None:
@@ -117,6 +119,9 @@ async def test_failures_of_earlier_runs_and_of_others_are_in_no_success_s_way(
     before = [earlier, other, skipped]
     if where == "database":
         await asyncio.gather(*(at.worker.accept(report) for report in before))
+    elif where == "inbox":
+        lines = [wire.encode("run", report.to_fields()) for report in before]
+        await at.worker.call(lambda outbox: outbox.keep(lines))
     elif where == "spool":
         spool.write(str(at.directory), "nothing0", b"no report")
         for report in before:

@@ -95,7 +95,7 @@ _jobs = st.builds(
     own=st.booleans(),
 )
 _waits = st.sampled_from([0.0, 0.5, 30.0])
-_ways = st.sampled_from(["socket", "socket", "spool", "both", "killed after it"])
+_ways = st.sampled_from(["socket", "accepted", "spool", "both", "killed after it"])
 
 
 class Life(RuleBasedStateMachine):
@@ -182,7 +182,7 @@ class Life(RuleBasedStateMachine):
         """A job ends, and its outcome becomes durable in one way or the other."""
         run = self.going.pop(place % len(self.going))
         run.report = replace(run.report, ended=self.clock.read(), outcome=outcome)
-        self.report(run, to_spool=way != "socket", to_socket=way in ("socket", "both"))
+        self.report(run, way)
         if run.record is not None:
             if way == "killed after it":
                 _let_go(run.record)
@@ -205,7 +205,7 @@ class Life(RuleBasedStateMachine):
         runs = self.gone or self.lost
         run = runs.pop(place % len(runs))
         run.report = replace(run.report, outcome=outcome)
-        self.report(run, to_spool=False, to_socket=True)
+        self.report(run, "socket")
 
     @precondition(lambda self: self.told)
     @rule(place=st.integers(0, 30))
@@ -404,11 +404,14 @@ class Life(RuleBasedStateMachine):
         line = wire.encode("start", fields)
         run.record = StartRecord(str(self.directory / run.store), report.run_id, report.attempts, line)
 
-    def report(self, run: _Going, *, to_spool: bool, to_socket: bool) -> None:
+    def report(self, run: _Going, way: str) -> None:
         report = run.report
-        if to_spool:
-            spool.write(str(self.directory / run.store), report.run_id, wire.encode("run", report.to_fields()))
-        if to_socket:
+        line = wire.encode("run", report.to_fields())
+        if way in ("spool", "both", "killed after it"):
+            spool.write(str(self.directory / run.store), report.run_id, line)
+        if way in ("socket", "both"):
+            self.stores[run.store].keep([line])
+        if way == "accepted":
             self.stores[run.store].accept([report])
         self.log.record(run.store, self.as_seen(run, report.outcome), self.now_ns)
         self.told.append((run.store, report))
