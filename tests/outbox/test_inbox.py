@@ -151,14 +151,15 @@ def test_many_together_do_what_they_would_one_after_the_other(
         if sent:
             each.outbox.claim(1)
 
-    for each in reports:
-        stores[0].outbox.accept([each])
-    keep(stores[1].outbox, *reports)
-    stores[1].outbox.take_spool()
+    in_turn, together = stores
+    for told in reports:
+        in_turn.outbox.accept([told])
+    keep(together.outbox, *reports)
+    together.outbox.take_spool()
 
-    assert _contents(stores[0]) == _contents(stores[1])
-    for each in stores:
-        each.outbox.close()
+    assert _contents(in_turn) == _contents(together)
+    in_turn.outbox.close()
+    together.outbox.close()
 
 
 def _contents(store: Bench) -> dict[str, list[str]]:
