@@ -219,6 +219,10 @@ async def _built(
         http = await stack.enter_async_context(build_http())
         resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
         hooks = Caller(worker, observer, hostname, lambda: agent.config, lambda url: redactor.add(url.reveal()))
+
+        def got_through() -> None:
+            watcher.hurry()
+
         courier = Courier(
             worker,
             resolver,
@@ -231,6 +235,7 @@ async def _built(
             claimed=hooks.saw,
             skew=skew,
             withheld=lambda: runner.owes_records,
+            got_through=got_through,
         )
 
         def accepted(report: Report) -> None:

@@ -1,7 +1,8 @@
 """Watches: conditions that are looked at every so often and pinged while they hold.
 
 A watch never enters the outbox: the answer of now is sent at once; if that fails, the condition is looked at again at
-each back-off step, and what is true then is sent. The agent's own heartbeat is a watch of itself.
+each back-off step, and what is true then is sent. A ping of somebody else's that gets through cuts such a step short:
+it may be the network that is back. The agent's own heartbeat is a watch of itself.
 """
 
 import asyncio
@@ -73,6 +74,7 @@ class Watcher:
         self._answered = answered
         self._skew = skew
         self._watched: dict[str, Watched] = {}
+        self._got_through = asyncio.Event()  # another one each time
 
     def replace(self, watched: dict[str, Watched]) -> None:
         """Watch exactly these; one that stays keeps what is known of it, and what was under way is begun anew."""
@@ -100,6 +102,11 @@ class Watcher:
         watched.task = asyncio.create_task(self._speak(name, watched), name=f"watch {name}")
         watched.task.add_done_callback(functools.partial(self._landed, name, watched))
 
+    def hurry(self) -> None:
+        """A ping got through, whosesoever: those whose own didn't try again, unless they have just been hurried."""
+        self._got_through.set()
+        self._got_through = asyncio.Event()
+
     async def close(self) -> None:
         tasks = [watched.task for watched in self._watched.values() if watched.task is not None]
         for task in tasks:
@@ -114,7 +121,7 @@ class Watcher:
         self._observer.note("agent.crashed", job=name, exc_info=problem)
 
     async def _speak(self, name: str, watched: Watched) -> None:
-        tries = 0
+        tries, hurried = 0, False
         loop = asyncio.get_running_loop()
         while await self._is_healthy(name, watched):
             held_s = watched.held_until_s - loop.time()
@@ -132,7 +139,19 @@ class Watcher:
             if problem != watched.problem:
                 self._observer.note("watch.ping_failed", job=name, heartbeat=watched.heartbeat, reason=problem)
             watched.problem, watched.held_until_s = problem, loop.time() + wait_s
-            await asyncio.sleep(max(wait_s, delay_s(tries, self._rng)))
+            pause_s = max(wait_s, delay_s(tries, self._rng))
+            if hurried or wait_s > 0:
+                hurried = False
+                await asyncio.sleep(pause_s)
+            else:
+                hurried = await self._is_hurried(pause_s)
+
+    async def _is_hurried(self, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._got_through.wait()
+        except TimeoutError:
+            return False
 
     async def _is_healthy(self, name: str, watched: Watched) -> bool:
         watched.looking = True

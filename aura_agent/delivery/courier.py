@@ -43,8 +43,9 @@ _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing
 class Courier:
     """Delivers what one outbox holds. *limit* bounds the attempts in flight, *max_rate_per_s* how many begin.
 
-    *claimed* hears of each look at the queue, *skew* what acknowledgements tell of our clock. *withheld* says whether
-    outcomes are known that the store isn't told of yet: what they withdraw waits there, so nothing begins until it is.
+    *claimed* hears of each look at the queue, *skew* what acknowledgements tell of our clock, *got_through* that there
+    was one, also of a ping that is no entry. *withheld* says whether outcomes are known that the store isn't told of
+    yet: what they withdraw waits there, so nothing begins until it is.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Courier:
         claimed: Callable[[Claim], None] = lambda _: None,
         skew: Skew | None = None,
         withheld: Callable[[], bool] = lambda: False,
+        got_through: Callable[[], None] = lambda: None,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -72,6 +74,7 @@ class Courier:
         self._claimed = claimed
         self._skew = skew or Skew()
         self._withheld = withheld
+        self._tell_got_through = got_through
         self._hosts = Hosts(limit, rng)
         self._pace = Pace(max_rate_per_s, -math.inf)
         self._reopened: set[str] = set()
@@ -104,6 +107,7 @@ class Courier:
         if self._hosts.lives(host):
             self._reopen(host)
             self._wake.set()
+        self._got_through()
 
     def hold(self, host: str, retry_after_s: float) -> None:
         """*host* has answered a ping that is no entry: it asks to be left alone for so long."""
@@ -287,6 +291,7 @@ class Courier:
         answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
         if answer.verdict is Verdict.DELIVERED:
             self._skew.hear(sent.ahead_s)
+            self._got_through()
         self._judge_host(attempt, answer, answered=sent.status is not None)
         try:
             ended = await self._conclude(attempt, answer, sent.duration_s)
@@ -305,6 +310,13 @@ class Courier:
         now_s = asyncio.get_running_loop().time()
         if self._hosts.failed(attempt.host, now_s, answered=answered, left_s=attempt.left_s):
             self._observer.note("host.down", host=attempt.host, reason=answer.reason)
+
+    def _got_through(self) -> None:
+        """It may be the network that is back: what no ping URL could be asked for is due, too."""
+        if self._resolver.standing.hurry():
+            self._reopened.add("")  # the host of those without one
+            self._wake.set()
+        self._tell_got_through()
 
     def _reopen(self, host: str) -> None:
         self._reopened.add(host)

@@ -2,13 +2,13 @@
 
 While it doesn't, the agent goes on with what is cached: ``degraded: auth`` where the token is refused, ``degraded:
 api`` where the API can't be reached or talks nonsense. It is asked again slowly, and more slowly still where only a
-person can mend it.
+person can mend it; and soon, once, where there was no network, when a ping shows that there is.
 """
 
 import random
 from enum import StrEnum
 
-from aura_agent.api import ApiError, ApiMisconfigured, Forbidden, RateLimited, Unauthorized
+from aura_agent.api import ApiError, ApiMisconfigured, ApiUnreachable, Forbidden, RateLimited, Unauthorized
 from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.clock import Clock
 from aura_agent.delivery.backoff import delay_s
@@ -39,6 +39,7 @@ class Standing:
         self.degraded: Degraded | None = None
         self.reason = ""
         self._failures = self._held_until_ns = 0
+        self._hurried = self._may_be_hurried = False
 
     @property
     def problem(self) -> str:
@@ -55,6 +56,8 @@ class Standing:
         self._failures += 1
         self.degraded = Degraded.AUTH if refused else Degraded.API
         self.reason = str(problem)
+        self._may_be_hurried = isinstance(problem, ApiUnreachable) and not self._hurried
+        self._hurried = False
         self._observer.note("api.failed", error=self.reason, status=problem.status, degraded=self.degraded.value)
         if refused:
             wait_s = delay_s(self._failures, self._rng, base_s=_AUTH_BASE_S, cap_s=_SLOW_CAP_S)
@@ -66,6 +69,18 @@ class Standing:
         if problem.retry_after_s is not None:
             wait_s = max(wait_s, after_retry_after_s(problem.retry_after_s, self._rng))
         self._held_until_ns = self._clock.read().boot_ns + int(wait_s * 1e9)
+
+    def hurry(self) -> bool:
+        """A ping got through: where the API could not be reached, ask it again soon; return whether that is sooner.
+
+        Where that fails as well, not before the next back-off: pings may get through where the API doesn't answer.
+        """
+        if not self._may_be_hurried:
+            return False
+        self._hurried, self._may_be_hurried = True, False
+        soon_ns = self._clock.read().boot_ns + int(delay_s(1, self._rng) * 1e9)
+        self._held_until_ns = min(self._held_until_ns, soon_ns)
+        return True
 
     def answered(self) -> None:
         """A call has succeeded."""

@@ -8,12 +8,13 @@ import pytest
 
 from aura_agent.clock import SystemClock
 from aura_agent.daemon.watcher import Watched, Watcher
+from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.hosts import Hosts
 from aura_agent.delivery.skew import Skew
 from aura_agent.devserver.server import DevServer
 from aura_agent.watch.condition import Condition
 from tests.delivery.conftest import at, aura
-from tests.delivery.dispatch import Dispatch
+from tests.delivery.dispatch import Dispatch, NoJitter
 from tests.waiting import until
 
 __all__ = ["at", "aura"]
@@ -34,7 +35,14 @@ async def _healthy(_: Condition | None) -> Condition:
 
 @asynccontextmanager
 async def watching(at: Dispatch, *heartbeats: str) -> AsyncIterator[Watcher]:
-    """Watch for each of *heartbeats* what is always well, beside the courier, as the daemon does."""
+    """Watch for each of *heartbeats* what is always well, beside a courier, as the daemon does."""
+
+    def got_through() -> None:
+        watcher.hurry()
+
+    at.courier = Courier(
+        at.worker, at.resolver, at.courier._http, NoJitter(), at.heard, limit=16, got_through=got_through
+    )
     watcher = Watcher(
         at.worker,
         at.resolver,
@@ -79,9 +87,9 @@ async def test_a_watch_that_gets_through_tells_the_courier_that_its_host_is_back
         aura.create_heartbeat(name, expected_interval=604_800)
         await at.run(name)
     await at.drain()
-    at.courier._hosts = Hosts(16, AnHour())
     aura.set_fault("status", target="ping", status=503)
     async with watching(at, "watch") as watcher, at.running():
+        at.courier._hosts = Hosts(16, AnHour())
         run_id = await at.run("job")
         await at.hears("host.down")
         aura.clear_faults()
@@ -89,3 +97,61 @@ async def test_a_watch_that_gets_through_tells_the_courier_that_its_host_is_back
         await at.settled(run_id, "delivered")
 
     assert at.heard.count("host.recovered") == 1
+
+
+async def _known(aura: DevServer, at: Dispatch, *names: str) -> None:
+    """Have the ping URLs of *names* known, and nothing on record of that."""
+    for name in names:
+        aura.create_heartbeat(name)
+        await at.run(name)
+    await at.drain()
+    aura.clear_received()
+
+
+async def test_a_ping_that_gets_through_hurries_the_watches_that_back_off(aura: DevServer, at: Dispatch) -> None:
+    """Be it a job's or another watch's: the next try is an hour away, and comes at once."""
+    await _known(aura, at, "job", "first", "second")
+    async with watching(at, "first", "second") as watcher, at.running():
+        for speaks in ("job", "first"):
+            aura.clear_received()
+            aura.set_fault("drop_after", target="ping", heartbeat="second")
+            watcher.look("second")
+            await at.hears("watch.ping_failed")
+            aura.clear_faults()
+            if speaks == "job":
+                await at.run("job")
+            else:
+                watcher.look("first")
+            await at.hears("watch.ping_recovered")
+            at.heard.events.clear()
+
+
+async def test_a_watch_that_fails_again_is_left_in_peace(aura: DevServer, at: Dispatch) -> None:
+    """It alone gets no answer: of many pings that get through one hurries it, and the next not before its back-off."""
+    await _known(aura, at, "job", "watch")
+    aura.set_fault("status", target="ping", status=503, heartbeat="watch")
+    async with watching(at, "watch") as watcher, at.running():
+        watcher.look("watch")
+        await at.hears("watch.ping_failed")
+        for _ in range(5):
+            await at.settled(await at.run("job"), "delivered")
+            await until(lambda: _tries(aura) == 2)
+
+    assert _tries(aura) == 2
+
+
+async def test_a_retry_after_is_heeded_whoever_gets_through(aura: DevServer, at: Dispatch) -> None:
+    """The watch was asked to wait half an hour."""
+    await _known(aura, at, "job", "watch")
+    aura.set_fault("status", target="ping", status=429, retry_after=1800, heartbeat="watch", times=1)
+    async with watching(at, "watch") as watcher, at.running():
+        watcher.look("watch")
+        await at.hears("watch.ping_failed")
+        for _ in range(2):
+            await at.settled(await at.run("job"), "delivered")
+
+    assert _tries(aura) == 1
+
+
+def _tries(aura: DevServer) -> int:
+    return len(aura.pings("watch"))

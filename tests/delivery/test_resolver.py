@@ -1,9 +1,12 @@
 """From names to ping URLs against an embedded Aura: few requests, and a cache that nothing erases."""
 
+import random
 from pathlib import Path
 
 import pytest
 
+from aura_agent.clock import SystemClock
+from aura_agent.delivery.standing import Standing
 from aura_agent.devserver.server import DevServer
 from tests.delivery.dispatch import Dispatch, dispatch
 from tests.waiting import until
@@ -178,3 +181,57 @@ async def test_a_url_and_a_name_of_one_heartbeat_become_one_stream(aura: DevServ
 
     states = [await at.state(run) for run in (early, late, third, fourth)]
     assert states == ["delivered", "delivered", "superseded", "delivered"]
+
+
+class _LongAfterFailures(random.Random):
+    """An hour where it jitters over more than a second, else nothing."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 3600.0 if b > 1.0 else a
+
+
+async def _known_beside(aura: DevServer, at: Dispatch) -> str:
+    """Return the ref of a heartbeat for which nothing is to be asked; whatever else fails is left alone for long."""
+    at.resolver.standing = Standing(SystemClock(), _LongAfterFailures(), at.heard)
+    return f"url:{aura.create_heartbeat('known').ping_url}"
+
+
+async def test_a_name_is_asked_for_soon_once_the_network_is_back(aura: DevServer, at: Dispatch) -> None:
+    """The API couldn't be reached, and is left alone for an hour; another heartbeat's ping gets through: ask again."""
+    known = await _known_beside(aura, at)
+    aura.create_heartbeat("unknown")
+    aura.set_fault("drop_after", target="api")
+    async with at.running():
+        waiting = await at.run("unknown")
+        await at.hears("api.failed")
+        aura.clear_faults()
+        await at.run("known", ref=known)
+        await at.settled(waiting, "delivered")
+
+
+async def test_an_api_that_alone_gives_no_answer_is_not_asked_at_each_ping(aura: DevServer, at: Dispatch) -> None:
+    """Pings get through all the time: one of them has it asked once more, the others don't."""
+    known = await _known_beside(aura, at)
+    aura.set_fault("drop_after", target="api")
+    async with at.running():
+        await at.run("unknown")
+        await at.hears("api.failed")
+        for _ in range(5):
+            await at.settled(await at.run("known", ref=known), "delivered")
+            await at.hears("api.failed", times=2)
+
+    assert at.heard.count("api.failed") == 2
+
+
+@pytest.mark.parametrize("status", [401, 429, 500])
+async def test_an_api_that_answers_is_left_alone_as_long_as_it_says(aura: DevServer, at: Dispatch, status: int) -> None:
+    """It is there, and doesn't know us, or has too much to do, or is ill: a ping that gets through says nothing of it."""
+    known = await _known_beside(aura, at)
+    aura.set_fault("status", target="api", status=status)
+    async with at.running():
+        await at.run("unknown")
+        await at.hears("api.failed")
+        for _ in range(3):
+            await at.settled(await at.run("known", ref=known), "delivered")
+
+    assert at.heard.count("api.failed") == 1
