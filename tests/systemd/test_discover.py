@@ -134,7 +134,7 @@ def test_a_timer_s_service_runs_below_aura_run(host: Machine) -> None:
     assert (job["where"], job["interval_s"]) == ("tick.timer", 366 * 86_400)
     assert "aura-run -H" in host.show("tick.service", "ExecStart")
     host.run("systemctl", "start", "tick.service")
-    (run,) = json.loads(host.run("aura-agent", "history", "--json"))
+    (run,) = json.loads(host.run("aura-agent", "history", job["heartbeat"], "--json"))
     assert (run["heartbeat"], run["outcome"]) == (job["heartbeat"], "succeeded")
     host.write("/etc/systemd/system/tick.service.d/fails.conf", "[Service]\nEnvironment=CODE=3\n")
     host.run("systemctl", "daemon-reload")

@@ -1,5 +1,7 @@
 """aura-run around and inside what only a booted machine has: units, systemd-run, sudo."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.systemd.machine import Machine
@@ -8,10 +10,18 @@ from tests.wrapper.behaviour import behaviour
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(180)]
 
+# No daemon takes what these runs report: it stays in the stores of root and of the user "stranger".
+_LEFT_BEHIND = ("/var/lib/aura-agent", "/home/stranger/.local")
 _AURA_RUN = ("/opt/aura-agent/bin/aura-run", "--no-wait", "-H", "beat", "--")
 _JOB = ("sh", "-c", "echo out; echo err >&2; exit 7")
 _TRANSIENT = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect")
 _SUDO = ("sudo", "-n", "-u", "backup-user")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_left(machine: Machine) -> Iterator[None]:
+    yield
+    machine.run("rm", "-rf", *_LEFT_BEHIND)
 
 
 @behaviour("`systemd-run --wait --pipe`, `sudo` around it", bare="hand its status and output on")
