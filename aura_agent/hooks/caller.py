@@ -1,9 +1,9 @@
 """The daemon's hooks: takes the calls that are due from the outbox, and tells people, beside everything else.
 
-Nothing waits for a hook. A few are called at a time, those of one job one after the other; each stays on disk until it
-is done, so that a daemon which has no time left leaves it to the next. A hook that fails twice is logged, and never
-calls a hook. That pings don't get through is looked for at one instant each: when the first could have waited long
-enough.
+Nothing waits for a hook. A few are called at a time, those of one job one after the other, and one that waits for its
+second try is in no other job's way; each stays on disk until it is done, so that a daemon which has no time left leaves
+it to the next. A hook that fails twice is logged, and never calls a hook. That pings don't get through is looked for at
+one instant each: when the first could have waited long enough.
 """
 
 import asyncio
@@ -138,8 +138,7 @@ class Caller:
     async def _call_all(self, job: str, queue: deque[HookCall]) -> None:
         try:
             while queue:
-                async with self._free:
-                    await self._call(queue.popleft())
+                await self._call(queue.popleft())
         finally:
             del self._due[job]
 
@@ -156,6 +155,7 @@ class Caller:
                 switches_user=True,
                 retry_after_s=self._retry_after_s,
                 learn=self._learn,
+                place=self._free,
             )
             try:
                 failures = await call_hook(hook, call, job, around)

@@ -10,8 +10,8 @@ import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import httpx
 import msgspec
@@ -44,7 +44,7 @@ class Surroundings:
     """What a call needs besides its hook. *learn* is told each secret before it is used.
 
     *redact* are the patterns of what must not leave the host; None: nobody knows them. *switches_user*: a command runs
-    as its job's user; else as we are.
+    as its job's user; else as we are. *place* is held by each try while it goes on, by none that waits for its second.
     """
 
     host: str
@@ -54,6 +54,7 @@ class Surroundings:
     switches_user: bool
     retry_after_s: float = RETRY_AFTER_S
     learn: Callable[[Secret], None] = lambda _: None
+    place: AbstractAsyncContextManager[object] = field(default_factory=nullcontext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,17 @@ async def call_hook(hook: Hook, call: HookCall, job: Job, around: Surroundings) 
     if hook.webhook:
         webhook = hook.webhook
         ways.append(lambda: _post(webhook, call, job, around, hook.timeout))
-    ended = await asyncio.gather(*(_twice(way, around.retry_after_s) for way in ways))
+    ended = await asyncio.gather(*(_twice(way, around) for way in ways))
     return [failure for failure in ended if failure is not None]
 
 
-async def _twice(way: Callable[[], Awaitable[Failure | None]], retry_after_s: float) -> Failure | None:
-    if await way() is None:
-        return None
-    await asyncio.sleep(retry_after_s)
-    return await way()
+async def _twice(way: Callable[[], Awaitable[Failure | None]], around: Surroundings) -> Failure | None:
+    async with around.place:
+        if await way() is None:
+            return None
+    await asyncio.sleep(around.retry_after_s)
+    async with around.place:
+        return await way()
 
 
 # -- a webhook --------------------------------------------------------------------------------------------------------
