@@ -67,7 +67,7 @@ def variables(call: HookCall, host: str) -> dict[str, str]:
         "_ATTEMPTS": str(call.attempts) if call.outcome else "",
         "_REASON": reason_of(call),
     }
-    return {VARIABLE + name: value.replace("\0", "") for name, value in facts.items() if value}
+    return {VARIABLE + name: text for name, value in facts.items() if (text := value.replace("\0", ""))}
 
 
 def payload(call: HookCall, host: str, output: str | None) -> dict[str, object]:
