@@ -158,7 +158,8 @@ class Outbox:
     def _taking(self) -> Iterator[int]:
         """One write transaction that first takes in inbox and spool, and judges lost runs; yields how many were news.
 
-        The files go once that is committed, and not into a database that somebody has set aside under our hands.
+        The files go once that is committed, and not into a database that somebody has set aside under our hands. Where
+        ours was removed they count here, and stay for whoever begins a new one.
         """
         self._is_behind = True
         with transaction(self._connection):
@@ -167,6 +168,8 @@ class Outbox:
             yield taken.news
         self._is_behind = False
         if taken.spooled or taken.records:
+            if not os.path.exists(self._path):
+                return
             self._check_that_it_is_still_there()
         taken.clear_away()
         self._pruner.step_if_due(now)

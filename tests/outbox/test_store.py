@@ -1,6 +1,7 @@
 """The outbox on a real SQLite file: accept, lease, send, acknowledge."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -678,6 +679,32 @@ def test_leases_that_were_given_back_are_free_and_say_what_may_have_happened(at:
 
     (row,) = queue_rows(at.outbox, ended=True)
     assert (row.state, row.reason.endswith("(may have arrived)")) == ("invalidated", True)
+
+
+def test_what_waits_is_sent_from_a_store_that_was_removed(at: Bench) -> None:
+    """By what lies in its place, too: a report there counts, and stays for whoever begins a new store."""
+    at.know("backup")
+    at.know("other")
+    waiting, withdrawn = at.run(ref="heartbeat:backup"), at.run(ref="heartbeat:other")
+    shutil.rmtree(at.directory)
+    at.clock.advance(1)
+    now = at.clock.read()
+    failure = Report(
+        run_id="later001",
+        boot_id=current_boot_id(),
+        started=now,
+        ended=now,
+        outcome=Outcome.FAILED,
+        ref="heartbeat:other",
+    )
+    spool.write(str(at.directory), failure.run_id, wire.encode("run", failure.to_fields()))
+
+    claims = [at.outbox.claim(10) for _ in range(2)]
+
+    assert [[attempt.run_id for attempt in claim.attempts] for claim in claims] == [[waiting], []]
+    assert ["was removed" in claim.problem for claim in claims] == [True, True]
+    assert at.states() == {waiting: "waiting", withdrawn: "invalidated"}
+    assert [os.path.basename(path) for path in spool.waiting(str(at.directory))] == ["later001.report"]
 
 
 def test_a_damaged_file_is_found_by_who_checks(at: Bench) -> None:
