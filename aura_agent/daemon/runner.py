@@ -366,9 +366,10 @@ class Runner:
     def _keep(self, report: Report, problem: str) -> None:
         self.store_problem = problem
         if len(self._unkept) == _UNKEPT_AT_MOST:
-            oldest = self._unkept.popleft()
-            del self._unrecorded[oldest.run_id]
-            self._observer.note("store.failed", error=f"too much waits for the disk: run {oldest.run_id} is forgotten")
+            let_go = least_needed(self._unkept)
+            self._unkept.remove(let_go)
+            del self._unrecorded[let_go.run_id]
+            self._observer.note("store.failed", error=f"too much waits for the disk: run {let_go.run_id} is forgotten")
         self._unkept.append(report)
         if len(self._unkept) == 1:
             self._launch(self._offer_again(), "records that no disk takes")
@@ -392,6 +393,22 @@ class Runner:
                 self._tell_kept(oldest)
                 if self._unkept[0] is oldest:
                     self._unkept.popleft()
+
+
+def least_needed(reports: Sequence[Report]) -> Report:
+    """Return the oldest of *reports* without which no ping becomes false or is lost, if there is one; else the oldest.
+
+    That is any but the success and the failure of each heartbeat that started last: they stand for those before.
+    """
+    last: dict[tuple[str | None, bool], Report] = {}
+    for report in reports:
+        kind = (report.ref, report.outcome.withdraws)
+        if report.outcome is not Outcome.SKIPPED and (
+            kind not in last or last[kind].started.boot_ns <= report.started.boot_ns
+        ):
+            last[kind] = report
+    needed = {report.run_id for report in last.values()}
+    return next((report for report in reports if report.run_id not in needed), reports[0])
 
 
 def _ref(job: Job) -> str | None:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from aura_agent.clock import SystemClock
+from aura_agent.clock import Reading, SystemClock
 from aura_agent.config.models import Expect, ExpectFile, Job
-from aura_agent.daemon.runner import Runner
+from aura_agent.daemon.runner import Runner, least_needed
 from aura_agent.daemon.slots import ALL
 from aura_agent.outbox.queries import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Report
+from aura_agent.report.record import Outcome, Report
 from tests.daemon.stores import Seen, allow, opened, refuse
 from tests.waiting import until
 
@@ -249,3 +249,26 @@ async def test_the_history_keeps_the_end_of_what_a_job_prints(tmp_path: Path) ->
     kept = {report.job: report.tail.split("\n", 1) for report in accepted}
     assert {job: len(end) for job, (_, end) in kept.items()} == {"short": 10_000, "long": 20_000}
     assert "90000 bytes" in kept["short"][0]
+
+
+def _ended(run_id: str, ref: str, outcome: Outcome, started_ns: int) -> Report:
+    reading = Reading(started_ns, started_ns)
+    return Report(run_id=run_id, boot_id="", started=reading, ended=reading, outcome=outcome, ref=ref)
+
+
+def test_of_too_many_records_that_no_disk_takes_those_go_that_others_stand_for() -> None:
+    """Each heartbeat's last success and last failure stay as long as there is anything else; then the oldest goes."""
+    records = [
+        _ended("failure1", "heartbeat:a", Outcome.FAILED, 1),
+        _ended("success1", "heartbeat:a", Outcome.SUCCEEDED, 2),
+        _ended("skipped1", "heartbeat:b", Outcome.SKIPPED, 3),
+        _ended("success3", "heartbeat:a", Outcome.SUCCEEDED, 5),
+        _ended("success2", "heartbeat:a", Outcome.SUCCEEDED, 4),  # it began before the one that ended before it
+        _ended("failure2", "heartbeat:b", Outcome.TIMED_OUT, 6),
+    ]
+    gone = []
+    while records:
+        gone.append(least_needed(records).run_id)
+        records = [record for record in records if record.run_id != gone[-1]]
+
+    assert gone == ["success1", "skipped1", "success2", "failure1", "success3", "failure2"]
