@@ -138,18 +138,23 @@ class Courier:
             spool_s = until_beat_s(asyncio.get_running_loop().time(), SPOOL_S)
             await self._pause(spool_s if again_s is None else min(spool_s, again_s))
 
-    async def drain(self, timeout_s: float, *, retry: bool, only_runs: frozenset[str] | None = None) -> None:
+    async def drain(
+        self, timeout_s: float, *, retry: bool, probe: bool = False, only_runs: frozenset[str] | None = None
+    ) -> None:
         """Deliver what is due, for *timeout_s* at the most; with *retry* also what becomes due within that time.
 
-        Attempts that are still under way at the end are given up; their entries stay in the outbox.
+        Without, a host that is down is left alone, but for one *probe* at once. Attempts that are still under way at
+        the end are given up; their entries stay in the outbox.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        if probe:
+            self._hosts.probe_now()
         try:
             async with asyncio.timeout_at(deadline):
                 while True:
                     self._wake.clear()
-                    due_s = await self._turn(only_runs, probing=retry)
+                    due_s = await self._turn(only_runs, probing=retry or probe)
                     paced = self._paced_s() > 0
                     if due_s is not None and (
                         (not retry and due_s > 0 and not paced) or loop.time() + due_s > deadline

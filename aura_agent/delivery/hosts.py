@@ -99,9 +99,13 @@ class Hosts:
         was_down = host.probes > 0
         host.failures, host.probes, host.closed_until_s = 0, 0, 0.0
         if was_down:
-            for other in self._hosts.values():
-                other.closed_until_s = 0.0
+            self.probe_now()
         return was_down
+
+    def probe_now(self) -> None:
+        """A probe of each host that is down is due."""
+        for host in self._hosts.values():
+            host.closed_until_s = 0.0
 
     def failed(self, name: str, now_s: float, *, answered: bool, left_s: float | None = None) -> bool:
         """An attempt has ended in a way that says nothing for its host; return whether that is news: it is down.

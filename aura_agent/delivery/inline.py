@@ -123,7 +123,8 @@ async def flush(
     """Deliver now all that may be sent, of *heartbeat* or of all; return how much is left. Raises StoreError.
 
     *tried* returns the runs of the pings that the courier has tried. What other processes are at isn't left: how that
-    ends is waited for, and what they didn't get through, or held up meanwhile, has a try of ours.
+    ends is waited for, and what they didn't get through, or held up meanwhile, has a try of ours. A host that a few
+    pings have found down is probed once more before what waits for it is left.
     """
 
     def streams(outbox: Outbox) -> set[int] | None:
@@ -139,7 +140,7 @@ async def flush(
     others_until_s, before = loop.time() + _OTHERS_S, None
     only_runs = await worker.call(begin)
     while True:
-        await courier.drain(_FLUSH_TIMEOUT_S, retry=False, only_runs=only_runs)
+        await courier.drain(_FLUSH_TIMEOUT_S, retry=False, probe=before is not None, only_runs=only_runs)
         left = await worker.call(lambda outbox: left_in(outbox, streams(outbox), tried()))
         if left.busy and loop.time() < others_until_s:
             await asyncio.sleep(_LOOK_AGAIN_S)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.hosts import Hosts
 from aura_agent.delivery.inline import flush
 from aura_agent.devserver.server import DevServer
 from tests.delivery.dispatch import Dispatch, dispatch
@@ -113,3 +114,28 @@ async def test_a_look_up_that_was_given_up_holds_up_nobody(aura: DevServer, at: 
     await flusher.drain()
 
     assert [ping.name for ping in aura.pings()] == ["backup"]
+
+
+async def test_a_host_that_failed_a_few_times_in_a_row_is_probed_once_more(aura: DevServer, at: Dispatch) -> None:
+    """Four pings under way met a server that was just starting: it answers the probe, and all of them arrive."""
+    names = [f"beat{number:02}" for number in range(20)]
+    for name in names:
+        aura.create_heartbeat(name)
+        await at.run(name)
+    aura.set_fault("status", target="ping", status=503, times=4)
+
+    assert await _Flush(at).task == 0
+    assert sorted(ping.name for ping in aura.pings() if ping.accepted) == names
+
+
+async def test_a_host_that_is_down_takes_no_more_than_a_probe(aura: DevServer, at: Dispatch) -> None:
+    """It fails, and what waits for it is left."""
+    for number in range(20):
+        name = f"beat{number:02}"
+        aura.create_heartbeat(name)
+        await at.run(name)
+    aura.set_fault("status", target="ping", status=503)
+    at.courier._hosts = Hosts(16, _LongWait())
+
+    assert await _Flush(at).task == 20
+    assert len(aura.pings()) <= 4 + 1
