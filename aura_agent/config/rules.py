@@ -45,10 +45,11 @@ _MAX_SOCKET_PATH_BYTES = 107  # sun_path without its NUL, unix(7)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ENV_NAMES = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)?\*|[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME_RULE = 'use letters, digits, ".", "_" and "-", at most 100, the first a letter or digit'
-# Keys that mean something to a job with fire times only, and to one that is run at all.
+# Keys that mean something to a job with fire times only, to one with those of a clock, and to one that is run at all.
 _FIRE_TIME_ONLY = frozenset(
     {"catch_up", "catch_up_limit", "jitter", "job_group", "misfire_grace", "overlap", "timezone", "when_removed"}
 )
+_WALL_TIME_ONLY = frozenset({"catch_up", "catch_up_limit", "jitter", "misfire_grace", "timezone"})
 _NEVER_USELESS = frozenset({"enabled", "grace", "reporters"})
 _RUN_ONLY = frozenset(JobDefaults.__struct_fields__) - _NEVER_USELESS
 
@@ -184,6 +185,8 @@ class _JobCheck:
             self._error((), 'there is nothing to run; add command = ["…"] or shell = "…"')
 
     def _check_schedule(self, now: datetime | None) -> None:
+        from aura_agent.schedule.plan import is_reboot
+
         job = self._job
         if job.schedule is None:
             if job.timezone is not None:
@@ -194,6 +197,8 @@ class _JobCheck:
         for index, text in enumerate(texts):
             path: Path = ("schedule",) if isinstance(job.schedule, str) else ("schedule", index)
             self._check_expression(path, text, zone, now)
+        if texts and all(is_reboot(text) for text in texts):
+            self._warn_useless(_WALL_TIME_ONLY, "@reboot alone, which is due once per boot")
 
     def _zone(self) -> ZoneInfo | None:
         from aura_agent.schedule.zones import zone

@@ -147,11 +147,16 @@ def build(schedule: str | list[str] | None, every_s: float | None, *, job: str, 
     texts = [schedule] if isinstance(schedule, str) else schedule or []
     if not texts:
         raise ScheduleError('no fire time: write schedule = "0 3 * * *" or every = "15m"')
-    wall_times = [text for text in texts if text.strip().lower() != REBOOT]
+    wall_times = [text for text in texts if not is_reboot(text)]
     return Schedule(
         expressions=tuple(parse(text, job=job, zone=zone) for text in wall_times),
         at_reboot=len(wall_times) < len(texts),
     )
+
+
+def is_reboot(text: str) -> bool:
+    """Whether *text* of a schedule stands for the boot, and for no wall time."""
+    return text.strip().lower() == REBOOT
 
 
 def reboot_due(schedule: Schedule, *, boot_id: str, last_boot_id: str | None) -> bool:

@@ -439,6 +439,10 @@ WARNINGS: dict[str, tuple[str, list[str]]] = {
             ),
         ],
     ),
+    "keys that mean nothing to a boot": (
+        '[jobs.a]\nshell = "x"\nschedule = ["@reboot"]\njitter = "5m"\noverlap = "allow"',
+        ["config.toml:4: jobs.a.jitter: has no effect on @reboot alone, which is due once per boot"],
+    ),
     "a page for other hosts that was asked for": ('[status]\nlisten = "0.0.0.0:80"\nallow_remote = true', []),
     "a jitter that reaches the next fire time": (
         f'[jobs.a]\n{RUNNING}jitter = "1h"',
