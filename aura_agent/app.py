@@ -234,7 +234,7 @@ async def _built(
             allow_insecure=insecure,
             claimed=hooks.saw,
             skew=skew,
-            withheld=lambda: runner.owes_records,
+            withheld=lambda: runner.records.are_owed,
             got_through=got_through,
         )
 
@@ -260,7 +260,7 @@ async def _built(
             http,
             observer,
             allow_insecure=insecure,
-            unrecorded=lambda: runner.unrecorded,
+            unrecorded=lambda: runner.records.unrecorded,
             ending=lambda: agent.stopping,
         )
         scheduler = Scheduler(worker, clock, observer, boot_id)

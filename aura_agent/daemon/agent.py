@@ -186,7 +186,7 @@ class Agent:
             self.crashed
             or self._parts.courier.store_problem
             or self._parts.scheduler.store_problem
-            or self._parts.runner.store_problem
+            or self._parts.runner.records.store_problem
         )
 
     async def snapshot(self) -> dict[str, Any]:

@@ -1,13 +1,11 @@
-"""How a job of the config runs: when it may start, how often it is tried, and the record of its outcome.
+"""How a job of the config runs: when it may start, how often it is tried, and what is reported of that.
 
-A run's outcome goes into the outbox and nowhere else: whether it becomes a ping is decided there. Between the end of
-a job and its durable record nothing may be forgotten: what the database doesn't take goes into the spool, and what
-neither takes is offered again until one does. No run waits for that.
+A run's outcome goes on record (``records``) and nowhere else: whether it becomes a ping is decided in the outbox. No
+run waits for that.
 """
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,19 +14,16 @@ from typing import Any, Literal
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
 from aura_agent.daemon.attempts import Attempt, Attempts, Run, UnderWay
+from aura_agent.daemon.records import PATIENCE_S, Records
 from aura_agent.daemon.slots import Slot, Slots
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
-from aura_agent.outbox.worker import OutboxWorker, soon
-from aura_agent.report import spool, wire
+from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
 from aura_agent.schedule.retry import retry_delay_s
 from aura_agent.units import format_duration
 
-_STORE_TROUBLE_S = 5.0
-_PATIENCE_S = 3.0  # a job's next run waits for no longer than that for the record of the last
-_UNKEPT_AT_MOST = 1000  # records in memory, with up to 20 kB of output each
 _REMOVED = "its job has left the config"
 
 
@@ -45,9 +40,7 @@ class Runner:
     """Starts runs and sees them through to their record. *accepted* hears of each report once it is durable.
 
     *redact* returns the patterns in force of what no ping may take along; *ended* hears of the job when its last run
-    that went on has ended. *directory* is the store's, for the spool. *unkept* is given, once, each success that
-    the database doesn't take, and sees what else it doesn't have in ``unrecorded``.
-    ``store_problem`` says why an outcome is not on disk yet.
+    that went on has ended. *directory* and *unkept*: as for Records.
     """
 
     def __init__(
@@ -63,15 +56,11 @@ class Runner:
         unkept: Callable[[Report], Coroutine[None, None, None]] | None = None,
     ) -> None:
         self._worker = worker
-        self._directory = directory
         self._clock = clock
         self._observer = observer
         self._boot_id = boot_id
-        self._accepted = accepted
         self._tell_ended = ended
-        self._send_unkept = unkept
-        self._unrecorded: dict[str, Report] = {}  # by run
-        self._unkept: deque[Report] = deque()
+        self.records = Records(worker, directory, observer, accepted, self._launch, unkept)
         self._running: dict[str, list[Run]] = {}
         self._waiting: dict[str, Run] = {}
         self._slots = Slots()
@@ -83,7 +72,6 @@ class Runner:
         self._recording: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self.store_problem = ""
 
     def running(self, name: str) -> list[Run]:
         return list(self._running.get(name, ()))
@@ -111,16 +99,6 @@ class Runner:
             for run in self._running[name]:
                 if run.job.enabled and run.job.when_removed == "stop":
                     run.ask_to_stop(_REMOVED)
-
-    @property
-    def owes_records(self) -> bool:
-        """Whether outcomes are here that no disk takes; ``accepted`` hears of each that one took."""
-        return bool(self._unkept)
-
-    @property
-    def unrecorded(self) -> list[Report]:
-        """The outcomes that are not known to be on disk yet."""
-        return list(self._unrecorded.values())
 
     @property
     def count(self) -> int:
@@ -152,6 +130,7 @@ class Runner:
         Returns once all of it is recorded.
         """
         self._stopping = True
+        self.records.end()
         waiting, self._waiting = self._waiting, {}
         for run in waiting.values():
             self._skip(run, "the agent is stopping")
@@ -172,7 +151,7 @@ class Runner:
                 run.ask_to_stop(reason)
 
     def _skip(self, run: Run, reason: str) -> Firing:
-        self._launch(self._record(self._report(run, self._skipped(reason), 1)), f"skip {run.job_name}")
+        self._launch(self.records.put(self._report(run, self._skipped(reason), 1)), f"skip {run.job_name}")
         return Firing("skipped", run.run_id, reason)
 
     def _skipped(self, reason: str) -> Attempt:
@@ -228,7 +207,7 @@ class Runner:
         """See *run* through; *begun*: its first attempt, None if its turn is yet to come."""
         try:
             attempt, attempts = await self._deciding(run, slot, begun)
-            await self._record(self._report(run, attempt, attempts))
+            await self.records.put(self._report(run, attempt, attempts))
         finally:
             self._ended(run)
 
@@ -262,7 +241,7 @@ class Runner:
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=pid, why=run.reason)
         recorded = self._begin(run, begun.started)
         attempt = await self._attempts.ended(run, begun)
-        await asyncio.wait({recorded}, timeout=_PATIENCE_S)
+        await asyncio.wait({recorded}, timeout=PATIENCE_S)
         return attempt
 
     async def _is_its_turn(self, run: Run, slot: Slot) -> bool:
@@ -331,84 +310,6 @@ class Runner:
             io_read_bytes=attempt.io_read_bytes,
             io_written_bytes=attempt.io_written_bytes,
         )
-
-    async def _record(self, report: Report) -> None:
-        """Make *report* durable. What no disk takes is kept here, and offered again."""
-        self._unrecorded[report.run_id] = report
-        problem = await self._refusal(report)
-        if problem:
-            if report.outcome is Outcome.SUCCEEDED and self._send_unkept is not None and not self._stopping:
-                self._launch(self._send_unkept(report), f"unkept success of {report.job}")
-            if not self._is_spooled(report):
-                self._keep(report, problem)
-                return
-        self._tell_kept(report)
-
-    async def _refusal(self, report: Report) -> str:
-        """Return why the database doesn't take *report*, or not soon; empty if it has."""
-        try:
-            await soon(self._worker.accept(report), _PATIENCE_S)
-        except StoreError as problem:
-            self._observer.note("store.failed", error=str(problem))
-            return str(problem)
-        return ""
-
-    def _is_spooled(self, report: Report) -> bool:
-        """Whether the spool takes *report*. It may be in the database as well, which knows its runs."""
-        try:
-            spool.write(self._directory, report.run_id, wire.encode("run", report.to_fields()))
-        except FileExistsError:
-            pass
-        except OSError:
-            return False
-        return True
-
-    def _keep(self, report: Report, problem: str) -> None:
-        self.store_problem = problem
-        if len(self._unkept) == _UNKEPT_AT_MOST:
-            let_go = least_needed(self._unkept)
-            self._unkept.remove(let_go)
-            del self._unrecorded[let_go.run_id]
-            self._observer.note("store.failed", error=f"too much waits for the disk: run {let_go.run_id} is forgotten")
-        self._unkept.append(report)
-        if len(self._unkept) == 1:
-            self._launch(self._offer_again(), "records that no disk takes")
-
-    def _tell_kept(self, report: Report) -> None:
-        self.store_problem = ""
-        self._unrecorded.pop(report.run_id, None)
-        self._accepted(report)
-
-    async def _offer_again(self) -> None:
-        """Return once all is durable; only the end of the daemon lets go of what no disk takes.
-
-        The next daemon finds such a run lost, which counts as a failure.
-        """
-        while self._unkept and not self._stopping:
-            await asyncio.sleep(_STORE_TROUBLE_S)
-            while self._unkept:
-                oldest = self._unkept[0]
-                if await self._refusal(oldest) and not self._is_spooled(oldest):
-                    break
-                self._tell_kept(oldest)
-                if self._unkept[0] is oldest:
-                    self._unkept.popleft()
-
-
-def least_needed(reports: Sequence[Report]) -> Report:
-    """Return the oldest of *reports* without which no ping becomes false or is lost, if there is one; else the oldest.
-
-    That is any but the success and the failure of each heartbeat that started last: they stand for those before.
-    """
-    last: dict[tuple[str | None, bool], Report] = {}
-    for report in reports:
-        kind = (report.ref, report.outcome.withdraws)
-        if report.outcome is not Outcome.SKIPPED and (
-            kind not in last or last[kind].started.boot_ns <= report.started.boot_ns
-        ):
-            last[kind] = report
-    needed = {report.run_id for report in last.values()}
-    return next((report for report in reports if report.run_id not in needed), reports[0])
 
 
 def _ref(job: Job) -> str | None:

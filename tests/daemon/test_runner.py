@@ -9,7 +9,8 @@ import pytest
 
 from aura_agent.clock import Reading, SystemClock
 from aura_agent.config.models import Expect, ExpectFile, Job
-from aura_agent.daemon.runner import Runner, least_needed
+from aura_agent.daemon.records import least_needed
+from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.slots import ALL
 from aura_agent.outbox.queries import run_rows
 from aura_agent.outbox.store import Outbox
@@ -99,7 +100,7 @@ async def test_no_run_waits_for_a_disk_to_take_the_one_before(tmp_path: Path) ->
         for _ in range(2):
             ran.append(_fire(runner, "job", _job("pass")))
             await until(lambda: not runner.running("job"))
-        assert (accepted, bool(runner.store_problem)) == ([], True)
+        assert (accepted, bool(runner.records.store_problem)) == ([], True)
         await allow(worker)
         await until(lambda: len(accepted) == 2)
         rows = await worker.call(run_rows)

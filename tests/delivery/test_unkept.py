@@ -233,7 +233,7 @@ async def test_one_that_waits_for_its_turn_when_the_agent_ends_is_not_begun(aura
 async def test_of_the_runs_of_a_daemon_only_the_newest_is_told_from_memory(aura: DevServer, at: Dispatch) -> None:
     """No disk takes any: a success that began before a failure is not sent, one that began after it is."""
     await _known(aura, at)
-    unkept = _unkept(at, lambda: runner.unrecorded)
+    unkept = _unkept(at, lambda: runner.records.unrecorded)
     boot_id, directory = current_boot_id(), str(at.directory)
     runner = Runner(at.worker, directory, SystemClock(), at.heard, boot_id, lambda _: None, unkept=unkept.send)
     await refuse(at.worker, "runs")
@@ -269,13 +269,13 @@ async def test_nothing_is_sent_that_a_failure_withdraws_of_which_no_disk_knows(a
         random.Random(1),
         at.heard,
         limit=1,
-        withheld=lambda: runner.owes_records,
+        withheld=lambda: runner.records.are_owed,
     )
     await refuse(at.worker, "runs")
     (at.directory / "spool").touch()
     failing = Job(heartbeat="backup", command=(sys.executable, "-c", "raise SystemExit(3)"))
     runner.fire("backup", failing, SystemClock().read().wall, "a test")
-    await until(lambda: runner.owes_records)
+    await until(lambda: runner.records.are_owed)
 
     await courier.drain(20.0, retry=False)
     assert (aura.pings(), await at.state(waiting)) == ([], "waiting")
