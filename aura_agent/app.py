@@ -3,8 +3,7 @@
 Stop order: no new runs; running jobs get their grace; what they report is flushed for a bounded time; the sockets
 close; the outbox closes last. What is not delivered by then stays on disk. A second signal cuts every grace short.
 
-No part of it dies unnoticed: background work that ends by itself ends the daemon, in the same order but with an error,
-so that its supervisor starts it anew.
+No part of it dies unnoticed (``aura_agent.daemon.vitals``): that stops the daemon in the same order.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +27,7 @@ from aura_agent.daemon.reports import Desk
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler
 from aura_agent.daemon.sockets import bind_socket
+from aura_agent.daemon.vitals import Vitals
 from aura_agent.daemon.watcher import Watcher
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
@@ -101,40 +101,6 @@ class _Signals:
         (self.hurry if self.stop.is_set() else self.stop).set()
 
 
-class _Vitals:
-    """The background work without which the daemon would only look alive."""
-
-    def __init__(self, agent: Agent, observer: Observer, stop: asyncio.Event) -> None:
-        self._agent = agent
-        self._observer = observer
-        self._stop = stop
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.append(task)
-        self.watch(task)
-        return task
-
-    def watch(self, task: asyncio.Task[None]) -> None:
-        """An exception of *task* ends the daemon."""
-        task.add_done_callback(self._landed)
-
-    async def ended(self, *, but: asyncio.Task[None]) -> None:
-        """Cancel all of it *but* one, and wait until that has ended too."""
-        for task in self._tasks:
-            if task is not but:
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or (problem := task.exception()) is None:
-            return
-        self._agent.crashed = f"the {task.get_name()} has crashed ({type(problem).__name__})"
-        self._observer.note("agent.crashed", task=task.get_name(), exc_info=problem)
-        self._stop.set()
-
-
 @dataclass(frozen=True, slots=True)
 class _Daemon:
     """The built daemon: what ``run_agent`` tells it."""
@@ -143,7 +109,7 @@ class _Daemon:
     parts: Parts
     reports: ReportServer
     hooks: Caller
-    vitals: _Vitals
+    vitals: Vitals
     scheduling: asyncio.Task[None]
     delivering: asyncio.Task[None]
 
@@ -291,7 +257,7 @@ async def _built(
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, skew, clock, observer)
         agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
         agent.apply(config)
-        vitals = _Vitals(agent, observer, signals.stop)
+        vitals = Vitals(agent, observer, signals.stop)
         desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake)
         reports = ReportServer(desk, vitals.watch)
         await _listen(agent, reports, vitals, counts, observer, stack)
@@ -306,7 +272,7 @@ async def _built(
 
 
 async def _listen(
-    agent: Agent, reports: ReportServer, vitals: _Vitals, counts: Counts, observer: Observer, stack: AsyncExitStack
+    agent: Agent, reports: ReportServer, vitals: Vitals, counts: Counts, observer: Observer, stack: AsyncExitStack
 ) -> None:
     """Open the sockets. Raises DaemonError: one can't be had."""
     paths, status_address = sockets(agent.config), agent.config.status.listen
