@@ -215,5 +215,8 @@ class Leases:
 
 
 def host_of(url: Secret) -> str:
-    """Return host and port of *url*: what Retry-After holds for."""
-    return urlsplit(url.reveal()).netloc.rpartition("@")[2].lower()
+    """Return host and port of *url*: what Retry-After holds for; empty where it is no URL, which whoever sends says."""
+    try:
+        return urlsplit(url.reveal()).netloc.rpartition("@")[2].lower()
+    except ValueError:
+        return ""

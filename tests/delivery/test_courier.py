@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aura_agent.api.trouble import Trouble, describe
 from aura_agent.devserver.server import DevServer
 from aura_agent.report import spool
 from aura_agent.report.record import Outcome
@@ -314,6 +315,20 @@ async def test_what_lies_in_the_spool_stops_no_courier(aura: DevServer, at: Disp
         await at.settled(run_id, "delivered")
 
     assert sorted(os.listdir(place / "torn")) == ["directory.report", "link.report", os.path.basename(path)]
+
+
+@pytest.mark.parametrize("url", ["https://[::1/ping/key", "https://ping\u2100.example/key"])
+async def test_a_ping_url_that_is_none_is_parked_and_stops_no_courier(aura: DevServer, at: Dispatch, url: str) -> None:
+    """Whoever reports may have mistyped it: its row says so, and the other pings go out."""
+    aura.create_heartbeat("backup")
+    async with at.running():
+        mistyped = await at.run("mistyped", ref=f"url:{url}")
+        run_id = await at.run("backup")
+        await at.settled(run_id, "delivered")
+        await at.hears("ping.parked", 1)
+
+    row = (await at.rows())[mistyped]
+    assert (row.state, row.reason) == ("parked", describe(Trouble.BAD_URL))
 
 
 async def test_more_heartbeats_than_connections_all_get_their_ping(tmp_path: Path, aura: DevServer) -> None:
