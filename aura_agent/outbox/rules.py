@@ -21,6 +21,8 @@ from typing import NamedTuple
 from aura_agent.report.record import Outcome
 
 UNKNOWN_LIFETIME_S = 24 * 3600.0  # how long a ping stays true when the heartbeat's interval isn't known
+_FOREVER_S = 1e9
+_END_OF_TIME_NS = 2**63 - 1
 
 
 class Key(NamedTuple):
@@ -220,8 +222,14 @@ def left_s(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float = 0.0
 
 
 def urgency_wall_ns(stream: Stream, waiting: Sequence[Waiting]) -> int:
-    """Return about when (Unix epoch) the first of *waiting* expires: for the order among streams, and nothing else."""
-    return min(entry.ended.wall_ns + int(lifetime_s(stream, entry.max_age_s) * 1e9) for entry in waiting)
+    """Return about when (Unix epoch) the first of *waiting* expires: for the order among streams, and nothing else.
+
+    Never later than what SQLite can hold, whatever a clock has said.
+    """
+    first_ns = min(
+        entry.ended.wall_ns + int(min(lifetime_s(stream, entry.max_age_s), _FOREVER_S) * 1e9) for entry in waiting
+    )
+    return min(first_ns, _END_OF_TIME_NS)
 
 
 def _withdrawal(stream: Stream, entry: Waiting, now: Moment, epoch_age_s: float) -> tuple[State, str] | None:

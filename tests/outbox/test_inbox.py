@@ -10,10 +10,10 @@ from aura_agent.clock import Reading
 from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import run_rows
 from aura_agent.outbox.store import Outbox
-from aura_agent.report import wire
+from aura_agent.report import boots, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
-from tests.outbox.stores import SECOND_NS, START, Bench, bench, open_outbox
+from tests.outbox.stores import SECOND_NS, START, Bench, bench, delivered, not_delivered, open_outbox
 
 
 @pytest.fixture
@@ -114,42 +114,75 @@ def test_a_store_that_cannot_judge_what_it_has_kept_keeps_no_more(at: Bench) -> 
 
 
 def test_what_is_no_report_after_all_is_in_no_other_s_way(at: Bench) -> None:
-    """From a clock at the end of all time: it is told of, and the reports beside it count."""
-    end = Reading(0, 2**63 - 1)
-    odd = replace(report("run00000001"), boot_id="elsewhere", started=end, ended=end, ref="heartbeat:another")
-    keep(at.outbox, odd, report("run00000002"))
+    """It is told of, and the reports beside it count."""
+    at.outbox.connection.execute(
+        "CREATE TRIGGER unfit BEFORE INSERT ON runs WHEN NEW.run_id = 'run00000001'"
+        " BEGIN SELECT RAISE(ABORT, 'nothing that can be kept'); END"
+    )
+    keep(at.outbox, report("run00000001"), report("run00000002"))
+    at.outbox.keep([b"run v=1 nonsense=1\n"])
 
     assert at.outbox.take_spool() == 1
     assert at.states() == {"run00000002": "waiting"}
     (notice,) = at.outbox.take_notices()
-    assert "never sent" in notice
+    assert notice.startswith("2 reports that were acknowledged")
 
 
+def test_a_clock_at_the_end_of_all_time_is_in_no_other_report_s_way(at: Bench) -> None:
+    """The store has been told of an instant after which SQLite counts no more: a success still waits, and is sent."""
+    end = Reading(0, 2**63 - 1)
+    keep(at.outbox, replace(report("run00000001", Outcome.FAILED), boot_id="elsewhere", started=end, ended=end))
+    keep(at.outbox, report("run00000002"))
+
+    assert [attempt.run_id for attempt in at.outbox.claim(8).attempts] == ["run00000002"]
+
+
+def test_of_two_that_have_expired_people_are_told_of_the_older(at: Bench) -> None:
+    """Also where it waited before, and the other one was too late from the beginning."""
+    keep(at.outbox, report("run00000001"))
+    at.outbox.take_spool()
+    at.clock.advance(5000)
+    keep(at.outbox, report("run00000002", began_s=2))
+
+    (call,) = at.outbox.take_hook_calls(8)
+    assert (call.kind, call.run_id) == ("on_undeliverable", "run00000001")
+    assert at.states() == {"run00000001": "expired", "run00000002": "expired"}
+
+
+_EARLIER_BOOT = "1" * 32
 _outcomes = st.sampled_from([Outcome.SUCCEEDED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.LOST, Outcome.SKIPPED])
-_runs = st.tuples(st.integers(1, 6), _outcomes, st.integers(-90_000, 0), st.booleans(), st.sampled_from(["one", "two"]))
+_refs = st.sampled_from(["heartbeat:one", "auto:one", "heartbeat:nobody", None])  # the first two are one stream
 
 
-@given(runs=st.lists(_runs, min_size=2, max_size=12), sent=st.booleans())
-@settings(max_examples=60, deadline=None)
+@st.composite
+def _reports(draw: st.DrawFn) -> Report:
+    """One of a few runs: so some come twice, and of some an outcome turns up after they were lost."""
+    told = report(f"run{draw(st.integers(1, 6)):08}", draw(_outcomes), began_s=draw(st.integers(-3000, 900)))
+    if draw(st.integers(0, 4)) == 0:
+        a_boot_ago = Reading(told.started.boot_ns, told.started.wall_ns - 10_000 * SECOND_NS)
+        told = replace(told, boot_id=_EARLIER_BOOT, started=a_boot_ago, ended=a_boot_ago)
+    return replace(
+        told,
+        ref=draw(_refs),
+        job=draw(st.sampled_from(["one", "two", ""])),
+        replay_all=draw(st.booleans()),
+        max_age_s=draw(st.sampled_from([None, None, 100.0])),
+        calls_hooks=draw(st.booleans()),
+    )
+
+
+@given(
+    before=st.lists(_reports(), max_size=3),
+    reports=st.lists(_reports(), min_size=2, max_size=10),
+    then=st.sampled_from(["nothing", "leased", "not acknowledged", "delivered"]),
+    later_s=st.sampled_from([0, 50, 5000]),
+)
+@settings(max_examples=100, deadline=None)
 def test_many_together_do_what_they_would_one_after_the_other(
-    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, Outcome, int, bool, str]], sent: bool
+    tmp_path_factory: pytest.TempPathFactory, before: list[Report], reports: list[Report], then: str, later_s: float
 ) -> None:
     """Entries, streams, jobs, history and hook calls: nobody can tell afterwards how they came in."""
-    reports = [
-        replace(
-            report(f"run{number:08}", outcome, began_s=began_s),
-            replay_all=replay_all,
-            ref=f"heartbeat:{beat}",
-            job=beat,
-        )
-        for number, outcome, began_s, replay_all, beat in runs
-    ]
-    stores = [bench(tmp_path_factory.mktemp("store")) for _ in range(2)]
-    for each in stores:
-        each.know("one")
-        each.outbox.accept([replace(reports[0], run_id="before000", outcome=Outcome.SUCCEEDED)])
-        if sent:
-            each.outbox.claim(1)
+    stores = [_lived_in(tmp_path_factory.mktemp("home"), before, then, later_s) for _ in range(2)]
 
     in_turn, together = stores
     for told in reports:
@@ -158,8 +191,29 @@ def test_many_together_do_what_they_would_one_after_the_other(
     together.outbox.take_spool()
 
     assert _contents(in_turn) == _contents(together)
-    in_turn.outbox.close()
-    together.outbox.close()
+    claims = [each.outbox.claim(8) for each in stores]
+    assert len({frozenset(attempt.run_id for attempt in claim.attempts) for claim in claims}) == 1
+    for each in stores:
+        each.outbox.close()
+
+
+def _lived_in(home: Path, before: list[Report], then: str, later_s: float) -> Bench:
+    """Return a store that has seen two boots, *before*, *then* how the attempts went, and some time pass."""
+    (home / "store").mkdir(mode=0o700)
+    boots.count(str(home / "store"), _EARLIER_BOOT)
+    made = bench(home)
+    made.know("one")
+    made.clock.advance(1000)
+    for told in before:
+        made.outbox.accept([told])
+    attempts = () if then == "nothing" else made.outbox.claim(8).attempts
+    for attempt in attempts:
+        if then == "delivered":
+            delivered(made.outbox, attempt, "")
+        elif then == "not acknowledged":
+            not_delivered(made.outbox, attempt, "no answer", delay_s=1000)
+    made.clock.advance(later_s)
+    return made
 
 
 def _contents(store: Bench) -> dict[str, list[str]]:
