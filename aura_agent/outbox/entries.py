@@ -57,8 +57,10 @@ class Entries:
         if stream.failed is not None and stream.failed != known.failed:
             self._streams.note_failure(stream_id, stream.failed)
         for entry, report in entered:
-            self._insert(stream_id, entry, report, withdrawn.pop(report.run_id, None), now)
-        self._carry_out(withdrawn.values(), stream_id, now)
+            self._insert(stream_id, entry, report, withdrawn.get(report.run_id), now)
+        new = {report.run_id for _, report in entered}
+        self._carry_out([gone for gone in withdrawn.values() if gone.run_id not in new], stream_id, now)
+        self._tell_if_expired(withdrawn.values(), stream_id, now)
         if sendable:
             self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, sendable))
 
@@ -70,6 +72,7 @@ class Entries:
         stream, waiting = self._facts(stream_id, now, may_have_arrived)
         judgement = rules.judge(stream, waiting, now, self._epochs.age_s(now))
         self._carry_out(judgement.withdrawn, stream_id, now)
+        self._tell_if_expired(judgement.withdrawn, stream_id, now)
         if judgement.sendable:
             self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
         elif not any(entry.under_way for entry in waiting):
@@ -146,14 +149,18 @@ class Entries:
 
     def _carry_out(self, withdrawn: Iterable[rules.Withdrawal], stream_id: int, now: Moment) -> None:
         for gone in withdrawn:
-            row = self._connection.execute("SELECT id, job FROM entries WHERE run_id = ?", (gone.run_id,)).fetchone()
+            row = self._connection.execute("SELECT id FROM entries WHERE run_id = ?", (gone.run_id,)).fetchone()
             self.withdraw(row["id"], stream_id, gone.state, gone.reason, now)
-            self._tell_if_expired(gone, row["job"], stream_id, now)
 
-    def _tell_if_expired(self, gone: rules.Withdrawal, job: str, stream_id: int, now: Moment) -> None:
-        if gone.state is State.EXPIRED and not self._streams.is_told(stream_id):
-            self._hook_calls.note(HookKind.UNDELIVERABLE, job, gone.run_id, f"expired undelivered: {gone.reason}", now)
-            self._streams.note_told(stream_id)
+    def _tell_if_expired(self, withdrawn: Iterable[rules.Withdrawal], stream_id: int, now: Moment) -> None:
+        """Note the call that tells people of the first that has expired, unless they know that nothing gets through."""
+        expired = next((gone for gone in withdrawn if gone.state is State.EXPIRED), None)
+        if expired is None or self._streams.is_told(stream_id):
+            return
+        row = self._connection.execute("SELECT job FROM entries WHERE run_id = ?", (expired.run_id,)).fetchone()
+        reason = f"expired undelivered: {expired.reason}"
+        self._hook_calls.note(HookKind.UNDELIVERABLE, row["job"], expired.run_id, reason, now)
+        self._streams.note_told(stream_id)
 
     def _insert(
         self, stream_id: int, entry: rules.Waiting, report: Report, gone: rules.Withdrawal | None, now: Moment
@@ -183,7 +190,6 @@ class Entries:
         )
         if gone is not None:
             self._note_gone(inserted.lastrowid or 0, stream_id, state, reason)
-            self._tell_if_expired(gone, report.job, stream_id, now)
 
     def _note_gone(self, entry_id: int, stream_id: int, state: State, reason: str) -> None:
         self._withdrawn[entry_id] = Gone(entry_id, self._streams.name(stream_id), state, reason)
