@@ -180,12 +180,12 @@ class ReportServer:
         arm(connection.socket, what | select.EPOLLONESHOT)
 
     def _end(self, connection: "_Connection") -> None:
-        """Hang up. The run that has no outcome now is lost; as we stop, nothing follows from that."""
+        """Hang up. The run that has no outcome on record now is concluded; as we stop, nothing follows from that."""
         del self._connections[connection.socket.fileno()]
         connection.socket.close()
-        lost = connection.conversation.open
-        if lost is not None and not self._stopping:
-            self._soon(partial(self._conclude, lost))
+        run = connection.conversation.open
+        if run is not None and not self._stopping:
+            self._soon(partial(self._conclude, run))
 
     # -- in the outbox's thread --------------------------------------------------------------------------------------
 
@@ -199,6 +199,8 @@ class ReportServer:
                 self._telling = True
                 self._soon(self._tell)
         else:
+            if connection.conversation.open is not None:
+                connection.conversation.open = report
             connection.say(wire.encode("busy", {"reason": str(problem)}))
             self._soon(partial(self._desk.observer.note, "store.failed", error=str(problem)))
         connection.is_being_kept = False
@@ -233,8 +235,8 @@ class ReportServer:
         line = wire.encode("run", redacted.to_fields())
         self._desk.worker.keep(line, partial(self._kept, connection, redacted))
 
-    def _conclude(self, lost: Report) -> None:
-        task = asyncio.create_task(self._desk.conclude(lost), name=f"lost {lost.job}")
+    def _conclude(self, run: Report) -> None:
+        task = asyncio.create_task(self._desk.conclude(run), name=f"conclude {run.job}")
         self._concluding.add(task)
         task.add_done_callback(self._concluding.discard)
 

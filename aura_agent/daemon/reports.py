@@ -18,13 +18,16 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
-from aura_agent.report.record import Ref, Report
+from aura_agent.report.record import Outcome, Ref, Report
 from aura_agent.report.redaction import redact
 
 
 @dataclass(slots=True)
 class Conversation:
-    """One connection: who is at its other end, and how the run that goes on there would be reported if it were lost."""
+    """One connection: who is at its other end, and what the run that goes on there amounts to if it closes.
+
+    The run is lost then, unless its outcome was heard and could not be kept.
+    """
 
     peer: Peer
     open: Report | None = None
@@ -84,22 +87,25 @@ class Desk:
             return replace(report, body=None)
         return replace(report, body=text.encode())
 
-    async def conclude(self, lost: Report) -> None:
-        """Keep *lost*, which ends now, unless its run's outcome is known; it may have reached the spool."""
-        lost = replace(lost, ended=self.clock.read())
+    async def conclude(self, run: Report) -> None:
+        """Keep *run*, which has hung up, unless its outcome is known; it may have reached the spool."""
+        name = run.run_id
+        if run.outcome is Outcome.LOST:
+            run, name = replace(run, ended=self.clock.read()), f"{run.run_id}-lost"
         try:
             if await self.worker.call(lambda outbox: outbox.take_spool()):
                 self.wake()
-            if await self.worker.accept(lost):
-                self.accepted(lost)
+            if await self.worker.accept(run):
+                self.accepted(run)
         except StoreError as problem:
             self.observer.note("store.failed", error=str(problem))
-            if spool.holds(self.directory, lost.run_id):
+            if spool.holds(self.directory, run.run_id):
                 return
             try:
-                spool.write(self.directory, f"{lost.run_id}-lost", wire.encode("run", lost.to_fields()))
+                spool.write(self.directory, name, wire.encode("run", run.to_fields()))
             except OSError:
-                pass  # neither takes it, which has been logged
+                return  # neither takes it, which has been logged
+            self.wake()
 
     def _begin(self, conversation: Conversation, fields: dict[str, str]) -> bytes:
         config = self.config()

@@ -31,14 +31,14 @@ async def opened(directory: Path) -> AsyncIterator[OutboxWorker]:
         await worker.close()
 
 
-async def refuse(worker: OutboxWorker, table: str) -> None:
-    """Let every insert into *table* fail, as it does on a full disk, until ``allow``."""
-    statement = f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+async def refuse(worker: OutboxWorker, table: str, *, name: str = "refuse") -> None:
+    """Let every insert into *table* fail, as it does on a full disk, until ``allow``; *name* tells one from another."""
+    statement = f"CREATE TRIGGER {name} BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
     await worker.call(lambda outbox: _execute(outbox, statement))
 
 
-async def allow(worker: OutboxWorker) -> None:
-    await worker.call(lambda outbox: _execute(outbox, "DROP TRIGGER refuse"))
+async def allow(worker: OutboxWorker, *, name: str = "refuse") -> None:
+    await worker.call(lambda outbox: _execute(outbox, f"DROP TRIGGER {name}"))
 
 
 def _execute(outbox: Outbox, statement: str) -> None:

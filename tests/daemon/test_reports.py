@@ -36,6 +36,11 @@ class Served:
     accepted: list[Report] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
 
+    woken: int = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_unix_connection(self.path)
 
@@ -49,7 +54,7 @@ async def serving(home: Path, config: Callable[[], Config] = Config) -> AsyncIte
     state = home / "state"
     async with opened(state) as worker:
         made = Served(str(home / "sock"), worker, state)
-        desk = Desk(worker, str(state), SystemClock(), made.seen, config, made.accepted.append, wake=lambda: None)
+        desk = Desk(worker, str(state), SystemClock(), made.seen, config, made.accepted.append, made.wake)
         server = ReportServer(desk)
         await server.listen(made.path)
         try:
@@ -177,6 +182,29 @@ async def test_what_the_store_refuses_is_not_acknowledged(served: Served) -> Non
     await until(lambda: served.accepted)
     assert [report.run_id for report in served.accepted] == ["run00000001"]
     writer.close()
+
+
+@pytest.mark.parametrize("mended", [True, False])
+async def test_an_outcome_that_was_heard_and_not_kept_is_not_lost(served: Served, *, mended: bool) -> None:
+    """Its aura-run has gone and left nothing beside the database: the run counts as it ended."""
+    await refuse(served.worker, "inbox")
+    reader, writer = await served.connect()
+    writer.write(line("run00000001", "start") + line("run00000001"))
+    answers = [wire.decode(await reader.readline())[0] for _ in range(2)]
+    if mended:
+        await allow(served.worker)
+    else:
+        await refuse(served.worker, "runs", name="refuse_more")
+    writer.close()
+    if mended:
+        await until(lambda: served.accepted)
+    else:
+        await until(lambda: spool.holds(str(served.state), "run00000001"))
+        await allow(served.worker, name="refuse_more")
+
+    assert answers == ["job", "busy"]
+    assert await served.outcomes() == {"run00000001": "succeeded"}
+    assert not served.woken if mended else served.woken
 
 
 async def test_who_hangs_up_before_the_answer_is_kept_all_the_same(served: Served) -> None:
