@@ -86,6 +86,7 @@ class Courier:
         self._ended: list[Ended] = []  # not on record yet
         self._to_resolve: dict[int, Unresolved] = {}
         self._resolving: asyncio.Task[None] | None = None
+        self._resolve_at_s = -math.inf
         self._patience_unknown: set[int] = set()
         self.store_problem = ""
 
@@ -246,6 +247,8 @@ class Courier:
         waits = [] if claim.next_due_s is None else [max(claim.next_due_s, self._paced_s())]
         if probing and (open_s := self._hosts.next_open_s(asyncio.get_running_loop().time())) is not None:
             waits.append(open_s)
+        if self._to_resolve and self._resolving is None:
+            waits.append(max(0.0, self._resolve_at_s - asyncio.get_running_loop().time()))
         return min(waits) if waits and len(self._under_way) < self._limit else None
 
     def _paced_s(self) -> float:
@@ -269,7 +272,8 @@ class Courier:
         for attempt in claim.attempts:
             self._launch(attempt)
         self._to_resolve.update({stream.stream_id: stream for stream in claim.unresolved})
-        if self._to_resolve and self._resolving is None:
+        due = asyncio.get_running_loop().time() >= self._resolve_at_s
+        if self._to_resolve and self._resolving is None and due:
             self._resolving = asyncio.create_task(self._resolve(), name="resolver")
 
     def _launch(self, attempt: Attempt) -> None:
@@ -298,13 +302,8 @@ class Courier:
             self._skew.hear(sent.ahead_s)
             self._got_through()
         self._judge_host(attempt, answer, answered=sent.status is not None)
-        try:
-            ended = await self._conclude(attempt, answer, sent.duration_s)
-        except StoreError as problem:
-            # Nothing is on record: the lease runs out and the ping goes out again, which Aura can stand.
-            self._trouble(problem)
-        else:
-            self._ended.append(ended)
+        ended = await self._conclude(attempt, answer, sent.duration_s)
+        self._ended.append(ended)  # not in one line: that would name the list of before the wait
 
     def _judge_host(self, attempt: Attempt, answer: Answer, *, answered: bool) -> None:
         """Note what the answer says of its host; what waits for one that answers again is due."""
@@ -328,7 +327,7 @@ class Courier:
         self._observer.note("host.recovered", host=host)
 
     async def _conclude(self, attempt: Attempt, answer: Answer, duration_s: float) -> Ended:
-        """Return what to put on record; asks for the ping URL anew where the answer wants that. Raises StoreError."""
+        """Return what to put on record; asks for the ping URL anew where the answer wants that."""
         if answer.verdict is Verdict.DELIVERED:
             return Ended(attempt=attempt, reason=answer.reason, acknowledged=True, duration_s=duration_s)
         wait_s, parked, host_wait_s = delay_s(attempt.tries + 1, self._rng), False, None
@@ -340,9 +339,7 @@ class Courier:
         elif answer.verdict is Verdict.WITHOUT_BODY:
             wait_s, parked = (0.0, False) if attempt.body else (PARKED_S, True)
         elif answer.verdict is Verdict.RESOLVE_ANEW:
-            found = Fresh.SAME
-            if attempt.heartbeat_id is not None:
-                found = await self._resolver.refresh(attempt.heartbeat_id, attempt.url)
+            found = await self._fresh(attempt)
             if found is Fresh.CHANGED:
                 wait_s = 0.0
             elif found is Fresh.SAME:
@@ -356,6 +353,16 @@ class Courier:
             drop_body=answer.verdict is Verdict.WITHOUT_BODY,
             host_not_before_s=host_wait_s,
         )
+
+    async def _fresh(self, attempt: Attempt) -> Fresh:
+        """Ask for another ping URL than that of *attempt*."""
+        if attempt.heartbeat_id is None:
+            return Fresh.SAME
+        try:
+            return await self._resolver.refresh(attempt.heartbeat_id, attempt.url)
+        except StoreError as problem:
+            self._trouble(problem)
+            return Fresh.UNKNOWN
 
     def _tell(self, ended: Sequence[Ended], states: Sequence[State]) -> None:
         """Say what became of attempts, once that is on record."""
@@ -372,11 +379,15 @@ class Courier:
             self._observer.note(event, **facts, reason=each.reason, again_in_s=round(each.delay_s, 1))
 
     async def _resolve(self) -> None:
+        streams: dict[int, Unresolved] = {}
         try:
             while self._to_resolve:
-                streams, self._to_resolve = list(self._to_resolve.values()), {}
-                await self._resolver.resolve(streams)
+                streams, self._to_resolve = self._to_resolve, {}
+                await self._resolver.resolve(list(streams.values()))
         except StoreError as problem:
+            # They are leased to us, and nobody else looks them up.
+            self._to_resolve = streams | self._to_resolve
+            self._resolve_at_s = asyncio.get_running_loop().time() + _STORE_TROUBLE_S
             self._trouble(problem)
         finally:
             self._resolving = None

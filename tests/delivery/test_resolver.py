@@ -183,6 +183,20 @@ async def test_a_url_and_a_name_of_one_heartbeat_become_one_stream(aura: DevServ
     assert states == ["delivered", "delivered", "superseded", "delivered"]
 
 
+async def test_what_the_store_could_not_be_told_of_is_looked_up_again(aura: DevServer, at: Dispatch) -> None:
+    """The disk was full as the ping URL came: its ping goes out some seconds after there is room, at the latest."""
+    aura.create_heartbeat("backup")
+    full = "CREATE TRIGGER full BEFORE UPDATE OF heartbeat_id ON streams BEGIN SELECT RAISE(ABORT, 'no space'); END"
+    await at.worker.call(lambda outbox: outbox.connection.execute(full).fetchone())
+    async with at.running():
+        run_id = await at.run("backup")
+        await at.hears("store.failed")
+        await at.worker.call(lambda outbox: outbox.connection.execute("DROP TRIGGER full").fetchone())
+        await at.settled(run_id, "delivered")
+
+    assert at.heard.count("store.recovered") == 1
+
+
 class _LongAfterFailures(random.Random):
     """An hour where it jitters over more than a second, else nothing."""
 
