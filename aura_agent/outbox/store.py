@@ -5,9 +5,9 @@ them. ``accepting`` takes in reports, ``intake`` brings them from spool and star
 ``rules`` decides, ``leases`` hands out what to send and settles how that went, ``pruning`` keeps all of it small.
 Knows nothing of HTTP.
 
-Many processes may hold one store open: each decision is made inside a write transaction (BEGIN IMMEDIATE), and a
-lease per stream sees to it that one attempt is under way at a time. Methods block on the disk; an event loop calls
-them through ``aura_agent.outbox.worker``. Not thread-safe: one thread at a time.
+Many processes may hold one store open: each decision is made inside a write transaction (BEGIN IMMEDIATE) that has
+taken in the inbox first, and a lease per stream sees to it that one attempt is under way at a time. Methods block on
+the disk; an event loop calls them through ``aura_agent.outbox.worker``. Not thread-safe: one thread at a time.
 """
 
 import os
@@ -224,8 +224,7 @@ class Outbox:
 
     def settle(self, ended: Sequence[Ended]) -> list[State]:
         """Put on record how attempts ended; return their entries' states."""
-        with transaction(self._connection):
-            now = self.now()
+        with self._deciding() as now:
             return [self._leases.end(each, now) for each in ended]
 
     def postpone_unresolved(self, stream_id: int, reason: str, delay_s: float, *, parked: bool = False) -> None:
@@ -240,8 +239,7 @@ class Outbox:
 
     def attach(self, stream_id: int, heartbeat_id: str) -> None:
         """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""
-        now = self.now()
-        with transaction(self._connection):
+        with self._deciding() as now:
             self._entries.settle(self.streams.attach(stream_id, heartbeat_id, now), now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
@@ -252,16 +250,14 @@ class Outbox:
 
     def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
         """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""
-        now = self.now()
-        with transaction(self._connection):
+        with self._deciding() as now:
             self.heartbeats.remember(heartbeats, whole=whole)
             for stream_id in self.streams.unattached():
                 self._entries.merged(stream_id, now)
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
         """Cache a ping URL; return whether it is another one than before."""
-        with transaction(self._connection):
-            now = self.now()
+        with self._deciding() as now:
             changed = self.heartbeats.remember_url(heartbeat_id, url, wall_ns)
             if changed:
                 self.streams.hurry_heartbeat(heartbeat_id)
@@ -271,8 +267,7 @@ class Outbox:
 
     def follow_name(self, heartbeat_id: str) -> bool:
         """The heartbeat is gone from Aura: its stream goes over to the one that has its name now, if there is one."""
-        with transaction(self._connection):
-            now = self.now()
+        with self._deciding() as now:
             found = self.streams.successor(heartbeat_id)
             if found is None:
                 return False
@@ -345,8 +340,8 @@ class Outbox:
 
     def undelivered(self) -> list[Undelivered]:
         """Return the streams whose pings wait, unless people were told."""
-        with reading():
-            return self.streams.undelivered(self.now())
+        with self._deciding() as now:
+            return self.streams.undelivered(now)
 
     def tell_undeliverable(self, stream: Undelivered, reason: str) -> None:
         """Note the call that tells people of it, once until one of its pings is delivered."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreError
-from aura_agent.outbox.queries import run_rows
+from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import boots, wire
 from aura_agent.report.boots import current_boot_id
@@ -58,6 +58,37 @@ def test_a_failure_that_was_kept_withdraws_before_anything_is_sent(at: Bench) ->
 
     assert at.outbox.claim(8).attempts == ()
     assert at.states() == {"run00000001": "invalidated"}
+
+
+def test_a_failure_that_was_kept_during_an_attempt_ends_it_for_good(at: Bench) -> None:
+    """However the attempt's end is put on record: nothing tells whether it arrived, and it isn't made again."""
+    at.outbox.accept([report("run00000001")])
+    (attempt,) = at.outbox.claim(8).attempts
+    keep(at.outbox, report("run00000002", Outcome.FAILED, began_s=2))
+
+    assert not_delivered(at.outbox, attempt, "no answer", delay_s=1) == "invalidated"
+    (entry,) = queue_rows(at.outbox, ended=True)
+    assert entry.reason.endswith("(may have arrived)")
+
+
+def test_a_failure_that_was_kept_withdraws_before_streams_are_merged(at: Bench) -> None:
+    """What it has withdrawn didn't expire, and nobody is told that it did."""
+    at.outbox.accept([replace(report("run00000001"), ref="heartbeat:later", calls_hooks=False)])
+    failure = report("run00000002", Outcome.FAILED, began_s=2)
+    keep(at.outbox, replace(failure, ref="heartbeat:later", calls_hooks=False))
+    at.clock.advance(25 * 3600)
+    at.know("later")
+
+    assert at.states() == {"run00000001": "invalidated"}
+    assert at.outbox.take_hook_calls(8) == []
+
+
+def test_nobody_is_told_that_what_a_kept_failure_withdraws_does_not_get_through(at: Bench) -> None:
+    """It waits no more."""
+    at.outbox.accept([report("run00000001")])
+    keep(at.outbox, report("run00000002", Outcome.FAILED, began_s=2))
+
+    assert at.outbox.undelivered() == []
 
 
 def test_what_was_kept_outlives_the_process(at: Bench) -> None:
