@@ -249,7 +249,7 @@ async def _built(
             rng,
             observer,
             allow_insecure=insecure,
-            answered=courier.heard_from,
+            courier=courier,
             skew=skew,
         )
         await scheduler.load()

@@ -19,6 +19,7 @@ from aura_agent.clock import Clock
 from aura_agent.config.models import Job
 from aura_agent.daemon.aside import aside
 from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
@@ -49,7 +50,7 @@ class Watched:
 
 
 class Watcher:
-    """Looks when told to, and pings what is healthy. *answered* hears of each host that has acknowledged a ping."""
+    """Looks when told to, and pings what is healthy. What hosts answer the *courier* hears, too, and the other way."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Watcher:
         observer: Observer,
         *,
         allow_insecure: bool,
-        answered: Callable[[str], None],
+        courier: Courier,
         skew: Skew,
     ) -> None:
         self._worker = worker
@@ -71,7 +72,7 @@ class Watcher:
         self._rng = rng
         self._observer = observer
         self._allow_insecure = allow_insecure
-        self._answered = answered
+        self._courier = courier
         self._skew = skew
         self._watched: dict[str, Watched] = {}
         self._got_through = asyncio.Event()  # another one each time
@@ -168,16 +169,23 @@ class Watcher:
         """Send one ping now; return why it was not acknowledged, empty if it was, and what a Retry-After asked for."""
         try:
             sent = await ping_now(
-                self._worker, self._resolver, self._http, watched.heartbeat, allow_insecure=self._allow_insecure
+                self._worker,
+                self._resolver,
+                self._http,
+                watched.heartbeat,
+                allow_insecure=self._allow_insecure,
+                objection=self._courier.held,
             )
         except StoreError as problem:
             return str(problem), 0.0
         if sent.acknowledged:
-            self._answered(sent.host)
+            self._courier.heard_from(sent.host)
             self._skew.hear(sent.ahead_s)
             return "", 0.0
-        wait_s = 0.0 if sent.retry_after_s is None else after_retry_after_s(sent.retry_after_s, self._rng)
-        return sent.reason, wait_s
+        if sent.retry_after_s is None:
+            return sent.reason, 0.0
+        self._courier.hold(sent.host, sent.retry_after_s)
+        return sent.reason, after_retry_after_s(sent.retry_after_s, self._rng)
 
 
 def look_at(job: Job, clock: Clock) -> Look:

@@ -28,6 +28,7 @@ from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.errors import StoreError
 from aura_agent.outbox.claims import Attempt, Claim, Ended, Rooms, Unresolved
+from aura_agent.outbox.queries import host_held_s
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
@@ -115,9 +116,11 @@ class Courier:
         wait_s = after_retry_after_s(retry_after_s, self._rng)
         self._hosts.hold(host, asyncio.get_running_loop().time() + wait_s)
 
-    def held_s(self, host: str) -> float:
-        """Return for how long *host* is to be left alone, as far as ``hold`` was told."""
-        return self._hosts.held_s(host, asyncio.get_running_loop().time())
+    async def held(self, host: str) -> str:
+        """Return why no ping may go to *host* now: it asked for that. Empty if one may; raises StoreError."""
+        on_record_s = await self._worker.read(lambda outbox: host_held_s(outbox, host))
+        held_s = max(on_record_s, self._hosts.held_s(host, asyncio.get_running_loop().time()))
+        return f"{host} asked to be left alone for a while (Retry-After)" if held_s > 0 else ""
 
     async def its_turn(self) -> None:
         """Wait until one more ping may begin that is no entry: the pace is for all of them."""

@@ -16,12 +16,11 @@ from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.errors import StoreError
-from aura_agent.outbox.queries import host_held_s, kept_reports, why_not_sent
+from aura_agent.outbox.queries import kept_reports, why_not_sent
 from aura_agent.outbox.reader import Readable
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool
 from aura_agent.report.record import Ref, Report, report_in
-from aura_agent.units import format_duration
 
 _AT_ONCE = 4
 
@@ -95,21 +94,18 @@ class Unkept:
             await self._courier.its_turn()
         while True:
             unrecorded = list(self._unrecorded())
-            against, held_s = await self._worker.read(
-                partial(self._against, report=report, host=host, others=unrecorded)
-            )
+            held = await self._courier.held(host)
+            against = await self._worker.read(partial(self._against, report=report, others=unrecorded))
             if self._ending():
                 return "the agent is stopping"
-            if (held_s := max(held_s, self._courier.held_s(host))) > 0:
-                return f"{host} asked to be left alone for another {format_duration(held_s)}"
-            if against or unrecorded == list(self._unrecorded()):
-                return against
+            if held or against or unrecorded == list(self._unrecorded()):
+                return held or against
 
-    def _against(self, outbox: Readable, report: Report, host: str, others: Sequence[Report]) -> tuple[str, float]:
-        """Return why *report* must not be sent, by database, spool and *others*, and for how long nothing to *host*."""
+    def _against(self, outbox: Readable, report: Report, others: Sequence[Report]) -> str:
+        """Return why *report* must not be sent, by database, spool and *others*."""
         # First what is not judged yet: what leaves it is.
         unjudged = [*_reports_in_spool(self._directory, outbox.now().wall_ns), *kept_reports(outbox)]
-        return why_not_sent(outbox, report, [*others, *unjudged]), host_held_s(outbox, host)
+        return why_not_sent(outbox, report, [*others, *unjudged])
 
 
 def _reports_in_spool(directory: str, wall_ns: int) -> list[Report]:

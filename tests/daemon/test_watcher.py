@@ -51,7 +51,7 @@ async def watching(at: Dispatch, *heartbeats: str) -> AsyncIterator[Watcher]:
         AnHour(),
         at.heard,
         allow_insecure=False,
-        answered=at.courier.heard_from,
+        courier=at.courier,
         skew=Skew(),
     )
     watcher.replace({name: Watched(name, _healthy) for name in heartbeats})
@@ -140,17 +140,33 @@ async def test_a_watch_that_fails_again_is_left_in_peace(aura: DevServer, at: Di
     assert _tries(aura) == 2
 
 
-async def test_a_retry_after_is_heeded_whoever_gets_through(aura: DevServer, at: Dispatch) -> None:
-    """The watch was asked to wait half an hour."""
-    await _known(aura, at, "job", "watch")
+async def test_a_host_that_asks_a_watch_to_wait_is_left_alone_by_all(aura: DevServer, at: Dispatch) -> None:
+    """Half an hour: neither the watch nor another one, nor a job's ping goes there before."""
+    await _known(aura, at, "job", "watch", "other")
     aura.set_fault("status", target="ping", status=429, retry_after=1800, heartbeat="watch", times=1)
-    async with watching(at, "watch") as watcher, at.running():
+    async with watching(at, "watch", "other") as watcher, at.running():
         watcher.look("watch")
         await at.hears("watch.ping_failed")
-        for _ in range(2):
-            await at.settled(await at.run("job"), "delivered")
+        waiting = await at.run("job")
+        watcher.look("other")
+        watcher.look("watch")
+        await at.hears("watch.ping_failed", times=2)
 
-    assert _tries(aura) == 1
+    assert (len(aura.pings()), _tries(aura), await at.state(waiting)) == (1, 1, "waiting")
+    assert "asked to be left alone" in str(at.heard.events[-1][1]["reason"])
+
+
+async def test_a_watch_leaves_a_host_alone_that_has_asked_a_jobs_ping(aura: DevServer, at: Dispatch) -> None:
+    """It is on record, also for the next daemon."""
+    await _known(aura, at, "job", "watch")
+    aura.set_fault("status", target="ping", status=503, retry_after=1800, heartbeat="job", times=1)
+    await at.run("job")
+    await at.drain()
+    async with watching(at, "watch") as watcher:
+        watcher.look("watch")
+        await at.hears("watch.ping_failed")
+
+    assert _tries(aura) == 0
 
 
 def _tries(aura: DevServer) -> int:
