@@ -231,7 +231,10 @@ async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
         raise AuraError(f"no ping for {heartbeat!r} was ever in the outbox: aura-agent queue list --all has those")
     with _Progress(left_in(outbox, streams).waiting, quiet=quiet) as progress:
         async with courier_for(outbox, service(config), progress) as (courier, worker):
-            return await flush(courier, worker, lambda: progress.tried, heartbeat)
+            left = await flush(courier, worker, lambda: progress.tried, heartbeat)
+            if left and courier.store_problem:
+                click.echo(f"aura-agent: {courier.store_problem}", err=True)
+            return left
 
 
 class _Progress:

@@ -108,6 +108,24 @@ def test_flush_of_one_heartbeat_leaves_the_others(waiting: Site) -> None:
     assert len(waiting.server.pings("two")) == 1
 
 
+def test_a_flush_says_what_is_wrong_with_the_store(waiting: Site) -> None:
+    """Nothing can be sent where what is sent can't be put on record."""
+    assert len(waiting.queue()) == 2  # it brings in the spool
+    with sqlite3.connect(waiting.state / "outbox.db") as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE UPDATE OF lease_owner ON streams BEGIN SELECT RAISE(ABORT, 'full'); END"
+        )
+    other.close()
+
+    flushed = waiting.agent("queue", "flush")
+
+    assert flushed.returncode == 1
+    problem, left = flushed.stderr.splitlines()
+    assert problem == "aura-agent: outbox: full: check the disk and the state directory"
+    assert left == "2 left: aura-agent queue list says why"
+    assert waiting.server.pings() == []
+
+
 def test_flush_of_a_heartbeat_that_is_left_exits_1(waiting: Site) -> None:
     """As does one that the outbox never heard of."""
     waiting.server.set_fault(target="ping", kind="status", status=500)
