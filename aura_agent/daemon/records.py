@@ -48,8 +48,11 @@ class Records:
 
     @property
     def are_owed(self) -> bool:
-        """Whether outcomes are here that no disk takes; ``accepted`` hears of each that one took."""
-        return bool(self._unkept)
+        """Whether outcomes are here that no disk takes, or that may withdraw what waits and are on their way to one.
+
+        ``accepted`` hears of each that one took.
+        """
+        return bool(self._unkept) or any(report.outcome.withdraws for report in self._unrecorded.values())
 
     @property
     def unrecorded(self) -> list[Report]:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -60,6 +61,19 @@ def _unkept(
         allow_insecure=False,
         unrecorded=unrecorded,
         ending=ending,
+    )
+
+
+def _courier_beside(at: Dispatch, runner: Runner) -> Courier:
+    """Return a courier that leaves alone what outcomes of *runner* may withdraw."""
+    return Courier(
+        at.worker,
+        at.resolver,
+        at.courier._http,
+        random.Random(1),
+        at.heard,
+        limit=1,
+        withheld=lambda: runner.records.are_owed,
     )
 
 
@@ -262,15 +276,7 @@ async def test_nothing_is_sent_that_a_failure_withdraws_of_which_no_disk_knows(a
     waiting = await at.run("backup")
     accepted: list[Report] = []
     runner = Runner(at.worker, str(at.directory), SystemClock(), at.heard, current_boot_id(), accepted.append)
-    courier = Courier(
-        at.worker,
-        at.resolver,
-        at.courier._http,
-        random.Random(1),
-        at.heard,
-        limit=1,
-        withheld=lambda: runner.records.are_owed,
-    )
+    courier = _courier_beside(at, runner)
     await refuse(at.worker, "runs")
     (at.directory / "spool").touch()
     failing = Job(heartbeat="backup", command=(sys.executable, "-c", "raise SystemExit(3)"))
@@ -284,3 +290,24 @@ async def test_nothing_is_sent_that_a_failure_withdraws_of_which_no_disk_knows(a
     await until(lambda: accepted)
     await courier.drain(20.0, retry=False)
     assert (aura.pings(), await at.state(waiting)) == ([], "invalidated")
+
+
+async def test_a_failure_that_is_just_being_refused_is_heeded_like_one_that_was(aura: DevServer, at: Dispatch) -> None:
+    """The store is slow, and then takes no run: what waits isn't leased between the failure and that."""
+    await _known(aura, at)
+    waiting = await at.run("backup")
+    runner = Runner(at.worker, str(at.directory), SystemClock(), at.heard, current_boot_id(), lambda _: None)
+    courier = _courier_beside(at, runner)
+    await refuse(at.worker, "runs")
+    (at.directory / "spool").touch()
+    slow = threading.Event()
+    writing = asyncio.create_task(at.worker.call(lambda _: slow.wait()))
+    failing = Job(heartbeat="backup", command=(sys.executable, "-c", "raise SystemExit(3)"))
+    runner.fire("backup", failing, SystemClock().read().wall, "a test")
+    await until(lambda: runner.records.unrecorded)
+    draining = asyncio.create_task(courier.drain(20.0, retry=False))
+    await until(lambda: courier._looked_s > 0)
+    slow.set()
+    await asyncio.gather(writing, draining)
+
+    assert (_bodies(aura), await at.state(waiting)) == (["from disk"], "waiting")
