@@ -31,13 +31,20 @@ _NO_DESCRIPTORS_S = 1.0  # until we try again to take connections, where the pro
 
 
 class ReportServer:
-    """Listens on one Unix socket. *watch* is given the task that the thread is: it never ends by itself."""
+    """Listens on one Unix socket. *watch* is given the task that the thread is: it never ends by itself.
 
-    def __init__(self, desk: Desk, watch: Callable[["asyncio.Task[None]"], None] = lambda _: None) -> None:
+    Who comes when there are *max_connections* is told so.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        watch: Callable[["asyncio.Task[None]"], None] = lambda _: None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self._desk = desk
         self._watch = watch
-        self._epoll = select.epoll()
-        self._told_to_stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._max_connections = max_connections
         self._listening_again_s: float | None = None  # by time.monotonic(); None: we listen
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._ready: deque[_Connection] = deque()  # have a line that can be answered, or may have
@@ -53,6 +60,8 @@ class ReportServer:
         self._listener = bind_socket(path, 0o666)
         self._listener.listen(socket.SOMAXCONN)
         self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._told_to_stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         for descriptor in (self._listener.fileno(), self._told_to_stop):
             self._epoll.register(descriptor, select.EPOLLIN)
         self._serving = asyncio.create_task(self._serve_in_thread(), name="report socket")
@@ -129,7 +138,7 @@ class ReportServer:
                 return
             connection = _Connection(accepted)
             self._connections[accepted.fileno()] = connection
-            if len(self._connections) > MAX_CONNECTIONS:
+            if len(self._connections) > self._max_connections:
                 connection.say(wire.encode("busy", {"reason": "too many connections"}))
                 self._end(connection)
             else:
@@ -206,9 +215,9 @@ class ReportServer:
         connection.is_being_kept = False
         try:
             self._await(connection, select.EPOLLIN if connection.has_nothing_left else select.EPOLLOUT)
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # the kernel watches no more, or we stop, and all is closed
             if not self._stopping:
-                raise
+                self._end(connection)
 
     # -- in the event loop -------------------------------------------------------------------------------------------
 
@@ -226,9 +235,9 @@ class ReportServer:
             if not self._news:
                 return
             self._telling = True
+        self._loop.call_later(GATHER_S, self._tell)
         while self._news:
             self._desk.accepted(self._news.popleft())
-        self._loop.call_later(GATHER_S, self._tell)
 
     def _keep_redacted(self, connection: "_Connection", report: Report) -> None:
         redacted = self._desk.redacted(report)

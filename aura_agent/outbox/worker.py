@@ -97,6 +97,8 @@ class OutboxWorker:
             self._outbox.keep(line for line, _ in batch)
         except StoreError as trouble:
             problem = trouble
+        except Exception as trouble:  # noqa: BLE001  # nobody is to wait in vain for what another has said
+            problem = StoreError(f"outbox: an error that nobody foresaw: {type(trouble).__name__}")
         for _, kept in batch:
             kept(problem)
 

@@ -1,7 +1,11 @@
 """Conversations with the report server over real sockets: what is said at once, in pieces, too long, or cut off."""
 
 import asyncio
+import errno
+import os
+import resource
 import socket
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,9 +16,9 @@ import pytest
 
 from aura_agent.clock import SystemClock
 from aura_agent.config.models import Config
-from aura_agent.daemon.report_server import ReportServer
+from aura_agent.daemon.report_server import MAX_CONNECTIONS, ReportServer
 from aura_agent.daemon.reports import Desk
-from aura_agent.outbox.queries import run_rows
+from aura_agent.outbox.queries import kept_reports, run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
@@ -33,9 +37,9 @@ class Served:
     path: str
     worker: OutboxWorker
     state: Path
+    server: ReportServer = field(init=False)
     accepted: list[Report] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
-
     woken: int = 0
 
     def wake(self) -> None:
@@ -50,12 +54,14 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(home: Path, config: Callable[[], Config] = Config) -> AsyncIterator[Served]:
+async def serving(
+    home: Path, config: Callable[[], Config] = Config, max_connections: int = MAX_CONNECTIONS
+) -> AsyncIterator[Served]:
     state = home / "state"
     async with opened(state) as worker:
         made = Served(str(home / "sock"), worker, state)
         desk = Desk(worker, str(state), SystemClock(), made.seen, config, made.accepted.append, made.wake)
-        server = ReportServer(desk)
+        server = made.server = ReportServer(desk, max_connections=max_connections)
         await server.listen(made.path)
         try:
             yield made
@@ -84,13 +90,21 @@ def line(run_id: str, verb: str = "run", *, tail: str = "") -> bytes:
     return wire.encode(verb, report.to_fields())
 
 
-async def test_lines_that_come_together_are_answered_in_their_order(served: Served) -> None:
+def is_refused(path: str) -> bool:
+    """Whether nobody listens at *path* any more."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize("stops_talking", [True, False])
+async def test_lines_that_come_together_are_answered_in_their_order(served: Served, *, stops_talking: bool) -> None:
     """Each has its answer, also what was said before the other end stopped talking, and is on disk by then."""
     reader, writer = await served.connect()
     writer.write(b"".join([line("run00000001", "start"), line("run00000001"), b"nonsense\n", line("run00000002")]))
-    writer.write_eof()
+    if stops_talking:
+        writer.write_eof()
 
-    answers = [wire.decode(answer) for answer in (await reader.read()).splitlines()]
+    answers = [wire.decode(await reader.readline()) for _ in range(4)]
 
     assert [verb for verb, _ in answers] == ["job", "ok", "busy", "ok"]
     assert [fields["run"] for verb, fields in answers if verb == "ok"] == ["run00000001", "run00000002"]
@@ -166,6 +180,116 @@ async def test_who_says_much_holds_up_nobody(tmp_path: Path) -> None:
                 assert await asyncio.to_thread(other.recv, 1000)
         finally:
             looks.release(1000)
+
+
+async def test_who_does_not_read_is_heard_on_when_it_does(served: Served) -> None:
+    """More answers than the kernel holds for it: the others are served meanwhile, and in the end it has all of them."""
+    lines = 5000
+    with socket.socket(socket.AF_UNIX) as talker, socket.socket(socket.AF_UNIX) as other:
+        for client in (talker, other):
+            client.settimeout(20)
+            client.connect(served.path)
+        talker.sendall(b"hello\n" * lines)
+        other.sendall(b"hello\n")
+        assert await asyncio.to_thread(other.recv, 1000)
+
+        answers = talker.makefile("rb")
+        verbs = await asyncio.to_thread(lambda: {wire.decode(answers.readline())[0] for _ in range(lines)})
+
+    assert verbs == {"busy"}
+
+
+async def test_more_connections_than_there_may_be_are_told_so(tmp_path: Path) -> None:
+    """At once, so that the spool takes their reports; whoever comes when there is room again is heard."""
+    async with serving(tmp_path, max_connections=2) as served:
+        open_ones = [await served.connect() for _ in range(2)]
+        for _, writer in open_ones:
+            writer.write(line("run00000001", "start"))
+        assert {wire.decode(await reader.readline())[0] for reader, _ in open_ones} == {"job"}
+
+        reader, writer = await served.connect()
+        assert wire.decode(await reader.readline()) == ("busy", {"v": "1", "reason": "too many connections"})
+        assert await reader.read() == b""
+        writer.close()
+        for _, other in open_ones:
+            other.close()
+        await until(lambda: served.accepted)  # the lost runs: their ends have been noticed
+
+        reader, writer = await served.connect()
+        writer.write(line("run00000002"))
+        assert wire.decode(await reader.readline())[0] == "ok"
+        writer.close()
+
+
+async def test_a_process_out_of_descriptors_hears_who_waits_when_it_has_some_again(served: Served) -> None:
+    """Nobody is turned away, and people are told."""
+    limits, told = resource.getrlimit(resource.RLIMIT_NOFILE), line("run00000001")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        free = os.dup(client.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            client.connect(served.path)
+            client.sendall(told)
+            await until(lambda: served.seen.named("report.unheard"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+        assert wire.decode(await asyncio.to_thread(client.recv, 1000))[0] == "ok"
+
+
+async def test_whatever_was_acknowledged_when_it_stops_is_on_disk(served: Served) -> None:
+    """It stops while many report: who has its ok is in the store, and who hasn't is hung up on."""
+    acknowledged: list[str] = []
+
+    def report(who: int) -> None:
+        for number in range(100_000):
+            run_id = f"run{who}{number:07}"
+            try:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(20)
+                    client.connect(served.path)
+                    client.sendall(line(run_id))
+                    answer = client.recv(1000)
+            except OSError:
+                return
+            if answer.startswith(b"ok "):
+                acknowledged.append(run_id)
+
+    reporters = [asyncio.create_task(asyncio.to_thread(report, who)) for who in range(4)]
+    await until(lambda: len(acknowledged) > 100)
+    await served.server.close()
+    await asyncio.gather(*reporters)
+
+    kept = {each.run_id for each in await served.worker.call(kept_reports)}
+    assert kept.issuperset(acknowledged)
+    assert {each.run_id for each in served.accepted} == kept
+
+
+async def test_what_is_being_kept_when_it_stops_is_acknowledged(tmp_path: Path) -> None:
+    """The disk is slow: whoever has said all that there is to say hears what became of it."""
+    heard = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def config() -> Config:
+        loop.call_soon_threadsafe(heard.set)
+        return Config()
+
+    async with serving(tmp_path, config) as served:
+        reader, writer = await served.connect()
+        with sqlite3.connect(served.state / "outbox.db", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writer.write(line("run00000001"))
+            await heard.wait()
+            closing = asyncio.create_task(served.server.close())
+            await until(lambda: is_refused(served.path))
+            other.execute("COMMIT")
+        await closing
+
+        assert wire.decode(await reader.readline())[0] == "ok"
+        assert [report.run_id for report in served.accepted] == ["run00000001"]
+        writer.close()
 
 
 async def test_what_the_store_refuses_is_not_acknowledged(served: Served) -> None:

@@ -1,5 +1,6 @@
 """Reports that are durable and not judged yet: whatever next decides anything takes them in first."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aura_agent.clock import Reading
-from aura_agent.errors import StoreError
+from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import boots, wire
@@ -128,12 +129,15 @@ def test_people_are_told_of_a_failure_that_was_kept(at: Bench) -> None:
     assert [call.run_id for call in at.outbox.take_hook_calls(8)] == ["run00000001"]
 
 
-def test_a_store_that_cannot_judge_what_it_has_kept_keeps_no_more(at: Bench) -> None:
+@pytest.mark.parametrize("decide", [lambda outbox: outbox.claim(8), lambda outbox: outbox.take_hook_calls(8)])
+def test_a_store_that_cannot_judge_what_it_has_kept_keeps_no_more(
+    at: Bench, decide: Callable[[Outbox], object]
+) -> None:
     """Room for a line isn't room for what follows from it: who reports hears of it, and has other ways."""
     keep(at.outbox, report("run00000001"))
     at.outbox.connection.execute("CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT RAISE(ROLLBACK, 'full'); END")
     with pytest.raises(StoreError):
-        at.outbox.claim(8)
+        decide(at.outbox)
     with pytest.raises(StoreError):
         keep(at.outbox, report("run00000002", began_s=2))
     at.outbox.connection.execute("DROP TRIGGER full")
@@ -142,6 +146,14 @@ def test_a_store_that_cannot_judge_what_it_has_kept_keeps_no_more(at: Bench) -> 
     at.outbox.take_spool()
 
     assert at.states() == {"run00000001": "superseded", "run00000002": "waiting"}
+
+
+def test_a_store_that_was_removed_keeps_no_more(at: Bench) -> None:
+    """What is written into a file without a name is not durable: who reports hears of it."""
+    (at.directory / "outbox.db").unlink()
+
+    with pytest.raises(StoreDamagedError, match="was removed"):
+        keep(at.outbox, report("run00000001"))
 
 
 def test_what_is_no_report_after_all_is_in_no_other_s_way(at: Bench) -> None:
