@@ -67,7 +67,7 @@ class Caller:
         """The courier has looked at the queue."""
         if claim.hook_calls:
             self._wake.set()
-        if claim.attempts or claim.unresolved:
+        if claim.attempts or claim.unresolved or claim.next_due_s is not None:
             self._look_within(min(self._after().values(), default=None))
 
     async def run(self) -> None:

@@ -1,12 +1,14 @@
 """The daemon's calls of hooks: who waits for whom."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from aura_agent.clock import SystemClock
-from aura_agent.config.models import Config, Hook, Job
+from aura_agent.config.models import Config, Hook, Job, UndeliverableHook
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.boots import current_boot_id
@@ -17,7 +19,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-async def _fails(worker: OutboxWorker, job: str, run_id: str) -> None:
+async def _ends(worker: OutboxWorker, job: str, run_id: str, outcome: Outcome) -> None:
     reading = SystemClock().read()
     await worker.accept(
         Report(
@@ -25,11 +27,22 @@ async def _fails(worker: OutboxWorker, job: str, run_id: str) -> None:
             boot_id=current_boot_id(),
             started=reading,
             ended=reading,
-            outcome=Outcome.FAILED,
+            outcome=outcome,
             ref=f"heartbeat:{job}",
             job=job,
         )
     )
+
+
+@asynccontextmanager
+async def _calling(caller: Caller) -> AsyncIterator[None]:
+    task = asyncio.create_task(caller.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await caller.abandon()
 
 
 async def test_hooks_that_wait_for_their_second_try_hold_up_no_other_job(tmp_path: Path) -> None:
@@ -42,13 +55,11 @@ async def test_hooks_that_wait_for_their_second_try_hold_up_no_other_job(tmp_pat
     async with opened(tmp_path / "store") as worker:
         caller = Caller(worker, seen, "host", lambda: config, lambda _: None, retry_after_s=3600.0)
         for name in jobs:
-            await _fails(worker, name, f"first{name}")
-        await _fails(worker, "bad0", "secondbad0")
-        await _fails(worker, "good", "secondgood")
-        calling = asyncio.create_task(caller.run())
-        await until(lambda: len(seen.named("hook.called")) == 2)
-        calling.cancel()
-        await caller.abandon()
+            await _ends(worker, name, f"first{name}", Outcome.FAILED)
+        await _ends(worker, "bad0", "secondbad0", Outcome.FAILED)
+        await _ends(worker, "good", "secondgood", Outcome.FAILED)
+        async with _calling(caller):
+            await until(lambda: len(seen.named("hook.called")) == 2)
         left = await worker.call(lambda outbox: outbox.take_hook_calls(100))
 
     assert [facts["run_id"] for facts in seen.named("hook.called")] == ["firstgood", "secondgood"]
@@ -56,3 +67,27 @@ async def test_hooks_that_wait_for_their_second_try_hold_up_no_other_job(tmp_pat
     assert sorted(call.run_id for call in left) == sorted(
         [*(f"firstbad{number}" for number in range(10)), "secondbad0"]
     )
+
+
+async def test_what_is_not_even_tried_is_told_in_time(tmp_path: Path) -> None:
+    """A success comes while its heartbeat is left alone for long: nobody waits for the next attempt to tell of it."""
+    hook = UndeliverableHook(command=("true",), after=0.1)
+    config, seen = Config(jobs={"backup": Job(command=("true",), on_undeliverable=hook)}), Seen()
+    asked = []
+
+    def ask_for_config() -> Config:
+        asked.append(config)
+        return config
+
+    async with opened(tmp_path / "store") as worker:
+        caller = Caller(worker, seen, "host", ask_for_config, lambda _: None)
+        async with _calling(caller):
+            await until(lambda: len(asked) >= 2, what="the look at the start, which finds nothing")
+            await _ends(worker, "backup", "run00000001", Outcome.SUCCEEDED)
+            (stream,) = (await worker.call(lambda outbox: outbox.claim(1))).unresolved
+            await worker.call(lambda outbox: outbox.postpone_unresolved(stream.stream_id, "no such heartbeat", 3600))
+            caller.saw(await worker.call(lambda outbox: outbox.claim(1)))
+            await until(lambda: seen.named("hook.called"))
+            told = seen.named("hook.called")
+
+    assert [(facts["hook"], facts["run_id"]) for facts in told] == [("on_undeliverable", "run00000001")]
