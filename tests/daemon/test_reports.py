@@ -41,6 +41,7 @@ class Served:
     accepted: list[Report] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
     woken: int = 0
+    tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
     def wake(self) -> None:
         self.woken += 1
@@ -61,7 +62,7 @@ async def serving(
     async with opened(state) as worker:
         made = Served(str(home / "sock"), worker, state)
         desk = Desk(worker, str(state), SystemClock(), made.seen, config, made.accepted.append, made.wake)
-        server = made.server = ReportServer(desk, max_connections=max_connections)
+        server = made.server = ReportServer(desk, made.tasks.append, max_connections)
         await server.listen(made.path)
         try:
             yield made
@@ -265,6 +266,26 @@ async def test_whatever_was_acknowledged_when_it_stops_is_on_disk(served: Served
     kept = {each.run_id for each in await served.worker.call(kept_reports)}
     assert kept.issuperset(acknowledged)
     assert {each.run_id for each in served.accepted} == kept
+
+
+async def test_a_thread_that_crashes_is_noticed(tmp_path: Path) -> None:
+    """Whoever watches over it hears why; nobody finds an open door and no one behind it."""
+
+    class CrashError(BaseException):
+        pass
+
+    def config() -> Config:
+        raise CrashError
+
+    async with serving(tmp_path, config) as served:
+        reader, writer = await served.connect()
+        writer.write(line("run00000001"))
+        assert await reader.read() == b""
+        await asyncio.wait(served.tasks)
+
+        assert isinstance(served.tasks[0].exception(), CrashError)
+        assert is_refused(served.path)
+        writer.close()
 
 
 async def test_what_is_being_kept_when_it_stops_is_acknowledged(tmp_path: Path) -> None:
