@@ -102,6 +102,22 @@ def test_what_was_kept_outlives_the_process(at: Bench) -> None:
     assert at.states() == {"run00000001": "waiting"}
 
 
+@pytest.mark.parametrize(("later_s", "state"), [(100, "waiting"), (5000, "expired")])
+def test_what_was_kept_before_a_boot_is_of_that_boot(at: Bench, later_s: int, state: str) -> None:
+    """A host that goes down before anything is judged: the run comes before all of the next boot, and ages meanwhile."""
+    keep(at.outbox, report("run00000001"))
+    at.outbox.close()
+    at.clock.reading = Reading(5 * SECOND_NS, START.wall_ns + later_s * SECOND_NS)
+    at.outbox = open_outbox(at.directory, at.clock, boot_id="2" * 32)
+    at.outbox.take_spool()
+
+    assert at.states() == {"run00000001": state}
+    now = at.clock.read()
+    failure = replace(report("run00000002", Outcome.FAILED), boot_id="2" * 32, started=now, ended=now)
+    at.outbox.accept([failure])
+    assert at.states() == {"run00000001": "invalidated" if state == "waiting" else state}
+
+
 def test_another_process_takes_it_in_too(at: Bench) -> None:
     """A command that shows the history finds what the daemon has just acknowledged."""
     keep(at.outbox, report("run00000001"))
