@@ -5,7 +5,7 @@ until somebody is told. Works inside the transactions of ``aura_agent.outbox.sto
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from aura_agent.outbox import rules
 from aura_agent.outbox.claims import Dropped, Gone
@@ -26,43 +26,29 @@ class Entries:
         self._hook_calls = hook_calls
         self._withdrawn: dict[int, Gone] = {}  # by id: what a transaction that fails had withdrawn, the next does again
 
-    def hear(self, stream_id: int, outcomes: Iterable[tuple[Report, Key]], now: Moment) -> None:
+    def hear(self, stream_id: int, outcomes: Sequence[tuple[Report, Key]], now: Moment) -> None:
         """Do to the stream's queue what *outcomes*, all of them news, do to it one after the other; write that once."""
-        stream, waiting = known, _ = self._facts(stream_id, now)
-        epoch_age_s = self._epochs.age_s(now)
-        entered: list[tuple[rules.Waiting, Report]] = []
-        withdrawn: dict[str, rules.Withdrawal] = {}
-        sendable: tuple[rules.Waiting, ...] = ()
-        rested, since = False, None
-        for report, key in outcomes:
-            reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
-            ended = rules.true_end(reported, now, self._epochs.newest_before_ns(key.epoch))
-            run = rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all)
-            effect = rules.effect(stream, waiting, run, now, epoch_age_s)
-            stream, waiting = rules.after(stream, waiting, effect)
-            if effect.entry is not None:
-                entered.append((effect.entry, report))
-                since = since or ended
-            if effect.judgement is not None:
-                sendable = effect.judgement.sendable
-                withdrawn |= {withdrawal.run_id: withdrawal for withdrawal in effect.judgement.withdrawn}
-                if not waiting:
-                    rested, since = True, None
-        if rested:
+        known, waiting = self._facts(stream_id, now)
+        reports = {report.run_id: report for report, _ in outcomes}
+        runs = [self._run(report, key, now) for report, key in outcomes]
+        heard = rules.hear(known, waiting, runs, now, self._epochs.age_s(now))
+        stream = heard.stream
+        if heard.rested:
             self._streams.rest(stream_id)
-        if since is not None:
-            self._streams.note_waiting(stream_id, since)
+        if heard.since is not None:
+            self._streams.note_waiting(stream_id, heard.since)
         if stream.succeeded is not None and stream.succeeded != known.succeeded:
             self._streams.note_success(stream_id, stream.succeeded)
         if stream.failed is not None and stream.failed != known.failed:
             self._streams.note_failure(stream_id, stream.failed)
-        for entry, report in entered:
-            self._insert(stream_id, entry, report, withdrawn.get(report.run_id), now)
-        new = {report.run_id for _, report in entered}
-        self._carry_out([gone for gone in withdrawn.values() if gone.run_id not in new], stream_id, now)
-        self._tell_if_expired(withdrawn.values(), stream_id, now)
-        if sendable:
-            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, sendable))
+        for entry in heard.entered:
+            run_id = entry.key.run_id
+            self._insert(stream_id, entry, reports[run_id], heard.withdrawn.get(run_id), now)
+        waited = {entry.key.run_id for entry in waiting}
+        self._carry_out([gone for run_id, gone in heard.withdrawn.items() if run_id in waited], stream_id, now)
+        self._tell_if_expired(heard.withdrawn.values(), stream_id, now)
+        if heard.sendable:
+            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, heard.sendable))
 
     def settle(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> rules.Waiting | None:
         """Apply the rules to one stream; return the entry that is next to be sent, if there is one.
@@ -124,6 +110,12 @@ class Entries:
         return tuple(withdrawn.values())
 
     # -- private -------------------------------------------------------------------------------------------------
+
+    def _run(self, report: Report, key: Key, now: Moment) -> rules.Run:
+        """Return what *report* says, its end mended as far as the store knows better."""
+        reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
+        ended = rules.true_end(reported, now, self._epochs.newest_before_ns(key.epoch))
+        return rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all)
 
     def _facts(
         self, stream_id: int, now: Moment, may_have_arrived: int | None = None

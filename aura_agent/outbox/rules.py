@@ -9,11 +9,11 @@ A *stream* is one heartbeat within one store; a waiting success may be sent only
 - invalidate: a failure that started later withdraws it: delivering it would silence the alarm that is deserved
 - expire: it is older than the heartbeat's interval + grace, or than the job's ``max_age``: the next one was due by then
 
-``judge`` answers "what may still be sent?", ``effect`` "what does this outcome do to the queue?". Nothing here reads a
-clock, a file or a database.
+``judge`` answers "what may still be sent?", ``effect`` "what does this outcome do to the queue?", ``hear`` the same for
+many. Nothing here reads a clock, a file or a database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
@@ -124,6 +124,23 @@ class Effect:
     judgement: Judgement | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What outcomes have done to a stream and its queue, one after the other; *stream* is what it remembers then.
+
+    *entered* are the successes among them, *withdrawn*, by run and in the order of the withdrawals, what waits no more,
+    of these too; *sendable* is what may go out. *rested*: at some point nothing waited any more; *since* is the end of
+    the first success that has come after that, None if none has.
+    """
+
+    stream: Stream
+    entered: tuple[Waiting, ...]
+    withdrawn: Mapping[str, Withdrawal]
+    sendable: tuple[Waiting, ...]
+    rested: bool
+    since: Moment | None
+
+
 def is_news(outcome: Outcome, on_record: Outcome | None) -> bool:
     """Whether a run's *outcome* counts beside what is *on_record* of it: the first does, and one after ``lost``."""
     return on_record is None or (on_record is Outcome.LOST and outcome is not Outcome.LOST)
@@ -155,12 +172,27 @@ def effect(stream: Stream, waiting: Sequence[Waiting], run: Run, now: Moment, ep
     )
 
 
-def after(stream: Stream, waiting: Sequence[Waiting], effect: Effect) -> tuple[Stream, list[Waiting]]:
-    """Return *stream*, and what waits in it, as *effect* leaves them."""
-    gone = set() if effect.judgement is None else {withdrawal.run_id for withdrawal in effect.judgement.withdrawn}
-    waits = waiting if effect.entry is None else [*waiting, effect.entry]
-    stream = replace(stream, failed=effect.failed or stream.failed, succeeded=effect.succeeded or stream.succeeded)
-    return stream, [entry for entry in waits if entry.key.run_id not in gone]
+def hear(stream: Stream, waiting: Sequence[Waiting], runs: Iterable[Run], now: Moment, epoch_age_s: float) -> Heard:
+    """Return what *runs*, all of them news, do one after the other to *stream*, in which *waiting* waits."""
+    entered: list[Waiting] = []
+    withdrawn: dict[str, Withdrawal] = {}
+    sendable: tuple[Waiting, ...] = ()
+    rested, since = False, None
+    for run in runs:
+        done = effect(stream, waiting, run, now, epoch_age_s)
+        stream = replace(stream, failed=done.failed or stream.failed, succeeded=done.succeeded or stream.succeeded)
+        if done.entry is not None:
+            entered.append(done.entry)
+            waiting = [*waiting, done.entry]
+            since = since or run.ended
+        if done.judgement is not None:
+            sendable = done.judgement.sendable
+            gone = {withdrawal.run_id: withdrawal for withdrawal in done.judgement.withdrawn}
+            withdrawn |= gone
+            waiting = [entry for entry in waiting if entry.key.run_id not in gone]
+            if not waiting:
+                rested, since = True, None
+    return Heard(stream, tuple(entered), withdrawn, sendable, rested, since)
 
 
 def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment, epoch_age_s: float = 0.0) -> Judgement:

@@ -12,6 +12,7 @@ from aura_agent.outbox.rules import (
     Waiting,
     age_s,
     effect,
+    hear,
     is_news,
     judge,
     left_s,
@@ -216,6 +217,23 @@ def test_a_success_that_is_heard_of_late_is_not_the_newest() -> None:
     assert found.succeeded is None
     assert found.judgement is not None
     assert [gone.state for gone in found.judgement.withdrawn] == ["superseded"]
+
+
+def test_of_many_outcomes_each_finds_what_those_before_it_have_left() -> None:
+    """A success waits until the failure that comes next, and another one begins anew."""
+    told = ((4100, Outcome.SUCCEEDED), (4200, Outcome.FAILED), (4300, Outcome.SUCCEEDED))
+    runs = [replace(_run(at, outcome), key=Key(3, at * _S, str(at))) for at, outcome in told]
+
+    heard = hear(Stream(), [_entry(1, 4000)], runs, NOW, 0.0)
+
+    assert [entry.key.run_id for entry in heard.entered] == ["4100", "4300"]
+    assert [(gone.run_id, gone.state) for gone in heard.withdrawn.values()] == [
+        ("1", "superseded"),
+        ("4100", "invalidated"),
+    ]
+    assert heard.sendable == heard.entered[1:]
+    assert (heard.rested, heard.since) == (True, runs[2].ended)
+    assert (heard.stream.failed, heard.stream.succeeded) == (runs[1].key, runs[2].key)
 
 
 def test_what_is_left_of_a_success_ends_with_its_life() -> None:
