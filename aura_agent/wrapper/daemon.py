@@ -43,9 +43,14 @@ class Daemon:
         self._send(encode("start", fields))
 
     def settings(self) -> dict[str, str]:
-        """Return what the config knows of the run that was introduced. Raises OSError, Refused."""
+        """Return what the config knows of the run that was introduced. Raises OSError, Refused.
+
+        A daemon that has no room for us, or doesn't understand, is as good as none.
+        """
         verb, fields = self._answer()
-        return fields if verb == "job" else {}
+        if verb != "job":
+            raise OSError(16, "the daemon is busy")
+        return fields
 
     def hand_over(self, record: bytes) -> None:
         """Return once the daemon has made *record* durable. Raises OSError, Refused, Busy."""

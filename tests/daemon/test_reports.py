@@ -26,6 +26,7 @@ from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.daemon.stores import Seen, allow, opened, refuse
 from tests.waiting import until
+from tests.wrapper.runs import Host
 
 pytestmark = pytest.mark.anyio
 
@@ -220,6 +221,19 @@ async def test_more_connections_than_there_may_be_are_told_so(tmp_path: Path) ->
         writer.write(line("run00000002"))
         assert wire.decode(await reader.readline())[0] == "ok"
         writer.close()
+
+
+async def test_an_aura_run_that_is_told_so_looks_into_the_config_itself(tmp_path: Path) -> None:
+    """What the daemon has no time to lend it: the heartbeat of the job whose command it runs."""
+    config = tmp_path / "config.toml"
+    config.write_text('[jobs.nightly]\nheartbeat = "beat"\nschedule = "@daily"\ncommand = ["true"]\n')
+    async with serving(tmp_path, max_connections=0) as served:
+        host = Host(tmp_path, {"AURA_CONFIG": str(config), "AURA_SOCKET": served.path})
+        ended = await asyncio.to_thread(host.run, "--no-wait", "--", "true")
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    report = host.report()
+    assert (report["ref"], report["job"]) == ("heartbeat:beat", "nightly")
 
 
 async def test_a_process_out_of_descriptors_hears_who_waits_when_it_has_some_again(served: Served) -> None:
