@@ -251,6 +251,15 @@ def test_what_expires_first_says_how_urgent_its_stream_is() -> None:
     assert urgency_wall_ns(Stream(lifetime_s=600), entries) == entries[1].ended.wall_ns + 60 * _S
 
 
+@pytest.mark.parametrize(("lifetime_s", "ended_ns"), [(1e300, NOW.wall_ns), (600.0, 2**63 - 1)])
+def test_no_urgency_is_beyond_what_the_store_can_hold(lifetime_s: float, ended_ns: int) -> None:
+    """Whatever Aura says of an interval, or a clock of the time."""
+    entry = _entry(1, 4000)
+    entry = replace(entry, ended=entry.ended._replace(wall_ns=ended_ns))
+
+    assert NOW.wall_ns < urgency_wall_ns(Stream(lifetime_s=lifetime_s), [entry]) < 2**63
+
+
 @pytest.mark.parametrize(
     ("stream", "state"),
     [
