@@ -41,11 +41,11 @@ class Accepting:
         self._hook_calls = hook_calls
         self._pruner = pruner
 
-    def accept(self, reports: Iterable[Report], now: Moment, *, epoch: int | None = None) -> list[str]:
+    def accept(self, reports: Sequence[Report], now: Moment, *, epoch: int | None = None) -> list[str]:
         """Take in *reports*; return the runs whose outcome is news. *epoch* is that of their boot, if it is known."""
+        self._connection.executemany("DELETE FROM open_runs WHERE run_id = ?", [(report.run_id,) for report in reports])
         news: list[tuple[Report, Key]] = []
         for report in reports:
-            self._connection.execute("DELETE FROM open_runs WHERE run_id = ?", (report.run_id,))
             if rules.is_news(report.outcome, self._on_record(report.run_id)):
                 kept = storable(report)
                 place = self._epochs.of(kept.boot_id) if epoch is None else epoch

@@ -13,7 +13,7 @@ Works inside the transactions of ``aura_agent.outbox.store``; what the files hol
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from aura_agent.clock import Reading
@@ -87,9 +87,10 @@ class Intake:
 
     # -- the inbox -----------------------------------------------------------------------------------------------
 
-    def keep(self, lines: Iterable[bytes]) -> None:
-        """Put ``run`` lines, each of them a whole report, into the inbox."""
-        self._connection.executemany("INSERT INTO inbox (line) VALUES (?)", [(line,) for line in lines])
+    def keep(self, lines: Sequence[bytes]) -> None:
+        """Put ``run`` lines, each of them a whole report, into the inbox: one statement, and so all or none."""
+        places = ", ".join(["(?)"] * len(lines))
+        self._connection.execute(f"INSERT INTO inbox (line) VALUES {places}", lines)
 
     def kept(self) -> int:
         """Return how many reports wait in the inbox to be judged."""

@@ -102,7 +102,7 @@ class Outbox:
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
-    def keep(self, lines: Iterable[bytes]) -> None:
+    def keep(self, lines: Sequence[bytes]) -> None:
         """Make reports durable, ``run`` lines that hold whole ones, with as little as that takes. Raises StoreError.
 
         Whatever next decides anything takes them in first. A store that could not do so takes no more of them before
@@ -113,10 +113,10 @@ class Outbox:
             with self._deciding():
                 self._intake.keep(lines)
         else:
-            with transaction(self._connection):
+            with reading():  # a statement by itself is a transaction
                 self._intake.keep(lines)
 
-    def accept(self, reports: Iterable[Report]) -> list[str]:
+    def accept(self, reports: Sequence[Report]) -> list[str]:
         """Make *reports* durable, in one transaction, and return the run ids that were news. Raises StoreError."""
         self._check_that_it_is_still_there()
         with self._deciding() as now:

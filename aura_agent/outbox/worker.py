@@ -94,7 +94,7 @@ class OutboxWorker:
             batch, self._to_keep = self._to_keep, []
         problem = None
         try:
-            self._outbox.keep(line for line, _ in batch)
+            self._outbox.keep([line for line, _ in batch])
         except StoreError as trouble:
             problem = trouble
         except Exception as trouble:  # noqa: BLE001  # nobody is to wait in vain for what another has said
