@@ -180,7 +180,7 @@ class ReportServer:
         if self._desk.must_redact(heard.report):
             self._soon(partial(self._keep_redacted, connection, heard.report))
         else:
-            self._desk.worker.keep(line, partial(self._kept, connection, heard.report))
+            self._desk.worker.keep(line, heard.report, partial(self._kept, connection, heard.report))
 
     def _await(self, connection: "_Connection", what: int) -> None:
         """Come back to the connection, once, when *what* can be done."""
@@ -242,7 +242,7 @@ class ReportServer:
     def _keep_redacted(self, connection: "_Connection", report: Report) -> None:
         redacted = self._desk.redacted(report)
         line = wire.encode("run", redacted.to_fields())
-        self._desk.worker.keep(line, partial(self._kept, connection, redacted))
+        self._desk.worker.keep(line, redacted, partial(self._kept, connection, redacted))
 
     def _conclude(self, run: Report) -> None:
         task = asyncio.create_task(self._desk.conclude(run), name=f"conclude {run.job}")

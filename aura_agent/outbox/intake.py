@@ -13,7 +13,7 @@ Works inside the transactions of ``aura_agent.outbox.store``; what the files hol
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from aura_agent.clock import Reading
@@ -58,6 +58,7 @@ class Intake:
         self._epochs = epochs
         self._accepting = accepting
         self._tell = tell
+        self._read: dict[bytes, Report | None] = {}  # what is in lines that we kept, and need not be read once more
         self._lost: dict[str, str] = {}  # jobs by runs: what a transaction that fails had judged, the next does again
 
     def is_due(self) -> bool:
@@ -87,10 +88,11 @@ class Intake:
 
     # -- the inbox -----------------------------------------------------------------------------------------------
 
-    def keep(self, lines: Sequence[bytes]) -> None:
-        """Put ``run`` lines, each of them a whole report, into the inbox: one statement, and so all or none."""
+    def keep(self, lines: Mapping[bytes, Report | None]) -> None:
+        """Put ``run`` lines into the inbox, each with the report in it as far as that was read: all or none of them."""
         places = ", ".join(["(?)"] * len(lines))
-        self._connection.execute(f"INSERT INTO inbox (line) VALUES {places}", lines)
+        self._connection.execute(f"INSERT INTO inbox (line) VALUES {places}", tuple(lines))
+        self._read.update(lines)
 
     def kept(self) -> int:
         """Return how many reports wait in the inbox to be judged."""
@@ -99,10 +101,11 @@ class Intake:
     def take_inbox(self, now: Moment) -> int:
         """Accept what the inbox holds; return how many reports were news."""
         lines = [row["line"] for row in self._connection.execute("SELECT line FROM inbox ORDER BY id")]
+        read, self._read = self._read, {}
         if not lines:
             return 0
         self._connection.execute("DELETE FROM inbox")
-        reports = [report for line in lines if (report := report_in(line)) is not None]
+        reports = [report for line in lines if (report := read.get(line) or report_in(line)) is not None]
         news, unfit = self._accepting.try_to_accept(reports, now)
         if unfit or len(reports) < len(lines):  # they were whole when they were kept
             lost = len(unfit) + len(lines) - len(reports)

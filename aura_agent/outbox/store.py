@@ -12,7 +12,7 @@ the disk; an event loop calls them through ``aura_agent.outbox.worker``. Not thr
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from aura_agent.clock import Clock, Reading, SystemClock
@@ -102,11 +102,11 @@ class Outbox:
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
-    def keep(self, lines: Sequence[bytes]) -> None:
-        """Make reports durable, ``run`` lines that hold whole ones, with as little as that takes. Raises StoreError.
+    def keep(self, lines: Mapping[bytes, Report | None]) -> None:
+        """Make reports durable with as little as that takes: ``run`` lines, and what was read in each.
 
         Whatever next decides anything takes them in first. A store that could not do so takes no more of them before
-        it has: where it has room for a line it may have none for what follows from it.
+        it has: where it has room for a line it may have none for what follows from it. Raises StoreError.
         """
         self._check_that_it_is_still_there()
         if self._is_behind:

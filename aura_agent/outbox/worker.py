@@ -28,7 +28,7 @@ class OutboxWorker:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._reading_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox reader")
         self._pending: list[tuple[Report, asyncio.Future[bool]]] = []
-        self._to_keep: list[tuple[bytes, Callable[[StoreError | None], None]]] = []
+        self._to_keep: list[tuple[bytes, Report, Callable[[StoreError | None], None]]] = []
         self._pending_lock = threading.Lock()  # over both, for a moment, never over the disk
 
     async def call(self, function: Callable[[Outbox], T]) -> T:
@@ -69,14 +69,14 @@ class OutboxWorker:
             self._thread.submit(self._accept_pending, loop)
         return accepted
 
-    def keep(self, line: bytes, kept: Callable[[StoreError | None], None]) -> None:
-        """Put a whole report, a ``run`` line, into the inbox; from any thread.
+    def keep(self, line: bytes, report: Report, kept: Callable[[StoreError | None], None]) -> None:
+        """Put *report*, which was read in the ``run`` line *line*, into the inbox; from any thread.
 
         *kept* is called in the outbox's own thread once it is durable, or with what the store says: for it, everything
         else of the outbox waits.
         """
         with self._pending_lock:
-            self._to_keep.append((line, kept))
+            self._to_keep.append((line, report, kept))
             first = len(self._to_keep) == 1
         if first:
             self._thread.submit(self._keep_pending)
@@ -94,12 +94,12 @@ class OutboxWorker:
             batch, self._to_keep = self._to_keep, []
         problem = None
         try:
-            self._outbox.keep([line for line, _ in batch])
+            self._outbox.keep({line: report for line, report, _ in batch})
         except StoreError as trouble:
             problem = trouble
         except Exception as trouble:  # noqa: BLE001  # nobody is to wait in vain for what another has said
             problem = StoreError(f"outbox: an error that nobody foresaw: {type(trouble).__name__}")
-        for _, kept in batch:
+        for _, _, kept in batch:
             kept(problem)
 
     def _accept_pending(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -40,7 +40,7 @@ def report(run_id: str, outcome: Outcome = Outcome.SUCCEEDED, *, began_s: float 
 
 
 def keep(outbox: Outbox, *reports: Report) -> None:
-    outbox.keep([wire.encode("run", each.to_fields()) for each in reports])
+    outbox.keep({wire.encode("run", each.to_fields()): each for each in reports})
 
 
 def test_the_next_claim_sends_what_was_kept(at: Bench) -> None:
@@ -179,7 +179,7 @@ def test_what_is_no_report_after_all_is_in_no_other_s_way(at: Bench) -> None:
         " BEGIN SELECT RAISE(ABORT, 'nothing that can be kept'); END"
     )
     keep(at.outbox, report("run00000001"), report("run00000002"))
-    at.outbox.keep([b"run v=1 nonsense=1\n"])
+    at.outbox.keep({b"run v=1 nonsense=1\n": None})
 
     assert at.outbox.take_spool() == 1
     assert at.states() == {"run00000002": "waiting"}

@@ -410,7 +410,7 @@ class Life(RuleBasedStateMachine):
         if way in ("spool", "both", "killed after it"):
             spool.write(str(self.directory / run.store), report.run_id, line)
         if way in ("socket", "both"):
-            self.stores[run.store].keep([line])
+            self.stores[run.store].keep({line: report})
         if way == "accepted":
             self.stores[run.store].accept([report])
         self.log.record(run.store, self.as_seen(run, report.outcome), self.now_ns)
