@@ -114,12 +114,16 @@ class Leases:
         (state,) = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
         return State(state)
 
-    def release_gone(self) -> None:
-        """Take from processes that have died their leases and hook calls: what they were at is due, and may be done."""
-        for name in self._senders.gone():
+    def release_gone(self) -> list[str]:
+        """Take from processes that have died their leases and hook calls: what they were at is due, and may be done.
+
+        Return which those are, for ``Senders.forget`` once that is committed: without their signs nobody would do it.
+        """
+        gone = self._senders.gone()
+        for name in gone:
             self._streams.release(name)
             self._hook_calls.release(name)
-            self._senders.forget(name)
+        return gone
 
     # -- private -------------------------------------------------------------------------------------------------
 

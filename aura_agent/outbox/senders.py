@@ -6,6 +6,7 @@ before its owner has locked it.
 """
 
 import os
+from collections.abc import Iterable
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
 from aura_agent.report import spool
@@ -40,13 +41,14 @@ class Senders:
             return []
         return [name for name in names if name != self._owner and not self._lives(name)]
 
-    def forget(self, name: str) -> None:
-        """Its leases have been taken from it."""
-        spool.remove(self._path(name))
+    def forget(self, names: Iterable[str]) -> None:
+        """Their leases have been taken from them."""
+        for name in names:
+            spool.remove(self._path(name))
 
     def leave(self) -> None:
         if self._ours is not None:
-            self.forget(self._owner)
+            self.forget([self._owner])
             os.close(self._ours)
             self._ours = None
 

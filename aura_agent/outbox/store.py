@@ -197,9 +197,10 @@ class Outbox:
             with self._taking():
                 now = self.now()
                 settled = [self._leases.end(each, now) for each in ended]
-                self._leases.release_gone()
+                gone = self._leases.release_gone()
                 attempts, unresolved = self._leases.take(limit, only_runs, rooms or Rooms(), now)
                 next_due_s = 0.0 if len(attempts) >= limit else self._leases.next_due_s(now, only_runs)
+            self._senders.forget(gone)
         elif self._pruner.problem:
             self._pruner.step_if_due(self.now())
         with reading():
@@ -324,9 +325,11 @@ class Outbox:
         Only those that were noted since that instant of the wall clock.
         """
         with self._deciding() as now:
-            self._leases.release_gone()
+            gone = self._leases.release_gone()
             self._senders.join()
-            return self._hook_calls.take(self._owner, now, limit, noted_since_ns)
+            calls = self._hook_calls.take(self._owner, now, limit, noted_since_ns)
+        self._senders.forget(gone)
+        return calls
 
     def end_hook_call(self, call_id: int) -> None:
         """People have been told, or can't be."""

@@ -89,7 +89,7 @@ class Chaos:
         self.site.server.clear_faults()
         self.site.start()
         while left := self.site.waiting():  # thousands, on a machine that may be busy
-            wait_until(lambda left=left: self.site.waiting() < left, 60.0, f"{left} that wait to be told")  # type: ignore[misc]
+            wait_until(lambda left=left: self.site.waiting() < left, 120.0, f"{left} that wait to be told")  # type: ignore[misc]
         assert self.site.stop() == 0
         self._listen(1)
         self._hold_against_the_log()

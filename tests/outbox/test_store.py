@@ -103,6 +103,27 @@ def test_what_a_killed_process_was_sending_is_taken_over_at_once(at: Bench) -> N
     assert os.listdir(at.directory / "senders") == ["test"]
 
 
+def test_who_takes_over_and_does_not_come_through_leaves_that_to_the_next(at: Bench) -> None:
+    """The sign of the one that is gone stays until it is on record that its lease is: else that would run out."""
+    at.know("backup")
+    run_id = at.run()
+    clock = at.clock.read()
+    subprocess.run(
+        [sys.executable, "-c", _TAKE_LEASE, at.directory, str(clock.boot_ns), str(clock.wall_ns)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    refused = "WHEN new.lease_owner IS NOT NULL BEGIN SELECT RAISE(ABORT, 'no'); END"
+    at.outbox.connection.execute(f"CREATE TRIGGER refuse BEFORE UPDATE OF lease_owner ON streams {refused}")
+    with pytest.raises(StoreError):
+        at.outbox.claim(10)
+    at.outbox.connection.execute("DROP TRIGGER refuse")
+
+    assert _only(at.outbox.claim(10)).run_id == run_id
+    assert os.listdir(at.directory / "senders") == ["test"]
+
+
 def test_a_failed_attempt_waits_for_its_delay(at: Bench) -> None:
     """Back-off is kept by the store: no attempt before its time, and the time is told."""
     at.know("backup")
