@@ -163,7 +163,7 @@ def _rows_to_drop(config: Config, entry_id: int | None) -> list[QueueRow]:
     """Return what waits, all of it or the one. Raises AuraError: that one isn't there, or doesn't wait."""
     outbox = open_store(config, "drop")
     try:
-        outbox.take_spool()
+        outbox.take_in()
         if entry_id is None:
             return queue_rows(outbox, ended=False, limit=None)
         row = entry_row(outbox, entry_id)
@@ -224,7 +224,7 @@ async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
     from aura_agent.delivery.inline import courier_for, flush
 
     outbox = open_store(config, "flush")
-    outbox.take_spool()
+    outbox.take_in()
     streams = None if heartbeat is None else streams_of(outbox, heartbeat)
     if streams == []:
         outbox.close()

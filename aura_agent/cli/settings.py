@@ -72,7 +72,7 @@ def open_to_look(config: Config, role: str) -> Outbox:
     """
     outbox = open_store(config, role, patience_s=_LOOK_PATIENCE_S)
     try:
-        outbox.take_spool()
+        outbox.take_in()
     except StoreError as problem:
         click.echo(f"aura-agent: without what is in the spool, which can't be brought in: {problem}", err=True)
     return outbox

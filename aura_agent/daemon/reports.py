@@ -93,7 +93,7 @@ class Desk:
         if run.outcome is Outcome.LOST:
             run, name = replace(run, ended=self.clock.read()), f"{run.run_id}-lost"
         try:
-            if await self.worker.call(lambda outbox: outbox.take_spool()):
+            if await self.worker.call(lambda outbox: outbox.take_in()):
                 self.wake()
             if await self.worker.accept(run):
                 self.accepted(run)

@@ -159,7 +159,7 @@ class Courier:
                 while True:
                     self._wake.clear()
                     due_s = await self._turn(only_runs, probing=retry or probe)
-                    paced = self._paced_s() > 0
+                    paced = self._pace.next_s() > 0
                     if due_s is not None and (
                         (not retry and due_s > 0 and not paced) or loop.time() + due_s > deadline
                     ):
@@ -243,20 +243,16 @@ class Courier:
             for host in probes - {attempt.host for attempt in claim.attempts}:
                 self._hosts.forget(host)
         if not free:
-            return self._paced_s() or None  # an attempt that ends wakes us
+            return self._pace.next_s() or None  # an attempt that ends wakes us
         return self._again_s(claim, probing=probing)
 
     def _again_s(self, claim: Claim, *, probing: bool) -> float | None:
-        waits = [] if claim.next_due_s is None else [max(claim.next_due_s, self._paced_s())]
+        waits = [] if claim.next_due_s is None else [max(claim.next_due_s, self._pace.next_s())]
         if probing and (open_s := self._hosts.next_open_s(asyncio.get_running_loop().time())) is not None:
             waits.append(open_s)
         if self._to_resolve and self._resolving is None:
             waits.append(max(0.0, self._resolve_at_s - asyncio.get_running_loop().time()))
         return min(waits) if waits and len(self._under_way) < self._limit else None
-
-    def _paced_s(self) -> float:
-        """Return how long the pace holds back the next attempt."""
-        return self._pace.next_s()
 
     def _take(self, claim: Claim) -> None:
         """Do what a claim says."""

@@ -60,7 +60,6 @@ class Unkept:
         if report.ref is None:
             return
         heartbeat = report.ref.removeprefix(Ref.HEARTBEAT)
-
         acknowledged, reason = False, ""
         try:
             async with self._free:
@@ -102,7 +101,7 @@ class Unkept:
                 return held or against
 
     def _against(self, outbox: Readable, report: Report, others: Sequence[Report]) -> str:
-        """Return why *report* must not be sent, by database, spool and *others*."""
+        """Return why *report* must not be sent, by database, inbox, spool and *others*."""
         # First what is not judged yet: what leaves it is.
         unjudged = [*_reports_in_spool(self._directory, outbox.now().wall_ns), *kept_reports(outbox)]
         return why_not_sent(outbox, report, [*others, *unjudged])

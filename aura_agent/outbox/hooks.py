@@ -77,6 +77,7 @@ class HookCalls:
         ).fetchone()
         newest = None if row is None or row["newest_epoch"] is None else Key(*row[:3])
         failing = row is not None and bool(row["failing"])
+        before = newest, failing
         for report, key in outcomes:
             if report.outcome is Outcome.SKIPPED:
                 continue
@@ -94,7 +95,7 @@ class HookCalls:
                 self.note(kind, job, report.run_id, report.reason, now)
             elif recovered:
                 self.note(HookKind.RECOVERY, job, report.run_id, report.reason, now)
-        if newest is not None:
+        if newest is not None and (newest, failing) != before:
             self._put_standing(job, newest, failing=failing)
 
     def note(self, kind: HookKind, job: str, run_id: str, reason: str, now: Moment) -> None:

@@ -4,8 +4,9 @@ The inbox is a table of lines: a row is the least that makes a report durable, a
 once, in the transaction that next decides anything. The spool's files, beside the database, are read in like it.
 
 A run is lost when nobody holds its start record and it has no outcome, in inbox or spool either: so the records are
-looked at first, then both are taken in, then is judged. The daemon's own runs have rows in ``open_runs`` instead. What
-can't be read as a report is set aside, and that is told in a line for people.
+looked at first, then both are taken in, then is judged. The daemon's own runs have rows in ``open_runs`` instead. A
+spool file that can't be read as a report is set aside, and that is told in a line for people; so is a line of the inbox
+that can't be kept after all.
 
 Works inside the transactions of ``aura_agent.outbox.store``; what the files hold is safe only after the commit.
 """

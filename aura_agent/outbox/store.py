@@ -124,7 +124,7 @@ class Outbox:
         self._pruner.step_if_due(now)
         return accepted
 
-    def take_spool(self) -> int:
+    def take_in(self) -> int:
         """Bring in what inbox and spool hold and judge lost runs; return how many reports were news."""
         if not self._intake.is_due():
             return 0
@@ -145,14 +145,19 @@ class Outbox:
             return self._intake.lose_open_runs(self.now())
 
     @contextmanager
+    def _catching_up(self) -> Iterator[Moment]:
+        """One write transaction that is to take in the inbox; yields its time."""
+        self._is_behind = True  # unless it comes through
+        with transaction(self._connection):
+            yield self.now()
+        self._is_behind = False
+
+    @contextmanager
     def _deciding(self) -> Iterator[Moment]:
         """One write transaction that first takes in what the inbox holds; yields when that was."""
-        self._is_behind = True  # unless this comes through
-        with transaction(self._connection):
-            now = self.now()
+        with self._catching_up() as now:
             self._intake.take_inbox(now)
             yield now
-        self._is_behind = False
 
     @contextmanager
     def _taking(self) -> Iterator[int]:
@@ -161,12 +166,9 @@ class Outbox:
         The files go once that is committed, and not into a database that somebody has set aside under our hands. Where
         ours was removed they count here, and stay for whoever begins a new one.
         """
-        self._is_behind = True
-        with transaction(self._connection):
-            now = self.now()
+        with self._catching_up() as now:
             taken = self._intake.take(now)
             yield taken.news
-        self._is_behind = False
         if taken.spooled or taken.records:
             if not os.path.exists(self._path):
                 return

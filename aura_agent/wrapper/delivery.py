@@ -111,7 +111,7 @@ def _anything_waits(store: str, wait_s: float) -> bool:
     """
     outbox = open_outbox(store, "run", check=True, patience_s=min(wait_s, _LOCKED_S))
     try:
-        outbox.take_spool()
+        outbox.take_in()
         return outbox.waiting_count() > 0
     finally:
         for notice in outbox.take_notices():

@@ -87,7 +87,7 @@ def _hand_over_outbox(store: str, outbox_ns: int | None, handing: _Handing) -> N
     try:
         outbox = open_outbox(store, "run", check=True, patience_s=PATIENCE_S / 2)
         try:
-            outbox.take_spool()
+            outbox.take_in()
             for notice in outbox.take_notices():
                 warn(store, "set aside", notice)
             reports, given = to_hand_over(outbox), list[str]()

@@ -52,7 +52,7 @@ def _opened(what: Delivery, report: Report, wait_s: float) -> Outbox:
     if what.path is not None:
         try:
             outbox = open_outbox(what.store, "run", patience_s=wait_s)
-            outbox.take_spool()
+            outbox.take_in()
         except StoreBusyError:
             raise
         except StoreError:

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,9 @@ from aura_agent.outbox.queries import kept_reports, run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
-from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Report
 from tests.daemon.stores import Seen, allow, opened, refuse
+from tests.reports import report_of
 from tests.waiting import until
 from tests.wrapper.runs import Host
 
@@ -51,7 +51,7 @@ class Served:
         return await asyncio.open_unix_connection(self.path)
 
     async def outcomes(self) -> dict[str, str]:
-        await self.worker.call(Outbox.take_spool)
+        await self.worker.call(Outbox.take_in)
         return {row.run_id: row.outcome for row in await self.worker.call(run_rows)}
 
 
@@ -78,18 +78,8 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 def line(run_id: str, verb: str = "run", *, tail: str = "") -> bytes:
-    now = SystemClock().read()
-    report = Report(
-        run_id=run_id,
-        boot_id=current_boot_id(),
-        started=now,
-        ended=now,
-        outcome=Outcome.SUCCEEDED,
-        ref="heartbeat:h",
-        job="j",
-        tail=tail,
-    )
-    return wire.encode(verb, report.to_fields())
+    report = report_of(run_id, SystemClock().read(), ref="heartbeat:h", job="j")
+    return wire.encode(verb, replace(report, tail=tail).to_fields())
 
 
 def is_refused(path: str) -> bool:

@@ -81,7 +81,7 @@ async def test_what_the_database_refuses_goes_into_the_spool(tmp_path: Path) -> 
         await until(lambda: accepted)
         assert [path.name for path in (tmp_path / "spool").iterdir()] == [f"{run_id}.report"]
         await allow(worker)
-        await worker.call(Outbox.take_spool)
+        await worker.call(Outbox.take_in)
         rows = await worker.call(run_rows)
 
     assert [(row.run_id, row.outcome) for row in rows] == [(run_id, "succeeded")]

@@ -5,7 +5,7 @@ import random
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from aura_agent.clock import SystemClock
@@ -17,9 +17,9 @@ from aura_agent.devserver.server import DevServer
 from aura_agent.outbox.queries import QueueRow, queue_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Outcome
 from aura_agent.secret import Secret
+from tests.reports import report_of
 from tests.waiting import until
 
 
@@ -66,19 +66,10 @@ class Dispatch:
     ) -> str:
         """Let a run of the heartbeat *name* begin and end now; return its id once it is durable."""
         self.runs += 1
-        reading = SystemClock().read()
-        report = Report(
-            run_id=f"run{self.runs:08}",
-            boot_id=current_boot_id(),
-            started=reading,
-            ended=reading,
-            outcome=outcome,
-            ref=ref or f"heartbeat:{name}",
-            job=name,
-            body=body,
-            replay_all=replay_all,
+        report = report_of(
+            f"run{self.runs:08}", SystemClock().read(), outcome, ref=ref or f"heartbeat:{name}", job=name
         )
-        await self.worker.accept(report)
+        await self.worker.accept(replace(report, body=body, replay_all=replay_all))
         self.courier.wake()
         return report.run_id
 

@@ -21,6 +21,7 @@ from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.daemon.stores import allow, refuse
 from tests.delivery.dispatch import Dispatch
+from tests.reports import report_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -28,16 +29,8 @@ pytestmark = pytest.mark.anyio
 
 def _ended(outcome: Outcome = Outcome.SUCCEEDED, run_id: str = "unkept00", **more: str) -> Report:
     """Return what a run that begins and ends now amounts to."""
-    reading = SystemClock().read()
-    return Report(
-        run_id=run_id,
-        boot_id=current_boot_id(),
-        started=reading,
-        ended=reading,
-        outcome=outcome,
-        ref=more.get("ref", "heartbeat:backup"),
-        job="backup",
-        body=b"from memory",
+    return replace(
+        report_of(run_id, SystemClock().read(), outcome, ref=more.get("ref", "heartbeat:backup")), body=b"from memory"
     )
 
 

@@ -7,10 +7,10 @@ from aura_agent.delivery.hosts import Hosts
 from aura_agent.outbox.claims import Ended, Rooms
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
-from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Outcome
 from aura_agent.secret import Secret
 from tests.outbox.stores import MovedClock
+from tests.reports import report_of
 
 _HOST = "aura.example"
 _DAYS = 3
@@ -85,20 +85,7 @@ def test_three_days_of_outage_with_500_jobs() -> None:
 def _run(outbox: Outbox, clock: MovedClock, name: str, number: int, rng: random.Random) -> tuple[str, Outcome]:
     outcome = rng.choice([Outcome.SUCCEEDED] * 9 + [Outcome.FAILED])
     run_id = f"run{name}n{number}"
-    started = clock.read()
-    outbox.accept(
-        [
-            Report(
-                run_id=run_id,
-                boot_id=current_boot_id(),
-                started=started,
-                ended=started,
-                outcome=outcome,
-                ref=f"heartbeat:{name}",
-                job=name,
-            )
-        ]
-    )
+    outbox.accept([report_of(run_id, clock.read(), outcome, ref=f"heartbeat:{name}", job=name)])
     return run_id, outcome
 
 

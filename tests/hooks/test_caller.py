@@ -11,27 +11,16 @@ from aura_agent.clock import SystemClock
 from aura_agent.config.models import Config, Hook, Job, UndeliverableHook
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Outcome
 from tests.daemon.stores import Seen, opened
+from tests.reports import report_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 
 async def _ends(worker: OutboxWorker, job: str, run_id: str, outcome: Outcome) -> None:
-    reading = SystemClock().read()
-    await worker.accept(
-        Report(
-            run_id=run_id,
-            boot_id=current_boot_id(),
-            started=reading,
-            ended=reading,
-            outcome=outcome,
-            ref=f"heartbeat:{job}",
-            job=job,
-        )
-    )
+    await worker.accept(report_of(run_id, SystemClock().read(), outcome, ref=f"heartbeat:{job}", job=job))
 
 
 @asynccontextmanager

@@ -9,9 +9,9 @@ from aura_agent.outbox.claims import Attempt, Ended
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
-from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
+from tests.reports import report_of
 
 SECOND_NS = 10**9
 START = Reading(1_000 * SECOND_NS, 1_800_000_000 * SECOND_NS)
@@ -52,15 +52,7 @@ class Bench:
         self.runs += 1
         started = self.clock.read()
         self.clock.advance(took_s)
-        report = Report(
-            run_id=f"run{self.runs:08}",
-            boot_id=current_boot_id(),
-            started=started,
-            ended=self.clock.read(),
-            outcome=outcome,
-            ref=ref,
-            job="backup",
-        )
+        report = report_of(f"run{self.runs:08}", started, outcome, ref=ref, ended=self.clock.read())
         self.outbox.accept([change(report)])
         return report.run_id
 

@@ -12,9 +12,9 @@ from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import boots, wire
-from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.outbox.stores import SECOND_NS, START, Bench, bench, delivered, not_delivered, open_outbox
+from tests.reports import report_of
 
 
 @pytest.fixture
@@ -28,14 +28,11 @@ def report(run_id: str, outcome: Outcome = Outcome.SUCCEEDED, *, began_s: float 
     """Return what a run amounts to that began so long after the clock's start."""
     started = Reading(START.boot_ns + int(began_s * SECOND_NS), START.wall_ns + int(began_s * SECOND_NS))
     took_ns = int(took_s * SECOND_NS)
-    return Report(
-        run_id=run_id,
-        boot_id=current_boot_id(),
-        started=started,
+    return report_of(
+        run_id,
+        started,
+        outcome,
         ended=Reading(started.boot_ns + took_ns, started.wall_ns + took_ns),
-        outcome=outcome,
-        ref="heartbeat:backup",
-        job="backup",
     )
 
 
@@ -49,7 +46,7 @@ def test_the_next_claim_sends_what_was_kept(at: Bench) -> None:
     keep(at.outbox, report("run00000001"))
 
     assert [attempt.run_id for attempt in at.outbox.claim(8).attempts] == ["run00000001"]
-    assert at.outbox.take_spool() == 0
+    assert at.outbox.take_in() == 0
 
 
 def test_a_failure_that_was_kept_withdraws_before_anything_is_sent(at: Bench) -> None:
@@ -98,7 +95,7 @@ def test_what_was_kept_outlives_the_process(at: Bench) -> None:
     at.reopen()
 
     assert at.outbox.waiting_count() == 1
-    assert at.outbox.take_spool() == 1
+    assert at.outbox.take_in() == 1
     assert at.states() == {"run00000001": "waiting"}
 
 
@@ -109,7 +106,7 @@ def test_what_was_kept_before_a_boot_is_of_that_boot(at: Bench, later_s: int, st
     at.outbox.close()
     at.clock.reading = Reading(5 * SECOND_NS, START.wall_ns + later_s * SECOND_NS)
     at.outbox = open_outbox(at.directory, at.clock, boot_id="2" * 32)
-    at.outbox.take_spool()
+    at.outbox.take_in()
 
     assert at.states() == {"run00000001": state}
     now = at.clock.read()
@@ -123,10 +120,10 @@ def test_another_process_takes_it_in_too(at: Bench) -> None:
     keep(at.outbox, report("run00000001"))
     other = open_outbox(at.directory, at.clock, "another")
 
-    other.take_spool()
+    other.take_in()
 
     assert [row.run_id for row in run_rows(other)] == ["run00000001"]
-    assert at.outbox.take_spool() == 0
+    assert at.outbox.take_in() == 0
     other.close()
 
 
@@ -159,7 +156,7 @@ def test_a_store_that_cannot_judge_what_it_has_kept_keeps_no_more(
     at.outbox.connection.execute("DROP TRIGGER full")
 
     keep(at.outbox, report("run00000002", began_s=2))
-    at.outbox.take_spool()
+    at.outbox.take_in()
 
     assert at.states() == {"run00000001": "superseded", "run00000002": "waiting"}
 
@@ -181,7 +178,7 @@ def test_what_is_no_report_after_all_is_in_no_other_s_way(at: Bench) -> None:
     keep(at.outbox, report("run00000001"), report("run00000002"))
     at.outbox.keep({b"run v=1 nonsense=1\n": None})
 
-    assert at.outbox.take_spool() == 1
+    assert at.outbox.take_in() == 1
     assert at.states() == {"run00000002": "waiting"}
     (notice,) = at.outbox.take_notices()
     assert notice.startswith("2 reports that were acknowledged")
@@ -199,7 +196,7 @@ def test_a_clock_at_the_end_of_all_time_is_in_no_other_report_s_way(at: Bench) -
 def test_of_two_that_have_expired_people_are_told_of_the_older(at: Bench) -> None:
     """Also where it waited before, and the other one was too late from the beginning."""
     keep(at.outbox, report("run00000001"))
-    at.outbox.take_spool()
+    at.outbox.take_in()
     at.clock.advance(5000)
     keep(at.outbox, report("run00000002", began_s=2))
 
@@ -247,7 +244,7 @@ def test_many_together_do_what_they_would_one_after_the_other(
     for told in reports:
         in_turn.outbox.accept([told])
     keep(together.outbox, *reports)
-    together.outbox.take_spool()
+    together.outbox.take_in()
 
     assert _contents(in_turn) == _contents(together)
     claims = [each.outbox.claim(8) for each in stores]

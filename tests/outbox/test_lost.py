@@ -9,9 +9,9 @@ import pytest
 from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import run_rows
 from aura_agent.report import spool, started, wire
-from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.outbox.stores import Bench
+from tests.reports import report_of
 
 _LEAVE = """
 from sys import argv
@@ -22,16 +22,8 @@ StartRecord(argv[1], argv[2], int(argv[3]), argv[4].encode())
 
 def _started(at: Bench, run_id: str, boot_id: str = "") -> Report:
     """Return the report of a run that starts now and succeeds at once."""
-    now = at.clock.read()
-    return Report(
-        run_id=run_id,
-        boot_id=boot_id or current_boot_id(),
-        started=now,
-        ended=now,
-        outcome=Outcome.SUCCEEDED,
-        ref="heartbeat:backup",
-        job="backup",
-    )
+    run = report_of(run_id, at.clock.read())
+    return replace(run, boot_id=boot_id) if boot_id else run
 
 
 def _leave_record(at: Bench, run: Report, attempt: int = 1) -> None:
@@ -90,7 +82,7 @@ def test_a_run_whose_outcome_is_in_the_spool_is_not_lost(at: Bench) -> None:
     _leave_record(at, run)
     spool.write(str(at.directory), run.run_id, wire.encode("run", run.to_fields()))
 
-    assert at.outbox.take_spool() == 1
+    assert at.outbox.take_in() == 1
     assert _outcomes(at) == {"spooled1": "succeeded"}
     assert not started.any_record(str(at.directory))
 
@@ -101,7 +93,7 @@ def test_a_run_whose_outcome_is_known_is_not_lost(at: Bench) -> None:
     at.outbox.accept([run])
     _leave_record(at, run)
 
-    assert at.outbox.take_spool() == 0
+    assert at.outbox.take_in() == 0
     assert (_outcomes(at), at.states()) == ({"known001": "succeeded"}, {"known001": "waiting"})
 
 
@@ -112,7 +104,7 @@ def test_an_outcome_that_turns_up_later_replaces_lost(at: Bench) -> None:
     at.clock.advance(1)
     run = _started(at, "foundrun")
     _leave_record(at, run)
-    at.outbox.take_spool()
+    at.outbox.take_in()
 
     at.outbox.accept([run])
 
@@ -131,7 +123,7 @@ def test_a_run_lost_in_its_second_attempt_counts_from_there(at: Bench) -> None:
     _leave_record(at, first, 1)
     _leave_record(at, second, 2)
 
-    at.outbox.take_spool()
+    at.outbox.take_in()
 
     assert at.states() == {between: "invalidated"}
 
@@ -144,7 +136,7 @@ def test_a_run_of_an_earlier_boot_is_lost_and_older_than_those_of_this_one(at: B
     _leave_record(at, replace(_started(at, "oldrun01"), boot_id="boot-before"))
     since = at.run()
 
-    assert at.outbox.take_spool() == 1
+    assert at.outbox.take_in() == 1
     assert _outcomes(at)["oldrun01"] == "lost"
     assert at.states() == {since: "waiting"}
 

@@ -11,9 +11,9 @@ import pytest
 from aura_agent.outbox.pruning import Bounds
 from aura_agent.outbox.queries import entry_row, queue_rows, run_rows, state_counts
 from aura_agent.outbox.store import Outbox
-from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from tests.outbox.stores import Bench, MovedClock, delivered
+from tests.reports import report_of
 
 _BOUNDS = Bounds(runs_per_job=50, runs=80, ended=30, waiting=20, in_use_bytes=4 << 20)
 _SLACK = 200  # so many reports may come before the bounds are looked at again
@@ -45,16 +45,7 @@ def _fill(at: Bench, runs: int, ref: str = "heartbeat:busy") -> None:
         at.runs += 1
         now = at.clock.read()
         at.clock.advance(1)
-        run_id, job = f"run{at.runs:08}", f"job{at.runs % 4}"
-        report = Report(
-            run_id=run_id,
-            boot_id=current_boot_id(),
-            started=now,
-            ended=now,
-            outcome=Outcome.SUCCEEDED,
-            ref=ref,
-            job=job,
-        )
+        report = report_of(f"run{at.runs:08}", now, ref=ref, job=f"job{at.runs % 4}")
         reports.append(_all(report))
     at.outbox.accept(reports)
 

@@ -263,7 +263,7 @@ class Life(RuleBasedStateMachine):
         """The user's store gives what it holds to the daemon, and perhaps never learns that this was taken."""
         self.judge_lost("user")
         user = self.stores["user"]
-        user.take_spool()
+        user.take_in()
         reports = to_hand_over(user)
         self.stores["daemon"].accept(reports)
         for run in self.log.runs["user"]:

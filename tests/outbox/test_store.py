@@ -24,6 +24,7 @@ from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 from tests.outbox.stores import SECOND_NS, START, Bench, delivered, not_delivered, open_outbox, renamed
+from tests.reports import report_of
 
 _BARE_URL = "url:http://127.0.0.1:9/ping/id-backup"  # of the heartbeat that Bench.know puts into the cache
 
@@ -476,10 +477,10 @@ def test_nothing_is_taken_from_the_spool_into_a_database_that_was_set_aside(at: 
     path = spool.write(str(at.directory), "spooled1", wire.encode("run", fields))
 
     with pytest.raises(StoreDamagedError, match="set aside"):
-        at.outbox.take_spool()
+        at.outbox.take_in()
     assert spool.waiting(str(at.directory)) == [path]
     at.reopen()
-    assert at.outbox.take_spool() == 1
+    assert at.outbox.take_in() == 1
     assert list(at.states()) == ["spooled1"]
 
 
@@ -562,18 +563,11 @@ def test_a_spool_alone_is_bounded_too(at: Bench) -> None:
     for number in range(405):
         now = at.clock.read()
         at.clock.advance(1)
-        report = Report(
-            run_id=f"spooled{number}",
-            boot_id=current_boot_id(),
-            started=now,
-            ended=now,
-            outcome=Outcome.SUCCEEDED,
-            ref="heartbeat:busy",
-        )
+        report = report_of(f"spooled{number}", now, ref="heartbeat:busy", job="")
         spool.write(str(at.directory), report.run_id, wire.encode("run", report.to_fields()))
         if number % 10 == 0:
             at.reopen()
-        at.outbox.take_spool()
+        at.outbox.take_in()
 
     assert len(run_rows(at.outbox, limit=10_000)) <= 400
 
@@ -709,15 +703,7 @@ def test_what_waits_is_sent_from_a_store_that_was_removed(at: Bench) -> None:
     waiting, withdrawn = at.run(ref="heartbeat:backup"), at.run(ref="heartbeat:other")
     shutil.rmtree(at.directory)
     at.clock.advance(1)
-    now = at.clock.read()
-    failure = Report(
-        run_id="later001",
-        boot_id=current_boot_id(),
-        started=now,
-        ended=now,
-        outcome=Outcome.FAILED,
-        ref="heartbeat:other",
-    )
+    failure = report_of("later001", at.clock.read(), Outcome.FAILED, ref="heartbeat:other", job="")
     spool.write(str(at.directory), failure.run_id, wire.encode("run", failure.to_fields()))
 
     claims = [at.outbox.claim(10) for _ in range(2)]

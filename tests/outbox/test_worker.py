@@ -10,22 +10,15 @@ import pytest
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreBusyError
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report.boots import current_boot_id
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Report
 from tests.outbox.stores import START, Bench
+from tests.reports import report_of
 
 pytestmark = pytest.mark.anyio
 
 
 def _report(number: int) -> Report:
-    return Report(
-        run_id=f"worker{number:04}",
-        boot_id=current_boot_id(),
-        started=START,
-        ended=START,
-        outcome=Outcome.SUCCEEDED,
-        ref=f"heartbeat:beat{number}",
-    )
+    return report_of(f"worker{number:04}", START, ref=f"heartbeat:beat{number}", job="")
 
 
 async def test_reports_that_arrive_together_are_all_kept(at: Bench) -> None:

@@ -241,8 +241,8 @@ def test_who_judges_while_runs_end_finds_none_lost(site: Site) -> None:
     ]
     judge = open_outbox(str(site.state), "judge")
     while any(wrapper.poll() is None for wrapper in wrappers):
-        judge.take_spool()
-    judge.take_spool()
+        judge.take_in()
+    judge.take_in()
     judge.close()
 
     assert [wrapper.returncode for wrapper in wrappers] == [0] * 30
