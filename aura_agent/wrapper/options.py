@@ -25,7 +25,8 @@ Run COMMAND as if alone, and ping its Aura heartbeat when it has succeeded.
       --help, --version
 Exit status: the job's own; 124 timed out, 126 not executable, 127 not found,
 75 skipped by --no-overlap, 125 wrong usage, nothing was run.
-  0 3 * * *  aura-run -H nightly-backup -- /usr/local/bin/backup.sh --full
+In a crontab, by full path (cron's PATH may lack /usr/local/bin):
+  0 3 * * *  /usr/local/bin/aura-run -H backup -- /srv/backup.sh --full
 man aura-run has the rest.
 """
 
