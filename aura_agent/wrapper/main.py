@@ -98,6 +98,7 @@ class _Run:
         ended = self._attempt()
         while not self._succeeded(ended) and self._may_retry():
             ended = self._attempt()
+        self._release_turn()
         try:
             self._tell(ended)
         except Exception as problem:  # noqa: BLE001  # whatever goes wrong here, the status is the job's
@@ -134,6 +135,8 @@ class _Run:
             self._wait(job)
             ended = job.ended
         self._judge(ended)
+        if self._is_last(ended):
+            self._release_turn()  # whoever reads the output slowly holds up no later run
         if capture is not None:
             capture.finish(self._signals, show=not self._succeeded(ended), timed_out=ended.timed_out)
         self._take_output(ended, capture)
@@ -202,6 +205,12 @@ class _Run:
         codes = self._options.success_codes or frozenset((0,))
         well = ended.signal is None and ended.code in codes
         return well and not (ended.timed_out or ended.not_started or ended.unmet)
+
+    def _is_last(self, ended: Ended) -> bool:
+        """Whether no attempt can follow the one that ended as *ended*."""
+        if self._succeeded(ended) or self._attempts > (self._options.retries or 0):
+            return True
+        return self._signals.terminated_by is not None
 
     def _may_retry(self) -> bool:
         if self._attempts > (self._options.retries or 0) or self._signals.terminated_by is not None:
@@ -277,6 +286,12 @@ class _Run:
                 self._turn.mark(job.pid)
             except OSError:
                 pass  # a full disk: the lock itself still holds as long as we live
+
+    def _release_turn(self) -> None:
+        """The last attempt has ended: the next run may start, whatever is still to be reported or delivered."""
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
 
     def _open_capture(self) -> "Capture | None":
         options = self._options

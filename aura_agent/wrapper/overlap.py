@@ -1,7 +1,8 @@
 """``--no-overlap``: whether this job already runs on this host, also as the orphan of a wrapper that was killed.
 
-A living wrapper holds a lock on the job's file; the file also says which process is the job, so that one that
-outlived its wrapper is still seen. A pid counts only with the start time, the boot and the pid namespace it had.
+Until the last attempt has ended, a living wrapper holds a lock on the job's file; delivery comes after that. The file
+also says which process is the job, so that one that outlived its wrapper is still seen. A pid counts only with the
+start time, the boot and the pid namespace it had.
 """
 
 import os
@@ -33,6 +34,14 @@ class Turn:
         """Note which process is the job now. Raises OSError."""
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, _living(pid).encode("ascii"), 0)
+
+    def release(self) -> None:
+        """End the turn: remove the note, then release the lock."""
+        try:
+            os.ftruncate(self._file, 0)
+        except OSError:
+            pass  # the note names a process that has ended, which doesn't count
+        os.close(self._file)
 
     def _take(self) -> bool:
         try:
