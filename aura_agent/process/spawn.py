@@ -18,6 +18,7 @@ from aura_agent.process.account import DEFAULT_PATH, DEFAULT_SHELL, Account, res
 from aura_agent.process.child import Child
 from aura_agent.process.failure import NOT_FOUND, SpawnFailed
 from aura_agent.process.prepare import Preparation
+from aura_agent.process.script import FORMAT_ERROR, is_script_file
 
 __all__ = ["Child", "Output", "SpawnFailed", "SpawnSpec", "spawn"]
 
@@ -142,6 +143,8 @@ def _execute(
         except OSError as exc:
             if exc.errno != errno.ENOEXEC:
                 raise
+            if not is_script_file(os.path.join(cwd, path)):
+                raise SpawnFailed(f"{path}: {FORMAT_ERROR}", error_number=exc.errno) from exc
             # execvp(3): a script without a first line that names its interpreter is /bin/sh's.
             return _popen(("/bin/sh", path, *argv[1:]), "/bin/sh", spec, cwd, stdout, stderr)
     except OSError as exc:

@@ -318,8 +318,8 @@ def start(
 ) -> Job:
     """Start *command* and return its job; *outputs* are its stdout and stderr instead of ours, *env* is added to ours.
 
-    Looks for the command in PATH and falls back to /bin/sh for a script without an interpreter line, as execvp(3)
-    does. Raises NotStarted.
+    Looks for the command in PATH as execvp(3) does, and runs a script without an interpreter line by /bin/sh as shells
+    do. Raises NotStarted.
     """
     variables = _callers_variables() | (env or {})
     problem: OSError | None = None
@@ -332,6 +332,7 @@ def start(
             except OSError as refusal:
                 if refusal.errno != errno.ENOEXEC:
                     raise
+                _check_script(path)
                 script = ["/bin/sh", path, *command[1:]]
                 return _spawn("/bin/sh", script, variables, signals, own_group=own_group, outputs=outputs)
         except (FileNotFoundError, NotADirectoryError) as missing:
@@ -344,6 +345,14 @@ def start(
         except ValueError:
             raise NotStarted(127, f"{command[0]!r}: not a command") from None
     raise _not_started(command[0], problem)
+
+
+def _check_script(path: str) -> None:
+    """Return if /bin/sh is to run *path*, which the kernel can't execute. Raises NotStarted, OSError."""
+    from aura_agent.process.script import FORMAT_ERROR, is_script_file
+
+    if not is_script_file(path):
+        raise NotStarted(126, f"{path}: {FORMAT_ERROR}")
 
 
 def in_foreground() -> bool:
@@ -469,7 +478,7 @@ def _not_started(name: str, problem: OSError | None) -> NotStarted:
         if "/" not in name:
             return NotStarted(127, f"{name}: command not found")
         if os.path.exists(name):
-            return NotStarted(126, f"{name}: cannot execute: required file not found")
+            return NotStarted(127, f"{name}: cannot execute: required file not found")
         return NotStarted(127, f"{name}: No such file or directory")
     if os.path.isdir(name):
         return NotStarted(126, f"{name}: Is a directory")

@@ -87,6 +87,18 @@ def test_no_config_no_token_no_network(host: Host) -> None:
         ("", "./missing", 127, "./missing: No such file or directory"),
         ("touch plain", "./plain", 126, "./plain: Permission denied"),
         ("mkdir folder", "./folder", 126, "./folder: Is a directory"),
+        (
+            "cp /dev/null nuls; truncate -s 9 nuls; chmod +x nuls",
+            "./nuls",
+            126,
+            "./nuls: cannot execute binary file: Exec format error",
+        ),
+        (
+            "printf '#!/no/sh\\n' > lost; chmod +x lost",
+            "./lost",
+            127,
+            "./lost: cannot execute: required file not found",
+        ),
         ("ln -s loop loop", "./loop", 126, "./loop: Too many levels of symbolic links"),
         ("", "x" * 300, 127, f"{'x' * 300}: command not found"),
     ],
