@@ -19,7 +19,7 @@ from aura_agent.config.models import Config
 from aura_agent.config.schema import write_duration
 from aura_agent.config.settings import config_path
 from aura_agent.discover.changes import Undone, undo, write
-from aura_agent.discover.host import Host, own_name, read_host, read_text
+from aura_agent.discover.host import Host, needed_by, own_name, read_host, read_text
 from aura_agent.discover.plan import DROP_INS, Change, Facts, Proposal, Shape, propose
 from aura_agent.errors import AuraError, UsageError
 from aura_agent.report.places import SYSTEM_CONFIG, state_dir
@@ -139,9 +139,11 @@ def _declared(host: Host, config: str) -> Change | None:
 
 
 def _facts(host: Host) -> Facts:
+    aura_run = _aura_run()
     return Facts(
         hostname=os.uname().nodename,
-        aura_run=_aura_run(),
+        aura_run=aura_run,
+        needed=needed_by(aura_run),
         systemd=host.systemd,
         anacron=host.anacron,
         cron_tz=host.cron_tz,

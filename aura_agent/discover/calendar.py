@@ -1,11 +1,11 @@
 """What systemd says of time, in words of cron and in seconds: calendar events and time spans, systemd.time(7). Pure."""
 
 import re
-from zoneinfo import ZoneInfo
+from collections.abc import Sequence
 
 from aura_agent.errors import ScheduleError
 from aura_agent.schedule.columns import WEEKDAY_NAMES
-from aura_agent.schedule.expression import parse
+from aura_agent.schedule.expression import Expression, parse
 from aura_agent.schedule.gaps import nominal_interval_s
 from aura_agent.schedule.plan import Schedule
 from aura_agent.schedule.zones import zone
@@ -41,17 +41,23 @@ _TERM = re.compile(r"(\*|\d+)(?:\.\.(\d+))?(?:/(\d+))?")
 _HIGHEST = {"second": 59, "minute": 59, "hour": 23, "day": 31, "month": 12}
 
 
-def calendar_interval_s(event: str) -> float:
-    """Return the longest time between two elapses of a calendar event, as clocks on the wall show it.
+def calendar_interval_s(events: Sequence[str]) -> float:
+    """Return the longest time between two elapses of any of the calendar events, as clocks on the wall show it.
 
-    Raises ScheduleError: it can't be read, or has no counterpart among cron's schedules.
+    Events in one zone are one union. Those of several zones can't be laid on top of each other all year round: the zone
+    whose union elapses most often counts, since the others only add elapses.
+
+    Raises ScheduleError: one can't be read, or has no counterpart among cron's schedules.
     """
-    expression, named = as_cron(event)
-    return nominal_interval_s(Schedule(expressions=(parse(expression, job="", zone=named),))) or 0.0
+    zones: dict[str | None, list[Expression]] = {}
+    for event in events:
+        expression, name = as_cron(event)
+        zones.setdefault(name, []).append(parse(expression, job="", zone=zone(name or "UTC")))
+    return min(nominal_interval_s(Schedule(expressions=tuple(union))) or 0.0 for union in zones.values())
 
 
-def as_cron(event: str) -> tuple[str, ZoneInfo]:
-    """Return the six fields of a cron expression that elapses as *event* does, and its zone (UTC if it names none).
+def as_cron(event: str) -> tuple[str, str | None]:
+    """Return the six fields of a cron expression that elapses as *event* does, and the zone that it names, if any.
 
     Raises ScheduleError.
     """
@@ -72,7 +78,7 @@ def as_cron(event: str) -> tuple[str, ZoneInfo]:
         *(_field(second, "second", event), _field(minute, "minute", event), _field(hour, "hour", event)),
         *(day, _field(found["month"] or "*", "month", event), weekday),
     ]
-    return " ".join(fields), zone(found["zone"] or "UTC")
+    return " ".join(fields), found["zone"]
 
 
 def span_s(text: str) -> float:

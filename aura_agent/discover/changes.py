@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aura_agent.discover.below import below
 from aura_agent.discover.host import by_crontab, own_name, read_own_crontab, read_text, read_user_crontab
 from aura_agent.discover.plan import Change
 from aura_agent.errors import AuraError
@@ -108,8 +109,8 @@ def _take_back(item: dict[str, str | None], directory: str, root: str) -> Undone
         if now is None or _digest(now) != item["after_sha256"]:
             return Undone(path, f"changed since; as it was: {os.path.join(directory, name or '')}")
         if before is None:
-            os.unlink(_below(root, path))
-            _remove_if_empty(os.path.dirname(_below(root, path)))
+            os.unlink(below(root, path))
+            _remove_if_empty(os.path.dirname(below(root, path)))
         else:
             _put(path, before, owner, root, 0o644)
     except (AuraError, OSError, subprocess.SubprocessError) as problem:
@@ -133,7 +134,7 @@ def _content(path: str, owner: str | None, root: str) -> str | None:
     """Return what a file holds now; None if there is none. Raises OSError."""
     read = read_user_crontab if owner is not None and by_crontab(root) else read_text
     try:
-        return read(_below(root, path))
+        return read(below(root, path))
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -155,7 +156,7 @@ def _put(path: str, text: str, owner: str | None, root: str, mode: int) -> None:
         if _content(path, owner, root) != text:
             raise AuraError("crontab took something else than it was given")
         return
-    _replace(_below(root, path), text, mode)
+    _replace(below(root, path), text, mode)
 
 
 def _replace(path: str, text: str, mode: int) -> None:
@@ -177,15 +178,6 @@ def _replace(path: str, text: str, mode: int) -> None:
             os.unlink(new)
         raise
     _sync_directory(parent)
-
-
-def _below(root: str, path: str) -> str:
-    """Return where *path* really is below *root*, links followed. Raises AuraError: that leads out of *root*."""
-    real_root = os.path.realpath(root)
-    real = os.path.realpath(os.path.join(real_root, path.lstrip("/")))
-    if os.path.commonpath([real, real_root]) != real_root:
-        raise AuraError(f"{path}: a link that leads out of {root}; nothing was written")
-    return real
 
 
 def _write_new(path: str, text: str, mode: int) -> None:

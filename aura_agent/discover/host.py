@@ -9,10 +9,13 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import aura_agent
+from aura_agent.discover.below import below
 from aura_agent.discover.crontab import Form, without_header
 from aura_agent.discover.plan import DROP_INS, Batch, Left, Table, Timer
 from aura_agent.discover.units import read_unit
@@ -54,7 +57,8 @@ class Host:
         return self.root == "/"
 
     def path(self, inside: str) -> str:
-        return os.path.join(self.root, inside.lstrip("/"))
+        """Return where a path of the host is, links followed."""
+        return below(self.root, inside)
 
     def may_write(self, inside: str) -> bool:
         """Whether the user who asks may put another file in the place of this one."""
@@ -97,6 +101,13 @@ def read_host(root: str) -> Host:
         if not name.endswith("@.timer"):  # a template, of which nothing is in use by itself
             _read_timer(host, name)
     return host
+
+
+def needed_by(aura_run: str) -> list[str]:
+    """Return the files and directories without which *aura_run* doesn't run: itself, the package, its Python."""
+    python = os.path.realpath(sys.executable)
+    places = [aura_run, os.path.realpath(aura_run), os.path.dirname(os.path.abspath(aura_agent.__file__))]
+    return list(dict.fromkeys([*places, sys.executable, python, sys.prefix, sys.base_prefix]))
 
 
 def own_name() -> str:
@@ -239,12 +250,17 @@ def _timer_names(host: Host) -> set[str]:
 
 def _wanted_timers(host: Host) -> Iterator[str]:
     for directory in _UNIT_PATH:
-        try:
-            targets = [name for name in os.listdir(host.path(directory)) if name.endswith(".wants")]
-        except OSError:
-            continue
-        for target in targets:
-            yield from (name for name in os.listdir(host.path(f"{directory}/{target}")) if name.endswith(".timer"))
+        for target in _listed(host, directory):
+            if target.endswith((".wants", ".requires")):
+                yield from (name for name in _listed(host, f"{directory}/{target}") if name.endswith(".timer"))
+
+
+def _listed(host: Host, directory: str) -> list[str]:
+    """Return the names in a directory; none if it can't be read."""
+    try:
+        return os.listdir(host.path(directory))
+    except OSError:
+        return []
 
 
 def _read_timer(host: Host, name: str) -> None:
@@ -267,26 +283,22 @@ def _read_unit(host: Host, name: str) -> dict[tuple[str, str], list[str]] | None
         (
             path
             for path in (f"{directory}/{one}" for one in (name, template) for directory in _UNIT_PATH)
-            if os.path.exists(host.path(path))
+            if os.path.exists(host.path(path)) or host.path(path) == host.path(os.devnull)
         ),
         None,
     )
-    if fragment is None or os.path.realpath(host.path(fragment)) == os.devnull:
+    if fragment is None or host.path(fragment) == host.path(os.devnull):
         return None
     # Of drop-ins with one name the one of the first directory counts; they are read in the order of their names.
     drop_ins: dict[str, str] = {}
     for one in dict.fromkeys((name, template)):
         for directory in _UNIT_PATH:
-            try:
-                names = os.listdir(host.path(f"{directory}/{one}.d"))
-            except OSError:
-                continue
-            for drop_in in names:
+            for drop_in in _listed(host, f"{directory}/{one}.d"):
                 if drop_in.endswith(".conf"):
                     drop_ins.setdefault(drop_in, f"{directory}/{one}.d/{drop_in}")
     texts = []
     for path in (fragment, *(drop_ins[drop_in] for drop_in in sorted(drop_ins))):
-        text = _tried(host, path, read_text)
+        text = None if host.path(path) == host.path(os.devnull) else _tried(host, path, read_text)
         if text is not None:
             texts.append(text)
     return read_unit(texts)

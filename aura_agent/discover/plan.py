@@ -13,7 +13,7 @@ from typing import Literal
 from aura_agent.config.schema import write_duration
 from aura_agent.discover.crontab import Entry, Form, Line, read_table
 from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, name_of, plain_words, shell_call
-from aura_agent.discover.units import Settings, bare_command, drop_in, hints, service_command, timing_of
+from aura_agent.discover.units import Settings, bare_command, drop_in, hints, obstacle, service_command, timing_of
 from aura_agent.errors import ScheduleError, UsageError
 from aura_agent.schedule.zones import zone
 
@@ -69,11 +69,13 @@ class Facts:
     """What decides about this host's lines.
 
     ``cron_tz``: whether its cron heeds CRON_TZ, None if that isn't known; ``max_command_bytes``: the longest command
-    that it takes; ``run_parts_tells``: whether run-parts fails when a script does.
+    that it takes; ``run_parts_tells``: whether run-parts fails when a script does; ``needed``: the files and
+    directories without which aura-run doesn't run, itself if nothing else is known.
     """
 
     hostname: str
     aura_run: str
+    needed: Sequence[str] = ()
     systemd: bool = False
     anacron: bool = False
     cron_tz: bool | None = None
@@ -304,7 +306,7 @@ def _propose_timer(timer: Timer, facts: Facts, names: Names, shape: Shape, only:
     timing = timing_of(timer.timer)
     if any(_OURS.search(f" {line}") for line in commands):
         reason = "aura-run is there already"
-    reason = reason or timing.problem
+    reason = reason or timing.problem or obstacle(timer.service, facts.needed or (facts.aura_run,))
     if shape == "config" and not reason:
         reason = "systemd decides when; --as crontab puts aura-run in front of its command"
     if reason or timing.interval_s is None:

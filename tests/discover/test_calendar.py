@@ -28,13 +28,30 @@ HOUR_S, DAY_S = 3600, 86_400
 def test_an_event_is_told_in_six_fields(event: str, expression: str, interval_s: float) -> None:
     """Its interval is the one of the expression."""
     assert as_cron(event)[0] == expression
-    assert calendar_interval_s(event) == interval_s
+    assert calendar_interval_s([event]) == interval_s
+
+
+@pytest.mark.parametrize(
+    ("events", "interval_s"),
+    [
+        (["*-*-* 06:00", "*-*-* 18:00"], 12 * HOUR_S),
+        (["Mon 04:00", "Thu 04:00"], 4 * DAY_S),
+        (["*-*-01", "*-*-15", "weekly"], 7 * DAY_S),
+        (["monthly", "hourly"], HOUR_S),
+        (["*:0/20", "*:10/20"], 600),
+        (["*-*-* 04:00", "*-*-* 16:00 Asia/Tokyo"], DAY_S),
+        (["daily UTC", "*-*-* 08:00 UTC", "weekly Asia/Tokyo"], 16 * HOUR_S),
+    ],
+)
+def test_events_are_one_union(events: list[str], interval_s: float) -> None:
+    """The longest time between any two elapses, not the longest of one event alone; zones aren't mixed."""
+    assert calendar_interval_s(events) == interval_s
 
 
 def test_an_event_may_name_its_zone() -> None:
     """As the last word."""
-    assert as_cron("*-*-* 04:00:00 Europe/Berlin")[1].key == "Europe/Berlin"
-    assert as_cron("hourly UTC")[1].key == "UTC"
+    assert as_cron("*-*-* 04:00:00 Europe/Berlin")[1] == "Europe/Berlin"
+    assert as_cron("hourly UTC")[1] == "UTC"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +72,7 @@ def test_an_event_may_name_its_zone() -> None:
 def test_what_has_no_counterpart_is_said(event: str, reason: str) -> None:
     """Nothing is guessed."""
     with pytest.raises(ScheduleError, match=reason):
-        calendar_interval_s(event)
+        calendar_interval_s([event])
 
 
 @pytest.mark.parametrize(

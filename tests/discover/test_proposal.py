@@ -7,6 +7,8 @@ import pytest
 
 from aura_agent.cli.next import schedule_of
 from aura_agent.config.load import examine_config
+from aura_agent.discover.below import below
+from aura_agent.discover.units import obstacle, read_unit
 from tests.discover.hosts import CONFIG, DISCOVERED, Copy
 
 HOST = os.uname().nodename.partition(".")[0]
@@ -166,7 +168,10 @@ def test_a_timer_gets_a_drop_in_for_its_service(copy: Copy) -> None:
         ("OnBootSec=5min", "ExecStart=/x", "once per boot"),
         ("OnCalendar=Sat *-*-1..7 18:00", "ExecStart=/x", "day and weekday at once"),
         ("OnCalendar=daily", "Type=notify\nExecStart=/x", "Type=notify"),
+        ("OnCalendar=daily\nOnCalendar=", "ExecStart=/x", "once per boot"),
+        ("OnUnitActiveSec=1h\nOnCalendar=\nOnBootSec=5min", "ExecStart=/x", "once per boot"),
         ("OnCalendar=daily", "ExecStart=@/x y", '"@"'),
+        ("OnCalendar=daily", "ExecStart=-|x y", '"|"'),
         ("OnCalendar=daily", "ExecStart=/x ; /y", "several commands"),
         ("OnCalendar=daily", "Type=oneshot", "no ExecStart"),
         ("OnCalendar=daily\nUnit=gone.service", "ExecStart=/x", "gone.service isn't there"),
@@ -179,6 +184,105 @@ def test_a_timer_that_can_not_be_told_is_left_alone(copy: Copy, timer: str, serv
 
     assert reason in copy.reasons()["x.timer"]
     assert copy.told()["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        ("RootDirectory=/srv/jail", "RootDirectory=/srv/jail: aura-run isn't there"),
+        ("RootImage=/srv/jail.raw", "RootImage=/srv/jail.raw: aura-run isn't there"),
+        ("NoExecPaths=/\nExecPaths=/x /usr/lib", "NoExecPaths= may forbid"),
+        ("AppArmorProfile=backup", "AppArmorProfile= may forbid"),
+        ("InaccessiblePaths=/var /", "InaccessiblePaths=/: aura-run needs /"),
+        ("TemporaryFileSystem=/:ro", "TemporaryFileSystem=/:ro: aura-run needs /"),
+        ("SystemCallFilter=@basic-io @file-system", "SystemCallFilter= may forbid"),
+        ("SystemCallFilter=@system-service\nSystemCallFilter=~@process", "SystemCallFilter= may forbid"),
+        ("SystemCallFilter=~@network-io", "SystemCallFilter= may forbid"),
+    ],
+)
+def test_a_service_in_which_aura_run_can_not_run_is_left_alone(copy: Copy, service: str, reason: str) -> None:
+    """Wrapped it would end before its command begins."""
+    copy.timer("x", "OnCalendar=daily", f"{service}\nExecStart=/x")
+
+    told = copy.told()
+
+    assert told["jobs"] == told["changes"] == []
+    assert told["left_alone"][0]["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "RootDirectory=/srv\nRootDirectory=",
+        "RootDirectory=/",
+        "NoExecPaths=/var\nNoExecPaths=",
+        "ExecPaths=/usr",
+        "InaccessiblePaths=-/no/such /boot",
+        "TemporaryFileSystem=/var/empty:ro",
+        "SystemCallFilter=@system-service\nSystemCallFilter=~@mount @swap",
+        "SystemCallFilter=~@clock @module",
+        "MemoryDenyWriteExecute=yes\nPrivateTmp=yes\nProtectHome=read-only",
+    ],
+)
+def test_a_service_in_which_aura_run_can_run_is_wrapped(copy: Copy, service: str) -> None:
+    """An empty value takes back what was forbidden before; what hides other places hides nothing from aura-run."""
+    copy.timer("x", "OnCalendar=daily", f"{service}\nExecStart=/x")
+
+    assert names(copy) == ["x"]
+
+
+def test_a_hidden_home_hides_an_aura_run_in_it() -> None:
+    """ProtectHome= and its like count for what aura-run needs, and for nothing else."""
+    at_home = ["/home/ann/.venv/bin/aura-run", "/usr/bin/python3"]
+    elsewhere = ["/opt/aura-agent/bin/aura-run", "/usr/bin/python3"]
+
+    def why(line: str, needed: list[str]) -> str:
+        return obstacle(read_unit([f"[Service]\n{line}\n"]), needed)
+
+    assert "aura-run needs /home/ann" in why("ProtectHome=yes", at_home)
+    assert "aura-run needs /home/ann" in why("ProtectHome=tmpfs", at_home)
+    assert why("ProtectHome=read-only", at_home) == why("ProtectHome=no", at_home) == ""
+    assert why("ProtectHome=yes", elsewhere) == ""
+    assert "aura-run needs /opt/aura-agent" in why("InaccessiblePaths=-/opt", elsewhere)
+    assert why("InaccessiblePaths=/opt/aura", elsewhere) == ""
+
+
+def test_several_triggers_are_told_as_one_interval(copy: Copy) -> None:
+    """Calendar events are one union; how much later systemd may start it counts as well."""
+    copy.timer("a", "OnCalendar=Mon 04:00\nOnCalendar=Thu 04:00", "ExecStart=/x")
+    copy.timer("b", "OnCalendar=daily\nOnUnitActiveSec=6h\nAccuracySec=1h", "ExecStart=/x")
+    copy.timer("c", "OnCalendar=weekly\nOnCalendar=\nOnCalendar=*-*-* 06:00\nOnCalendar=*-*-* 18:00", "ExecStart=/x")
+
+    assert [job["interval_s"] for job in copy.told()["jobs"]] == [4 * 86_400, 7 * 3600, 12 * 3600]
+
+
+def test_links_of_a_copy_are_followed_within_it(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As the copied host would: the unit of an enabled timer, a masked one, and a crontab elsewhere."""
+    other = tmp_path_factory.mktemp("this-host") / "crontab"
+    other.write_text("0 4 * * * root of-this-host\n")
+    copy.write(str(other), "0 3 * * * root of-the-copy\n")
+    copy.path("/etc/crontab").symlink_to(other)
+    copy.timer("good", "OnCalendar=daily", "ExecStart=/x")
+    copy.write("/srv/units/linked.timer", "[Timer]\nOnCalendar=hourly\n")
+    copy.path("/etc/systemd/system/linked.timer").symlink_to("/srv/units/linked.timer")
+    copy.path("/etc/systemd/system/linked.service").symlink_to("/usr/lib/systemd/system/good.service")
+    copy.path("/etc/systemd/system/timers.target.wants/linked.timer").symlink_to("/etc/systemd/system/linked.timer")
+    copy.timer("masked", "OnCalendar=daily", "ExecStart=/x")
+    copy.path("/etc/systemd/system/masked.timer").symlink_to("/dev/null")
+
+    assert names(copy) == ["of-the-copy", "good", "linked"]
+
+
+def test_links_without_end_lead_nowhere(copy: Copy) -> None:
+    """Neither out of the copy nor on for ever."""
+    copy.path("/etc/crontab").symlink_to("/etc/cron.d/loop")
+    copy.path("/etc/cron.d").mkdir()
+    copy.path("/etc/cron.d/loop").symlink_to("../crontab")
+    copy.path("/etc/up").symlink_to("../../../../../../../../etc")
+
+    assert copy.told()["jobs"] == []
+    assert below(str(copy.root), "/etc/up/aura-agent/../../x") == str(copy.root / "x")
+    assert below(str(copy.root), "/../../etc/./passwd") == str(copy.root / "etc/passwd")
 
 
 def test_what_may_keep_a_service_from_pinging_is_told(copy: Copy) -> None:

@@ -10,6 +10,7 @@ import pytest
 from aura_agent.discover.calendar import as_cron
 from aura_agent.discover.host import MAX_COMMAND_BYTES
 from aura_agent.schedule.expression import parse
+from aura_agent.schedule.zones import zone
 from tests.systemd.machine import Machine
 from tests.waiting import wait_until
 
@@ -166,7 +167,7 @@ def test_systemd_elapses_when_our_expression_fires(machine: Machine, event: str)
         f"{event} UTC",
     )
     elapses = [line.rpartition(": ")[2].split()[1:3] for line in told.splitlines() if ":" in line and "UTC" in line]
-    expression = parse(as_cron(event)[0], job="", zone=as_cron(event)[1])
+    expression = parse(as_cron(event)[0], job="", zone=zone("UTC"))
 
     ours, at = [], start
     for _ in range(40):
