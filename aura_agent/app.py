@@ -42,6 +42,7 @@ from aura_agent.errors import AuraError, DaemonError, StoreError
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.private_files import open_private
 from aura_agent.report import boots, places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
@@ -366,7 +367,7 @@ async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
 def _take_lock(directory: str, stack: AsyncExitStack) -> None:
     """Hold the store as its daemon, as long as we live. Raises StoreError: another one does."""
     path = os.path.join(directory, places.DAEMON_LOCK)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock = open_private(path, os.O_RDWR)
     stack.callback(os.close, lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,6 +94,7 @@ async def run_demo(*, keep: bool, as_json: bool = False) -> bool:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, stop.set)
+    os.umask(0o022)  # the caller's may shut us out of what we make
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aura-demo-")))
         server = DevServer()

@@ -22,6 +22,7 @@ from aura_agent.api.ledger import WINDOWS, Ledger, Purpose
 from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.api.wire import Budget
 from aura_agent.clock import Clock
+from aura_agent.private_files import make_directory, open_private
 from aura_agent.secret import Secret
 
 DIRECTORY = "budget"
@@ -136,9 +137,8 @@ class Limiter:
 async def _locked(path: str) -> AsyncIterator[None]:
     """Hold the lock of the file at *path*, if it can be had; 0600 in a directory of 0700."""
     try:
-        with suppress(FileExistsError):
-            os.mkdir(os.path.dirname(path), 0o700)
-        lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        make_directory(os.path.dirname(path))
+        lock = open_private(path + ".lock", os.O_RDWR)
     except OSError:
         yield
         return
@@ -171,7 +171,7 @@ def _read(path: str) -> bytes | None:
 def _write(path: str, content: bytes) -> None:
     """Replace the file as a whole. Raises OSError. A power cut may take it: the next boot's ledger is empty then."""
     made = f"{path}.new"
-    file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    file = open_private(made, os.O_WRONLY | os.O_TRUNC)
     try:
         if os.write(file, content) != len(content):
             raise OSError(28, "no space left", made)

@@ -6,14 +6,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aura_agent.private_files import make_parents
+
 
 def bind_socket(path: str, mode: int) -> socket.socket:
     """Return a Unix socket bound at *path*, in a directory made 0755 if it is missing; one left behind is replaced.
 
     Raises OSError; one that somebody still answers on is ``EADDRINUSE``.
     """
-    with _umask(0o022):
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # each socket in it decides for itself who may speak
+    make_parents(os.path.dirname(path), 0o755)  # each socket in it decides for itself who may speak
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:

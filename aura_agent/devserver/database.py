@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aura_agent.errors import StoreError
+from aura_agent.private_files import open_private
 
 # One step per version of the schema, never edited once released; ``user_version`` counts the steps that a file has.
 _STEPS = (
@@ -155,7 +156,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def _create_private(path: str) -> None:
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(open_private(path, os.O_RDWR))
     except OSError as exc:
         raise StoreError(f"{path}: {exc.strerror}; choose another --db") from exc
 

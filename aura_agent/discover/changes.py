@@ -6,6 +6,7 @@ files there whatever their name. A file is replaced as a whole, by one of the sa
 a user's crontab by crontab(1), which tells cron. What has changed since it was read, or written, isn't touched.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from aura_agent.discover.below import below
 from aura_agent.discover.host import by_crontab, own_name, read_own_crontab, read_text, read_user_crontab
 from aura_agent.discover.plan import Change
 from aura_agent.errors import AuraError
+from aura_agent.private_files import make_directory, make_parents
 
 _MANIFEST = "manifest.json"
 _UNDONE = "undone.json"
@@ -74,8 +76,10 @@ def _keep(changes: Sequence[Change], root: str, backups: str, stamp: str) -> str
     """Write the set. Raises AuraError."""
     directory = os.path.join(backups, stamp)
     try:
-        os.makedirs(backups, mode=0o700, exist_ok=True)
-        os.mkdir(directory, 0o700)
+        make_parents(os.path.dirname(backups))
+        make_directory(backups)
+        if not make_directory(directory):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
         kept = []
         for number, change in enumerate(changes):
             name = f"{number}-{change.path.strip('/').replace('/', '-')}"
@@ -162,7 +166,7 @@ def _put(path: str, text: str, owner: str | None, root: str, mode: int) -> None:
 def _replace(path: str, text: str, mode: int) -> None:
     """Replace a file as a whole, or make it. Its directory is made if need be. Raises OSError."""
     parent, name = os.path.split(path)
-    os.makedirs(parent, exist_ok=True)
+    make_parents(parent, 0o755)
     # Cron passes over names that begin with a dot, whichever cron it is.
     new = os.path.join(parent, f".{name}.{os.urandom(6).hex()}")
     try:

@@ -196,8 +196,9 @@ def _tail_file(tail: str, account: Account) -> Iterator[str | None]:
 
 
 def _write_private(tail: str, account: Account) -> str:
-    file, path = tempfile.mkstemp(prefix="aura-hook-")  # 0600
+    file, path = tempfile.mkstemp(prefix="aura-hook-")
     try:
+        os.fchmod(file, 0o600)  # mkstemp leaves it to the umask
         with open(file, "wb") as stream:
             stream.write(tail.encode())
             if account.switch:

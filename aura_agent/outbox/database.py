@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError
+from aura_agent.private_files import open_private
 from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.spool import sync_directory
 
@@ -235,7 +236,7 @@ def _check(connection: sqlite3.Connection) -> None:
 
 def _create_private(path: str) -> None:
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        file = open_private(path, os.O_RDWR)
     except OSError as problem:
         raise StoreError(f"{path}: {problem.strerror}: check the state directory's owner and the disk") from problem
     try:

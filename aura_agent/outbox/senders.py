@@ -26,9 +26,7 @@ class Senders:
         """Be seen to live, from here to ``leave`` or our end."""
         if self._directory is None or self._ours is not None:
             return
-        spool.make_room(self._directory, _DIRECTORY)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._ours = os.open(self._path(self._owner), flags, 0o600)
+        self._ours = spool.open_new(self._directory, _DIRECTORY, self._owner)
         flock(self._ours, LOCK_EX)
 
     def gone(self) -> list[str]:

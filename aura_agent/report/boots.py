@@ -8,6 +8,8 @@ instants over reboots. A store that moves to another host and back meets a boot 
 import os
 from fcntl import LOCK_EX, flock
 
+from aura_agent.private_files import open_private
+
 _MAX_BYTES = 1 << 20
 
 
@@ -55,7 +57,7 @@ def known(directory: str) -> dict[str, int]:
 
 
 def _append(path: str, boot_id: str) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    file = open_private(path, os.O_RDWR | os.O_APPEND)
     try:
         flock(file, LOCK_EX)
         content = os.pread(file, _MAX_BYTES, 0)

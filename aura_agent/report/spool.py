@@ -8,6 +8,7 @@ in a power cut. A reader takes only files that are whole; a torn one is set asid
 import os
 from binascii import crc32
 
+from aura_agent.private_files import explained, make_directory, make_parents, open_private, unusable
 from aura_agent.report.wire import MAX_LINE_BYTES
 
 SUFFIX = ".report"
@@ -19,28 +20,40 @@ _STILL_WRITTEN_NS = 60 * 10**9  # a writer that takes longer between open and sy
 def prepare(directory: str) -> None:
     """Create the store's *directory* for us alone. Raises OSError: not possible, or it belongs to somebody else."""
     try:
-        found = os.lstat(directory)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(directory) or ".", 0o755, exist_ok=True)
         try:
-            os.mkdir(directory, 0o700)
-        except FileExistsError:
-            pass
-        found = os.lstat(directory)
+            found = os.lstat(directory)
+        except FileNotFoundError:
+            make_parents(os.path.dirname(directory))
+            make_directory(directory)
+            found = os.lstat(directory)
+    except PermissionError as denied:
+        raise explained(denied, directory) from None
     if found.st_mode & 0o170000 != 0o040000:
         raise NotADirectoryError(20, "not a directory", directory)
     if found.st_uid != os.geteuid():
         raise PermissionError(13, f"belongs to uid {found.st_uid}, not to us", directory)
+    if reason := unusable(directory, found):
+        raise PermissionError(13, reason, directory)
 
 
 def make_room(directory: str, name: str) -> None:
     """Create the store's *directory* and *name* in it. Raises OSError."""
     prepare(directory)
-    try:
-        os.mkdir(os.path.join(directory, name), 0o700)
+    if make_directory(os.path.join(directory, name)):
         sync_directory(directory)
-    except FileExistsError:
-        pass
+
+
+def open_new(directory: str, place: str, name: str) -> int:
+    """Create a file in the store's subdirectory *place*, which is made if it is missing. Raises OSError."""
+    path, flags = os.path.join(directory, place, name), os.O_WRONLY | os.O_EXCL
+    try:
+        try:
+            return open_private(path, flags)
+        except FileNotFoundError:
+            make_room(directory, place)
+            return open_private(path, flags)
+    except PermissionError as denied:
+        raise explained(denied, path) from None
 
 
 def write(directory: str, run_id: str, record: bytes) -> str:
@@ -50,12 +63,7 @@ def write(directory: str, run_id: str, record: bytes) -> str:
     """
     spool = os.path.join(directory, "spool")
     path = os.path.join(spool, run_id + SUFFIX)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        file = os.open(path, flags, 0o600)
-    except FileNotFoundError:
-        make_room(directory, "spool")
-        file = os.open(path, flags, 0o600)
+    file = open_new(directory, "spool", run_id + SUFFIX)
     try:
         whole = wrap(record)
         if os.write(file, whole) != len(whole):
@@ -121,10 +129,7 @@ def set_aside(path: str) -> str:
     """
     directory, name = os.path.split(path)
     aside = os.path.join(directory, TORN_DIRECTORY)
-    try:
-        os.mkdir(aside, 0o700)
-    except FileExistsError:
-        pass
+    make_directory(aside)
     os.rename(path, os.path.join(aside, name))
     return os.path.join(aside, name)
 

@@ -11,7 +11,7 @@ import errno
 import os
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
-from aura_agent.report.spool import make_room, may_grow, no_space, sync_directory, unwrap, wrap
+from aura_agent.report.spool import may_grow, no_space, open_new, sync_directory, unwrap, wrap
 
 _DIRECTORY = "runs"
 _MAX_BYTES = 1 << 17
@@ -24,12 +24,7 @@ class StartRecord:
     def __init__(self, directory: str, run_id: str, attempt: int, line: bytes) -> None:
         """Put *line* on record under the store's *directory*; not synced. Raises OSError."""
         self._path = os.path.join(directory, _DIRECTORY, f"{run_id}-{attempt:06}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._file = os.open(self._path, flags, 0o600)
-        except FileNotFoundError:
-            make_room(directory, _DIRECTORY)
-            self._file = os.open(self._path, flags, 0o600)
+        self._file = open_new(directory, _DIRECTORY, f"{run_id}-{attempt:06}")
         try:
             flock(self._file, LOCK_EX)  # before there is anything to judge in it
             whole = wrap(line)

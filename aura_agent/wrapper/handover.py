@@ -8,6 +8,7 @@ stderr and no more: whoever has a daemon doesn't need it.
 import os
 from time import time_ns
 
+from aura_agent.private_files import open_private
 from aura_agent.report import spool, started
 from aura_agent.report.wire import encode
 from aura_agent.wrapper.daemon import PATIENCE_S, Busy, Daemon, Refused
@@ -99,7 +100,7 @@ def _hand_over_outbox(store: str, outbox_ns: int | None, handing: _Handing) -> N
             outbox.close()
         if outbox_ns is not None and not changed and len(given) == len(reports):
             done = os.path.join(store, _DONE)
-            os.close(os.open(done, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            os.close(open_private(done, os.O_WRONLY))
             os.utime(done, ns=(outbox_ns, outbox_ns))
     except StoreBusyError:
         pass  # others are at it

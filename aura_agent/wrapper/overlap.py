@@ -8,6 +8,7 @@ start time, the boot and the pid namespace it had.
 import os
 from fcntl import LOCK_EX, LOCK_NB, flock
 
+from aura_agent.private_files import make_directory, open_private
 from aura_agent.report.spool import prepare
 
 TYPE_CHECKING = False  # typing's own costs an import
@@ -24,10 +25,10 @@ class Turn:
 
         prepare(directory)
         locks = os.path.join(directory, "locks")
-        os.makedirs(locks, 0o700, exist_ok=True)
+        make_directory(locks)
         name = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         path = os.path.join(locks, name)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._file = open_private(path, os.O_RDWR)
         self.held = self._take()
 
     def mark(self, pid: int) -> None:

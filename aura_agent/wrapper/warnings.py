@@ -52,11 +52,12 @@ def _is_new(directory: str, cause: str) -> bool:
 
 
 def _mark(place: str, name: str) -> None:
+    from aura_agent.private_files import make_directory, open_private
     from aura_agent.report.spool import prepare
 
     prepare(place)
     marks = os.path.join(place, "warned")
-    os.makedirs(marks, 0o700, exist_ok=True)
+    make_directory(marks)
     mark = os.path.join(marks, name)
-    os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    os.close(open_private(mark, os.O_WRONLY | os.O_TRUNC))
     os.utime(mark)
