@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from aura_agent.outbox import rules
+from aura_agent.outbox.boot_numbers import BETWEEN_BOOTS_NS
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.hooks import HookCalls
@@ -48,10 +49,11 @@ class Accepting:
         for report in reports:
             if rules.is_news(report.outcome, self._on_record(report.run_id)):
                 kept = storable(report)
-                place = self._epochs.of(kept.boot_id) if epoch is None else epoch
+                key = self._epochs.key(kept) if epoch is None else Key(epoch, kept.started.boot_ns, kept.run_id)
                 self._write_history(kept)
-                news.append((kept, Key(place, kept.started.boot_ns, kept.run_id)))
-        for place, outcomes in _grouped(news, lambda _, key: key.epoch):
+                news.append((kept, key))
+        numbered = [(report, key) for report, key in news if key.boot_ns < BETWEEN_BOOTS_NS]
+        for place, outcomes in _grouped(numbered, lambda _, key: key.epoch):
             self._epochs.saw(place, max(report.ended.wall_ns for report, _ in outcomes))
         for job, outcomes in _grouped(news, lambda report, _: report.job):
             self._hook_calls.heard(job, outcomes, now)

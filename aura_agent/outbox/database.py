@@ -110,6 +110,14 @@ _STEPS = (
     """
     CREATE TABLE inbox (id INTEGER PRIMARY KEY, line BLOB NOT NULL) STRICT;
     """,
+    """
+    ALTER TABLE epochs ADD COLUMN boot_id TEXT;
+    ALTER TABLE epochs ADD COLUMN first_wall_ns INTEGER;
+    CREATE INDEX epochs_by_boot ON epochs (boot_id);
+    CREATE TABLE unseen_boots (
+        boot_id TEXT PRIMARY KEY, early INTEGER NOT NULL, late INTEGER NOT NULL, began_wall_ns INTEGER NOT NULL
+    ) STRICT;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 

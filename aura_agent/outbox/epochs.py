@@ -1,38 +1,64 @@
-"""The store's sense of time: which boot is which epoch, what now is, and how old what is from before a boot must be.
+"""The store's sense of time: which boot has which number, what now is, and how old what is from before a boot must be.
 
-A boot's number is a line of ``boots`` in the store's directory; the newest wall-clock instants that were seen in it are
-in the database. Works inside the transactions of ``aura_agent.outbox.store``.
+The database numbers boots (``aura_agent.outbox.boot_numbers``); ``boots`` in the store's directory has those in which
+nobody opened it. Here is also the newest wall-clock instant that was seen in each. Works inside the transactions of
+``aura_agent.outbox.store``.
 """
 
 import sqlite3
 
 from aura_agent.clock import Clock
+from aura_agent.outbox.boot_numbers import BETWEEN_BOOTS_NS, NumberedBoot, UnseenBoot, number, place
 from aura_agent.outbox.database import reading, transaction
-from aura_agent.outbox.rules import Moment
+from aura_agent.outbox.rules import Key, Moment
 from aura_agent.report import boots
+from aura_agent.report.record import Report
+
+_UNSEEN_KEPT = 1000
 
 
 class Epochs:
     """The boots that the store in *directory* has seen (None: one in memory); *boot_id* is the boot of *clock*."""
 
     def __init__(self, connection: sqlite3.Connection, directory: str | None, clock: Clock, boot_id: str) -> None:
-        """Count the boot if it is new. Raises OSError, StoreError."""
+        """Number the boot if it is new. Raises StoreError."""
         self._connection = connection
         self._directory = directory
         self._clock = clock
         self.boot_id = boot_id
-        self.epoch = 1 if directory is None else boots.count(directory, boot_id)
-        self._began_ns = self._first_seen_ns()
+        self.epoch, self._began_ns = self._number()
 
     def now(self) -> Moment:
         reading = self._clock.read()
         return Moment(self.epoch, reading.boot_ns, reading.wall_ns)
 
-    def of(self, boot_id: str) -> int:
-        """Return the boot's epoch; 0, before all others, for one that this store never saw."""
-        if boot_id == self.boot_id:
-            return self.epoch
-        return 0 if self._directory is None else boots.known(self._directory).get(boot_id, 0)
+    def key(self, report: Report) -> Key:
+        """Return the place of the run in the order: of one in a boot that the store never saw, by when it was."""
+        started_ns = report.started.boot_ns
+        known = self._number_of(report.boot_id)
+        if known is not None:
+            return Key(known, started_ns, report.run_id)
+        boot = self._unseen(report)
+        return Key(boot.late if report.outcome.withdraws else boot.early, boot.boot_ns(started_ns), report.run_id)
+
+    def origin(self, key: Key) -> tuple[str, int]:
+        """Return the boot id of a run, and CLOCK_BOOTTIME at its start there."""
+        if key.boot_ns >= BETWEEN_BOOTS_NS:
+            unseen = self._connection.execute(
+                "SELECT * FROM unseen_boots WHERE ? IN (early, late) AND began_wall_ns <= ?"
+                " ORDER BY began_wall_ns DESC LIMIT 1",
+                (key.epoch, key.boot_ns - BETWEEN_BOOTS_NS),
+            ).fetchone()
+            if unseen is not None:
+                return unseen["boot_id"], _as_unseen(unseen).started_boot_ns(key.boot_ns)
+            return f"unknown-{key.epoch}-{key.boot_ns}", key.boot_ns - BETWEEN_BOOTS_NS
+        row = self._connection.execute(
+            "SELECT boot_id, newest_wall_ns FROM epochs WHERE epoch = ?", (key.epoch,)
+        ).fetchone()
+        if row is None or row["boot_id"] is None:
+            newest_ns = 0 if row is None else row["newest_wall_ns"]
+            return f"unknown-{key.epoch}-{newest_ns}", key.boot_ns
+        return row["boot_id"], key.boot_ns
 
     def age_s(self, now: Moment) -> float:
         """Return for how long this store has known the boot of *now*."""
@@ -51,18 +77,81 @@ class Epochs:
         query = "SELECT coalesce(max(newest_wall_ns), 0) FROM epochs WHERE epoch < ?"
         return int(self._connection.execute(query, (epoch,)).fetchone()[0])
 
-    def _first_seen_ns(self) -> int:
-        """Return the CLOCK_BOOTTIME at which this store first saw the boot that we are in."""
-        query = "SELECT first_boot_ns FROM epochs WHERE epoch = ? AND first_boot_ns IS NOT NULL"
+    # -- private -------------------------------------------------------------------------------------------------
+
+    def _number(self) -> tuple[int, int]:
+        """Return the number of the boot that goes on, and the CLOCK_BOOTTIME at which this store first saw it."""
+        lines = self._lines()
         with reading():
-            row = self._connection.execute(query, (self.epoch,)).fetchone()
-        if row is not None:
-            return int(row["first_boot_ns"])
+            added, current = number(self._known_ids(), lines, self.boot_id)
+            first_ns = self._first_seen_ns(current)
+        if not added and first_ns is not None:
+            return current, first_ns
         with transaction(self._connection):
-            boot_ns = self.now().boot_ns
-            self._connection.execute(
-                "INSERT INTO epochs VALUES (?, 0, ?)"
-                " ON CONFLICT DO UPDATE SET first_boot_ns = coalesce(first_boot_ns, excluded.first_boot_ns)",
-                (self.epoch, boot_ns),
+            added, current = number(self._known_ids(), lines, self.boot_id)  # others may have numbered it meanwhile
+            self._connection.executemany(
+                "INSERT INTO epochs (epoch, newest_wall_ns, boot_id) VALUES (?, 0, ?)"
+                " ON CONFLICT DO UPDATE SET boot_id = excluded.boot_id",
+                added.items(),
             )
-        return boot_ns
+            now = self._clock.read()
+            self._connection.execute(
+                "UPDATE epochs SET first_boot_ns = coalesce(first_boot_ns, ?),"
+                " first_wall_ns = coalesce(first_wall_ns, ?) WHERE epoch = ?",
+                (*now, current),
+            )
+            first_ns = self._first_seen_ns(current)
+        return current, now.boot_ns if first_ns is None else first_ns
+
+    def _lines(self) -> list[str]:
+        """Return the lines of ``boots``, the last of them of this boot; the database can do without the file."""
+        if self._directory is None:
+            return []
+        try:
+            boots.count(self._directory, self.boot_id)
+            return boots.lines(self._directory)
+        except OSError:
+            return []
+
+    def _known_ids(self) -> dict[int, str | None]:
+        return {row["epoch"]: row["boot_id"] for row in self._connection.execute(f"{_NUMBERED} ORDER BY epoch")}
+
+    def _first_seen_ns(self, epoch: int) -> int | None:
+        row = self._connection.execute("SELECT first_boot_ns FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
+        return None if row is None or row["first_boot_ns"] is None else int(row["first_boot_ns"])
+
+    def _number_of(self, boot_id: str) -> int | None:
+        if boot_id == self.boot_id:
+            return self.epoch
+        row = self._connection.execute(
+            "SELECT max(epoch) AS epoch FROM epochs WHERE boot_id = ?", (boot_id,)
+        ).fetchone()
+        return None if row["epoch"] is None else int(row["epoch"])
+
+    def _unseen(self, report: Report) -> UnseenBoot:
+        """Return the place of the boot of *report*, once and for all decided by its first report."""
+        row = self._connection.execute("SELECT * FROM unseen_boots WHERE boot_id = ?", (report.boot_id,)).fetchone()
+        if row is not None:
+            return _as_unseen(row)
+        known = [
+            NumberedBoot(
+                row["epoch"],
+                row["boot_id"],
+                0 if row["first_wall_ns"] is None else max(0, row["first_wall_ns"] - (row["first_boot_ns"] or 0)),
+                max(row["newest_wall_ns"], row["first_wall_ns"] or 0),
+            )
+            for row in self._connection.execute(f"{_NUMBERED} AND epoch < ? ORDER BY epoch", (self.epoch,))
+        ]
+        boot = place(known, report.started, report.ended)
+        self._connection.execute("INSERT INTO unseen_boots VALUES (?, ?, ?, ?)", (report.boot_id, *boot))
+        self._connection.execute(
+            "DELETE FROM unseen_boots WHERE rowid <= (SELECT max(rowid) FROM unseen_boots) - ?", (_UNSEEN_KEPT,)
+        )
+        return boot
+
+
+_NUMBERED = "SELECT * FROM epochs WHERE epoch > 0"  # an older version kept there what was from before all
+
+
+def _as_unseen(row: sqlite3.Row) -> UnseenBoot:
+    return UnseenBoot(row["early"], row["late"], row["began_wall_ns"])

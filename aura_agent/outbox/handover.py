@@ -3,23 +3,20 @@
 A failure is handed over even where nothing waits: in the daemon's store a success may, and the failure withdraws it.
 """
 
+import sqlite3
 from dataclasses import dataclass
 
 from aura_agent.clock import Reading
 from aura_agent.outbox.database import transaction
 from aura_agent.outbox.hooks import HookCalls
-from aura_agent.outbox.rules import State
+from aura_agent.outbox.rules import Key, State
 from aura_agent.outbox.store import Outbox
-from aura_agent.report import boots
 from aura_agent.report.record import Outcome, Ref, Report
-
-_UNKNOWN_BOOT = "unknown"
 
 
 def to_hand_over(outbox: Outbox) -> list[Report]:
     """Return each stream's newest failure and the entries that wait, but for those that somebody is just sending."""
-    boot_ids = {} if outbox.directory is None else dict(enumerate(boots.lines(outbox.directory), 1))
-    giver = _Giver(outbox, boot_ids)
+    giver = _Giver(outbox)
     now = outbox.now()
     reports = []
     for stream in outbox.connection.execute("SELECT * FROM streams ORDER BY id").fetchall():
@@ -27,7 +24,8 @@ def to_hand_over(outbox: Outbox) -> list[Report]:
         if ref is None:
             continue
         if stream["failed_run"] is not None:
-            reports.append(giver.failure(ref, stream["failed_run"], stream["failed_epoch"], stream["failed_boot_ns"]))
+            key = Key(stream["failed_epoch"], stream["failed_boot_ns"], stream["failed_run"])
+            reports.append(giver.failure(ref, key))
         reports += giver.successes(ref, stream["id"], outbox.streams.facts(stream["id"], now).under_way)
     return reports
 
@@ -49,10 +47,9 @@ def handed_over(outbox: Outbox, run_ids: list[str]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Giver:
-    """Turns rows back into the reports that they came from; *boot_ids* by epoch."""
+    """Turns rows back into the reports that they came from."""
 
     outbox: Outbox
-    boot_ids: dict[int, str]
 
     def ref(self, stream_id: int, heartbeat_id: str | None, direct_url: str | None) -> str | None:
         if direct_url is not None:
@@ -61,14 +58,15 @@ class _Giver:
             return Ref.HEARTBEAT + heartbeat_id
         return next((ref for ref in self.outbox.streams.refs(stream_id) if not ref.startswith(Ref.URL)), None)
 
-    def failure(self, ref: str, run_id: str, epoch: int, boot_ns: int) -> Report:
-        row = self.outbox.connection.execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    def failure(self, ref: str, key: Key) -> Report:
+        row = self.outbox.connection.execute("SELECT * FROM runs WHERE run_id = ?", (key.run_id,)).fetchone()
+        boot_id, boot_ns = self.outbox.origin(key)
         wall_ns = 0 if row is None else row["started_wall_ns"]
         took_ns = 0 if row is None else int(row["duration_s"] * 1e9)
         outcome = Outcome.FAILED if row is None else Outcome(row["outcome"])
         return Report(
-            run_id=run_id,
-            boot_id=self.boot_ids.get(epoch, _UNKNOWN_BOOT),
+            run_id=key.run_id,
+            boot_id=boot_id,
             started=Reading(boot_ns, wall_ns),
             ended=Reading(boot_ns + took_ns, wall_ns + took_ns),
             outcome=outcome if outcome.withdraws else Outcome.LOST,  # its success turned up after it had been judged
@@ -79,7 +77,7 @@ class _Giver:
             attempts=1 if row is None else row["attempts"],
             reason="" if row is None else row["reason"],
             tail="" if row is None else row["tail"],
-            calls_hooks=self.is_to_be_told(run_id),
+            calls_hooks=self.is_to_be_told(key.run_id),
         )
 
     def successes(self, ref: str, stream_id: int, in_flight: int | None) -> list[Report]:
@@ -89,25 +87,25 @@ class _Giver:
             " FROM entries LEFT JOIN runs USING (run_id) WHERE stream_id = ? AND state = 'waiting' ORDER BY entries.id",
             (stream_id,),
         )
-        return [
-            Report(
-                run_id=row["run_id"],
-                boot_id=self.boot_ids.get(row["epoch"], _UNKNOWN_BOOT),
-                started=Reading(row["started_boot_ns"], row["started_wall_ns"]),
-                ended=Reading(row["ended_boot_ns"], row["ended_wall_ns"]),
-                outcome=Outcome.SUCCEEDED,
-                ref=ref,
-                job=row["job"],
-                exit_code=row["exit_code"],
-                attempts=row["attempts"],
-                max_age_s=row["max_age_s"],
-                replay_all=bool(row["replay_all"]),
-                body=row["body"],
-                calls_hooks=self.is_to_be_told(row["run_id"]),
-            )
-            for row in rows
-            if row["id"] != in_flight
-        ]
+        return [self._success(row, ref) for row in rows if row["id"] != in_flight]
+
+    def _success(self, row: sqlite3.Row, ref: str) -> Report:
+        boot_id, started_boot_ns = self.outbox.origin(Key(row["epoch"], row["started_boot_ns"], row["run_id"]))
+        return Report(
+            run_id=row["run_id"],
+            boot_id=boot_id,
+            started=Reading(started_boot_ns, row["started_wall_ns"]),
+            ended=Reading(row["ended_boot_ns"], row["ended_wall_ns"]),
+            outcome=Outcome.SUCCEEDED,
+            ref=ref,
+            job=row["job"],
+            exit_code=row["exit_code"],
+            attempts=row["attempts"],
+            max_age_s=row["max_age_s"],
+            replay_all=bool(row["replay_all"]),
+            body=row["body"],
+            calls_hooks=self.is_to_be_told(row["run_id"]),
+        )
 
     def is_to_be_told(self, run_id: str) -> bool:
         """Whether hooks have to tell of the run: here nobody has done so."""

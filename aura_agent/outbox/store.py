@@ -29,7 +29,7 @@ from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.leases import Leases
 from aura_agent.outbox.pruning import Bounds, Pruner
 from aura_agent.outbox.reader import Reader
-from aura_agent.outbox.rules import Moment, State
+from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import Streams
 from aura_agent.report import boots, spool
@@ -67,8 +67,9 @@ class Outbox:
         connection = self._connection = self._open(check, patience_s)
         try:
             self._epochs = Epochs(connection, directory, clock, boot_id or boots.current_boot_id())
-        except OSError as problem:
-            raise _unusable(directory, problem) from problem
+        except BaseException:
+            connection.close()
+            raise
         self._senders = Senders(directory, owner)
         self._hook_calls = HookCalls(connection)
         self.heartbeats = Heartbeats(connection, hostname)
@@ -99,6 +100,10 @@ class Outbox:
 
     def now(self) -> Moment:
         return self._epochs.now()
+
+    def origin(self, key: Key) -> tuple[str, int]:
+        """Return the boot id of a run, and CLOCK_BOOTTIME at its start there."""
+        return self._epochs.origin(key)
 
     # -- accepting -----------------------------------------------------------------------------------------------
 

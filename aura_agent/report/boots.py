@@ -1,8 +1,9 @@
 """The count of boots: which boot came before which, whatever the wall clock said.
 
 The file ``boots`` in the state directory has one line per boot id, appended under a lock by the first process that
-sees another one than the last. A boot's epoch is the number of its newest line, so (epoch, CLOCK_BOOTTIME) orders
-instants over reboots. A store that moves to another host and back meets a boot that it knows, and counts it anew.
+sees another one than the last. The database numbers boots by it, so that (number, CLOCK_BOOTTIME) orders instants over
+reboots; where the two differ the database is right. A store that moves to another host and back meets a boot that it
+knows, and counts it anew.
 """
 
 import os
@@ -23,7 +24,7 @@ def current_boot_id() -> str:
 
 
 def count(directory: str, boot_id: str) -> int:
-    """Return the epoch of *boot_id*, this boot, and make it durable if it is new. Raises OSError."""
+    """Put *boot_id*, this boot, on record if it is new; return the number of its line. Raises OSError."""
     path = os.path.join(directory, "boots")
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -31,7 +32,7 @@ def count(directory: str, boot_id: str) -> int:
         pass
     else:
         try:
-            found = _epoch_of_last(os.read(file, _MAX_BYTES), boot_id)
+            found = _epoch_of_last(_content(file), boot_id)
         finally:
             os.close(file)
         if found:
@@ -40,27 +41,22 @@ def count(directory: str, boot_id: str) -> int:
 
 
 def lines(directory: str) -> list[str]:
-    """Return the boot ids on record, oldest first: the first is epoch 1. Raises OSError."""
+    """Return the boot ids on record, oldest first. Raises OSError."""
     try:
         file = os.open(os.path.join(directory, "boots"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return []
     try:
-        return os.read(file, _MAX_BYTES).decode("ascii", "replace").split("\n")[:-1]
+        return _content(file).decode("ascii", "replace").split("\n")[:-1]
     finally:
         os.close(file)
-
-
-def known(directory: str) -> dict[str, int]:
-    """Return the newest epoch of each boot id on record. Raises OSError."""
-    return {boot_id: epoch for epoch, boot_id in enumerate(lines(directory), 1)}
 
 
 def _append(path: str, boot_id: str) -> int:
     file = open_private(path, os.O_RDWR | os.O_APPEND)
     try:
         flock(file, LOCK_EX)
-        content = os.pread(file, _MAX_BYTES, 0)
+        content = _content(file)
         found = _epoch_of_last(content, boot_id)
         if found:
             return found
@@ -74,9 +70,14 @@ def _append(path: str, boot_id: str) -> int:
             os.fsync(directory)
         finally:
             os.close(directory)
-        return _epoch_of_last(os.pread(file, _MAX_BYTES, 0), boot_id)
+        return _epoch_of_last(_content(file), boot_id)
     finally:
         os.close(file)
+
+
+def _content(file: int) -> bytes:
+    """Return the end of the file: all of it, unless it is damaged."""
+    return os.pread(file, _MAX_BYTES, max(0, os.fstat(file).st_size - _MAX_BYTES))
 
 
 def _epoch_of_last(content: bytes, boot_id: str) -> int:

@@ -315,7 +315,10 @@ class Reporter:
         from aura_agent.report import boots, spool
 
         spool.prepare(self._store)
-        boots.count(self._store, self._boot_id)
+        try:
+            boots.count(self._store, self._boot_id)
+        except OSError:
+            pass  # the database knows this boot, or orders what is of it by the wall clock
 
     def _spool(self, record: bytes) -> str | None:
         """Return the spool file that holds *record* now; None, with a warning, if there can't be one."""

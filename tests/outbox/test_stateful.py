@@ -316,6 +316,15 @@ class Life(RuleBasedStateMachine):
         if how == "killed" and store == "daemon":
             self.lose_own_runs()
 
+    @rule(store=_stores, how=st.sampled_from(["removed", "older"]))
+    def lose_boots(self, store: str, how: str) -> None:
+        """Somebody removes the file that counts boots, or puts an older copy there."""
+        path = self.directory / store / "boots"
+        if how == "removed":
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+
     def reboot(self, *, arrived: bool) -> None:
         for process in [*self.stores.values(), *self.hung]:
             self.give_up(process, arrived=arrived)

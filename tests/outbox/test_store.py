@@ -494,7 +494,7 @@ def test_a_store_of_the_first_schema_is_brought_up(tmp_path: Path) -> None:
 
     connection, aside = database.open_database(str(tmp_path / "outbox.db"))
 
-    assert (tuple(connection.execute("SELECT * FROM epochs").fetchone()), aside) == ((1, 5, None), "")
+    assert (tuple(connection.execute("SELECT * FROM epochs").fetchone()), aside) == ((1, 5, None, None, None), "")
     connection.close()
 
 
