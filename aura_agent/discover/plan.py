@@ -12,7 +12,8 @@ from typing import Literal
 
 from aura_agent.config.schema import write_duration
 from aura_agent.discover.crontab import Entry, Form, Line, read_table
-from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, name_of, plain_words, shell_call
+from aura_agent.discover.jobname import name_of
+from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, plain_words, shell_call
 from aura_agent.discover.units import Settings, bare_command, drop_in, hints, obstacle, service_command, timing_of
 from aura_agent.errors import ScheduleError, UsageError
 from aura_agent.schedule.zones import zone

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from hypothesis import given, strategies as st
 
-from aura_agent.discover.shellline import doubt, is_plain, name_of, plain_words, shell_call
+from aura_agent.discover.shellline import doubt, is_plain, plain_words, shell_call
 
 
 @pytest.mark.parametrize(
@@ -75,33 +75,6 @@ def test_words_of_a_plain_command_are_those_of_the_shell(words: list[str]) -> No
 def test_what_a_shell_would_expand_has_no_words(line: str) -> None:
     """It stays a line of shell."""
     assert plain_words(line) is None
-
-
-@pytest.mark.parametrize(
-    ("line", "name"),
-    [
-        ("/usr/local/bin/backup.sh --full", "backup"),
-        ("cd /srv && ./manage.py clearsessions >> log 2>&1", "manage"),
-        ("test -x /usr/sbin/anacron || { cd / && run-parts --report /etc/cron.daily; }", "cron.daily"),
-        ("[ -x /usr/lib/php/sessionclean ] && if [ ! -d /run/x ]; then /usr/lib/php/sessionclean; fi", "sessionclean"),
-        ("python3 -u /opt/report.py -v", "report"),
-        ("/usr/bin/env A=b python3 -m billing", "billing"),
-        ("nice -n 10 ionice -c2 -n7 /usr/bin/rsync -a x y", "rsync"),
-        ("flock -n /var/lock/x timeout -s INT 1h sync-it", "sync-it"),
-        ("sudo -u www-data php /srv/artisan schedule:run", "artisan"),
-        ("bash -c 'cd /x; ./foo.sh'", "foo"),
-        ("bash -lc 'foo'", "foo"),
-        ("perl -e 'sleep int(rand(43200))' && certbot -q renew", "certbot"),
-        ("A=1 >log 2>&1 cmd", "cmd"),
-        ("mysqldump db > /b-$(date +%F).sql", "mysqldump"),
-        ("echo hi", None),
-        ("bash", None),
-        ("", None),
-    ],
-)
-def test_a_job_is_called_after_what_it_is_about(line: str, name: str | None) -> None:
-    """Not after the shell, the interpreter or the runner around it."""
-    assert name_of(line) == name
 
 
 @pytest.mark.parametrize(
