@@ -2,28 +2,51 @@
 ``aura_agent.discover``; here it is shown, and written if asked for.
 """
 
-import difflib
 import os
-import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, on_one_line, print_json, print_table
+from aura_agent.cli.discover_view import (
+    change_rows,
+    file_rows,
+    hints,
+    in_utf8,
+    job_rows,
+    result_text,
+    show_changes,
+    show_jobs,
+    show_left,
+    show_written,
+    silence_text,
+)
+from aura_agent.cli.settings import config_option, json_option, on_one_line, print_json
 from aura_agent.clock import SystemClock
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
 from aura_agent.config.schema import write_duration
 from aura_agent.config.settings import config_path
-from aura_agent.discover.changes import Undone, undo, write
-from aura_agent.discover.host import Host, needed_by, own_name, read_host, read_text
-from aura_agent.discover.plan import DROP_INS, Change, Facts, Proposal, Shape, propose
+from aura_agent.discover.accounts import Account
+from aura_agent.discover.changes import Written, undo, write
+from aura_agent.discover.host import Host, needed_by, read_host, read_text
+from aura_agent.discover.installation import find_aura_run, why_not_lasting
+from aura_agent.discover.plan import (
+    DROP_INS,
+    Change,
+    Facts,
+    Job,
+    Proposal,
+    Shape,
+    declare,
+    heartbeats_in,
+    propose,
+)
+from aura_agent.discover.runnable import why_not_runnable
 from aura_agent.errors import AuraError, UsageError
 from aura_agent.report.places import SYSTEM_CONFIG, state_dir
-from aura_agent.units import format_duration
 
 _EXAMPLE = """\b
 Examples:
@@ -84,41 +107,90 @@ def discover(
     if declared is None and shape == "config":
         raise AuraError(f"{place or SYSTEM_CONFIG}: only root can add jobs there; or name a config of your own with -c")
     host.set_aside_what_others_own()
-    proposal = propose(host.tables, host.timers, declared, _facts(host), taken=taken, shape=shape, only=only)
-    backup = None
+
+    def plan(facts: Facts) -> Proposal:
+        return propose(host.tables, host.timers, declared, facts, taken=taken, shape=shape, only=only)
+
+    facts = _facts(host)
+    proposal = plan(facts)
+    doubt = ""
+    if shape == "crontab" and host.is_live:  # nobody can be asked about the users of a copy
+        doubt = why_not_lasting(facts.aura_run, os.geteuid()) if proposal.jobs else ""
+        cannot_run = _cannot_run(facts.aura_run, proposal)
+        proposal = plan(replace(facts, cannot_run=cannot_run)) if cannot_run else proposal
+    written = None
     if writes and proposal.changes:
-        stamp = f"{SystemClock().read().wall:%Y%m%dT%H%M%S.%fZ}"
-        backup = write(proposal.changes, host.root, _backups(host.root), stamp)
-        _reload_units(host.root, [change.path for change in proposal.changes])
-    following = _following(host, proposal, shape, declared=declared is not None, done=writes)
+        if doubt:
+            raise AuraError(f"{doubt}; nothing was written")
+        written = _write(host, proposal.changes, declared, shape)
+    jobs = proposal.jobs
+    if written is not None:
+        done = {change.path for change in written.done}
+        jobs = tuple(job for job in jobs if job.path in done)
+    following = _following(host, jobs, shape, declared=declared is not None, done=writes)
+    left = [*proposal.left, *host.ignored]
     if as_json:
-        print_json(_in_utf8(_rows(host, proposal, backup, following)))
-        return
-    _show(host, proposal, shape, backup, following, config_exists=config_exists)
+        rows = change_rows(proposal.changes, left, host.unreadable, written)
+        commands = [command.partition("   #")[0] for command in following]
+        print_json(in_utf8({"jobs": job_rows(jobs), **rows, "next": commands}))
+    else:
+        show_changes(proposal.changes)
+        show_jobs(jobs, empty="nothing to propose" if written is None else "nothing was written")
+        show_left(left)
+        for problem in (*host.unreadable, *([f"{doubt}; --write refuses it"] if doubt else [])):
+            click.echo(f"aura-agent: {problem}", err=True)
+        for hint in hints(jobs, shape, config_exists=config_exists):
+            click.echo(hint)
+        show_written(written)
+        for command in following:
+            click.echo(f"Next: {command}")
+    if written is not None and written.left:
+        sys.exit(1)
+
+
+def _write(host: Host, changes: Sequence[Change], declared: Change | None, shape: Shape) -> Written:
+    tables = [change for change in changes if declared is None or change.path != declared.path]
+
+    def sections(done: Sequence[Change]) -> Change | None:
+        return None if declared is None else declare(declared, done, shape)
+
+    stamp = f"{SystemClock().read().wall:%Y%m%dT%H%M%S.%fZ}"
+    written = write(tables, sections, host.root, _backups(host.root), stamp, whole=shape == "config")
+    _reload_units(host.root, [change.path for change in written.done])
+    return written
+
+
+def _cannot_run(aura_run: str, proposal: Proposal) -> dict[Account, str]:
+    """Return which accounts of the jobs can't execute aura-run, and why."""
+    accounts = dict.fromkeys(job.account for job in proposal.jobs)
+    found = {account: why_not_runnable(aura_run, account) for account in accounts}
+    return {account: reason for account, reason in found.items() if reason}
 
 
 def _undo(root: str, *, as_json: bool) -> None:
     directory, results = undo(root, _backups(root))
     _reload_units(root, [result.path for result in results])
     problems = [result for result in results if result.problem]
+    silenced = sorted(
+        {name for result in results for name in heartbeats_in(result.was)}
+        - {name for result in results for name in heartbeats_in(result.now)}
+    )
     if as_json:
         print_json(
-            {
-                "ok": not problems,
-                "backup": directory,
-                "files": [{"path": result.path, "problem": result.problem or None} for result in results],
-            }
+            in_utf8(
+                {"ok": not problems, "backup": directory, "files": file_rows(results), "heartbeats_silenced": silenced}
+            )
         )
         sys.exit(1 if problems else 0)
     for result in results:
         if not result.problem:
             click.echo(f"as it was: {on_one_line(result.path)}")
+        elif result.was != result.now:
+            click.echo(f"partly as it was: {on_one_line(result.path)}")
+    if silenced:
+        click.echo(silence_text(silenced))
     if problems:
-        raise AuraError("\n".join(_undone_text(result) for result in problems))
-
-
-def _undone_text(result: Undone) -> str:
-    return f"{on_one_line(result.path)}: {result.problem}"
+        raise AuraError("\n".join(result_text(result) for result in problems))
 
 
 def _declared(host: Host, config: str) -> Change | None:
@@ -139,7 +211,7 @@ def _declared(host: Host, config: str) -> Change | None:
 
 
 def _facts(host: Host) -> Facts:
-    aura_run = _aura_run()
+    aura_run = find_aura_run(sys.argv[0], sys.executable)
     return Facts(
         hostname=os.uname().nodename,
         aura_run=aura_run,
@@ -151,20 +223,6 @@ def _facts(host: Host) -> Facts:
         run_parts_tells=host.run_parts_tells,
         batches=host.batches,
     )
-
-
-def _aura_run() -> str:
-    """Return where aura-run is: cron's PATH rarely has it. Raises AuraError."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "aura-run")
-    of_python = os.path.join(os.path.dirname(sys.executable), "aura-run")
-    found = next(
-        (path for path in (beside, shutil.which("aura-run"), of_python) if path and os.access(path, os.X_OK)), None
-    )
-    if found is None:
-        raise AuraError("no aura-run beside aura-agent, nor in PATH: install it, or link it into /usr/local/bin")
-    if re.fullmatch(r"[\w./+-]+", found, re.ASCII) is None:
-        raise AuraError(f"{found}: a crontab needs a plain path: link it into /usr/local/bin and call aura-agent there")
-    return os.path.abspath(found)
 
 
 def _backups(root: str) -> str:
@@ -182,9 +240,9 @@ def _reload_units(root: str, paths: list[str]) -> None:
         click.echo("aura-agent: systemctl daemon-reload failed; until it is done, timers run as before", err=True)
 
 
-def _following(host: Host, proposal: Proposal, shape: Shape, *, declared: bool, done: bool) -> list[str]:
+def _following(host: Host, jobs: Sequence[Job], shape: Shape, *, declared: bool, done: bool) -> list[str]:
     """Return the commands to go on with, each with what it does; *declared*: the config names the heartbeats."""
-    if not proposal.jobs:
+    if not jobs:
         return []
     if not done:
         as_config = " --as config" if shape == "config" else ""
@@ -195,98 +253,7 @@ def _following(host: Host, proposal: Proposal, shape: Shape, *, declared: bool, 
         commands = ["aura-agent sync   # create the heartbeats, with interval and grace to suit (asks first)"]
     else:
         create = "aura-agent api heartbeats create --name"
-        commands = [
-            f"{create} {job.heartbeat} --expected-interval {write_duration(job.interval_s)}" for job in proposal.jobs
-        ]
+        commands = [f"{create} {job.heartbeat} --expected-interval {write_duration(job.interval_s)}" for job in jobs]
     if shape == "config":
         commands.append("aura-agent reload   # the daemon runs these jobs from now on; see aura-agent status")
     return [*commands, "aura-agent discover --undo   # take it back"]
-
-
-def _hints(proposal: Proposal, shape: Shape, *, config_exists: bool) -> Iterator[str]:
-    """Yield what a newcomer would otherwise find out later."""
-    if shape == "crontab" and any(not job.where.endswith(".timer") for job in proposal.jobs):
-        yield "cron goes on mailing what a job prints; aura-run -q holds it back unless the job fails"
-    others = {job.user for job in proposal.jobs if job.user is not None} - {"root", own_name()}
-    if shape == "crontab" and others:
-        names = ", ".join(f'"{on_one_line(user)}"' for user in sorted(others))
-        yield f'the daemon takes reports of these users only if [agent] says so: reporters = ["root", {names}]'
-    if proposal.jobs and not config_exists:
-        yield f"there is no {SYSTEM_CONFIG} yet: until it names a token_file in [api], nothing can be pinged"
-
-
-def _show(
-    host: Host, proposal: Proposal, shape: Shape, backup: str | None, following: list[str], *, config_exists: bool
-) -> None:
-    for change in proposal.changes:
-        for line in _diff(change):
-            click.echo(line)
-    print_table(
-        ["job", "heartbeat", "at least every", "where", "user", "note"],
-        [
-            [
-                *(job.name, job.heartbeat, format_duration(job.interval_s), job.where, job.user or ""),
-                "; ".join(job.notes),
-            ]
-            for job in proposal.jobs
-        ],
-        empty="nothing to propose",
-    )
-    left = [*proposal.left, *host.ignored]
-    if left:
-        print_table(
-            ["left alone", "why", "command"], [[item.where, item.reason, item.command] for item in left], empty=""
-        )
-    for problem in host.unreadable:
-        click.echo(f"aura-agent: {problem}", err=True)
-    for hint in _hints(proposal, shape, config_exists=config_exists):
-        click.echo(hint)
-    if backup is not None:
-        click.echo(f"Written; the files as they were are in {backup}")
-    for command in following:
-        click.echo(f"Next: {command}")
-
-
-def _diff(change: Change) -> Iterator[str]:
-    """Yield the lines of a unified diff, for people: a terminal is not moved by what is in them."""
-    before = [] if change.before is None else change.before.removesuffix("\n").split("\n")
-    names = ("/dev/null" if change.before is None else change.path, change.path)
-    for line in difflib.unified_diff(before, change.after.removesuffix("\n").split("\n"), *names, lineterm="", n=1):
-        yield on_one_line(line.replace("\t", "    "))
-
-
-def _rows(host: Host, proposal: Proposal, backup: str | None, following: list[str]) -> dict[str, object]:
-    return {
-        "jobs": [
-            {
-                "name": job.name,
-                "heartbeat": job.heartbeat,
-                "where": job.where,
-                "when": job.when,
-                "interval_s": job.interval_s,
-                "user": job.user,
-                "command": job.command,
-                "notes": list(job.notes),
-            }
-            for job in proposal.jobs
-        ],
-        "left_alone": [
-            {"where": item.where, "command": item.command or None, "reason": item.reason}
-            for item in (*proposal.left, *host.ignored)
-        ],
-        "changes": [
-            {"path": change.path, "before": change.before, "after": change.after} for change in proposal.changes
-        ],
-        "unreadable": host.unreadable,
-        "backup": backup,
-        "next": [command.partition("   #")[0] for command in following],
-    }
-
-
-def _in_utf8(value: object) -> object:
-    """Return *value* with a replacement character for each byte of a file that is no UTF-8: JSON knows no others."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if isinstance(value, list):
-        return [_in_utf8(item) for item in value]
-    return {key: _in_utf8(item) for key, item in value.items()} if isinstance(value, dict) else value

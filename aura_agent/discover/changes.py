@@ -1,63 +1,96 @@
-"""Writing what was proposed, so that it can be undone.
+"""Make the changes that were planned, and take them back.
 
-Each write is a *set*: a directory, 0700, that holds the files as they were and a manifest, all on disk before the first
-of them changes. It lies apart from them, since whatever lies in /etc/cron.d may be taken for a crontab: cronie reads
-files there whatever their name. A file is replaced as a whole, by one of the same owner, mode and extended attributes;
-a user's crontab by crontab(1), which tells cron. What has changed since it was read, or written, isn't touched.
+Each write is a *set*: a directory, 0700, that holds each file as it was and as it becomes, and a manifest. All of it is
+on disk before the first file changes. The sets lie apart from the files, since whatever lies in /etc/cron.d may be
+taken for a crontab: cronie reads files there whatever their name. A file that can't be written is left alone, and so is
+one that has changed since it was read; the others are written all the same.
 """
 
 import errno
 import hashlib
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from aura_agent.discover.below import below
-from aura_agent.discover.host import by_crontab, own_name, read_own_crontab, read_text, read_user_crontab
+from aura_agent.discover.file_content import content, put, remove, sync_directory, to_bytes, why, write_new
+from aura_agent.discover.host import read_text
+from aura_agent.discover.merge import take_back
 from aura_agent.discover.plan import Change
 from aura_agent.errors import AuraError
 from aura_agent.private_files import make_directory, make_parents
 
 _MANIFEST = "manifest.json"
 _UNDONE = "undone.json"
-_TIMEOUT_S = 30.0
+_PROBLEMS = (AuraError, OSError, subprocess.SubprocessError)
+
+# What is to be done to the config, from the changes that were made.
+Declare = Callable[[Sequence[Change]], Change | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Undone:
-    """What became of one file: ``problem`` is why it wasn't put back."""
+class FileResult:
+    """What became of one file: what it held and holds; ``problem`` says why it, or a part of it, is left alone."""
 
     path: str
     problem: str = ""
+    was: str = ""
+    now: str = ""
+    again: bool = False  # whether another try may do better
 
 
-def write(changes: Sequence[Change], root: str, backups: str, stamp: str) -> str:
-    """Make *changes* below *root*, and return the set under *backups*, named *stamp*, that undoes them.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a write has done; ``backup`` is the set that undoes it, None if nothing was written."""
 
-    Raises AuraError: something isn't as it was read, or can't be written; what was written before stays, and is undone
-    like the rest.
+    backup: str | None
+    done: tuple[Change, ...]
+    left: tuple[FileResult, ...]
+
+
+def write(
+    changes: Sequence[Change], declare: Declare, root: str, backups: str, stamp: str, *, whole: bool = False
+) -> Written:
+    """Make *changes* below *root*, then what *declare* asks for; the set is *stamp* below *backups*.
+
+    The config is last: it declares nothing of a file that was left alone. *whole*: without it the other changes make no
+    sense, and are taken back if it can't be written. Raises AuraError: no backup can be kept, and nothing was written.
     """
-    for change in changes:
-        if _content(change.path, change.owner, root) != change.before:
-            raise AuraError(f"{change.path}: changed while it was looked at; nothing was written: try again")
-    directory = _keep(changes, root, backups, stamp)
-    for done, change in enumerate(changes):
-        try:
-            _put(change.path, change.after, change.owner, root, change.mode)
-        except (AuraError, OSError, subprocess.SubprocessError) as problem:
-            why = problem.strerror if isinstance(problem, OSError) else str(problem)
-            left = f"{done} of {len(changes)} files were written, aura-agent discover --undo takes them back"
-            raise AuraError(f"{change.path}: {why}; {left}") from problem
-    return directory
+    directory = os.path.join(backups, stamp)
+    declared = declare(changes)
+    last = [] if declared is None else [declared]
+    try:
+        make_parents(os.path.dirname(backups))
+        make_directory(backups)
+        if not make_directory(directory):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
+        _keep([*changes, *last], root, directory)
+        sync_directory(backups)
+    except OSError as problem:
+        raise AuraError(f"{directory}: {problem.strerror}: no backup, so nothing was written") from problem
+    results = [_make(change, root) for change in changes]
+    done = [change for change, result in zip(changes, results, strict=True) if not result.problem]
+    final = declare(done) if done else None
+    if final is not None:
+        results.append(_make_last(final, [*changes, final], root, directory, kept=final == declared))
+        if not results[-1].problem:
+            done.append(final)
+        elif whole:
+            results += [_put_back(change, root) for change in reversed(done)]
+            done = []
+    if not done:
+        os.rename(os.path.join(directory, _MANIFEST), os.path.join(directory, _UNDONE))
+    left = tuple(result for result in results if result.problem)
+    return Written(directory if done else None, tuple(done), left)
 
 
-def undo(root: str, backups: str) -> tuple[str, list[Undone]]:
+def undo(root: str, backups: str) -> tuple[str, list[FileResult]]:
     """Take back the newest set under *backups* that hasn't been; return it, and what became of each file.
 
-    Raises AuraError: there is none, or it can't be read.
+    In a file that has changed since, each line that is still as it was written becomes again what it was. A set counts
+    as undone unless another try may do better. Raises AuraError: there is none, or it can't be read.
     """
     directory = _newest(backups)
     manifest = os.path.join(directory, _MANIFEST)
@@ -67,59 +100,96 @@ def undo(root: str, backups: str) -> tuple[str, list[Undone]]:
         results = [_take_back(item, directory, root) for item in reversed(kept)]
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise AuraError(f"{manifest}: can't be read: {problem}; the files as they were are beside it") from problem
-    if not any(result.problem for result in results):
+    if not any(result.again for result in results):
         os.rename(manifest, os.path.join(directory, _UNDONE))
     return directory, results
 
 
-def _keep(changes: Sequence[Change], root: str, backups: str, stamp: str) -> str:
-    """Write the set. Raises AuraError."""
-    directory = os.path.join(backups, stamp)
+def _make(change: Change, root: str) -> FileResult:
     try:
-        make_parents(os.path.dirname(backups))
-        make_directory(backups)
-        if not make_directory(directory):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
-        kept = []
-        for number, change in enumerate(changes):
-            name = f"{number}-{change.path.strip('/').replace('/', '-')}"
-            if change.before is not None:
-                _write_new(os.path.join(directory, name), change.before, 0o600)
-            kept.append(
-                {
-                    "path": change.path,
-                    "owner": change.owner,
-                    "before": None if change.before is None else name,
-                    "after_sha256": _digest(change.after),
-                }
-            )
-        manifest = json.dumps({"version": 1, "root": root, "changes": kept}, indent=2) + "\n"
-        _write_new(os.path.join(directory, _MANIFEST), manifest, 0o600)
-        for path in (directory, backups):
-            _sync_directory(path)
+        if content(change.path, change.owner, root) != change.before:
+            return FileResult(change.path, "changed while it was looked at; try again")
+        _store(change.path, change.after, change.owner, root, change.mode)
+    except _PROBLEMS as problem:
+        return FileResult(change.path, why(problem))
+    return FileResult(change.path, was=change.before or "", now=change.after or "")
+
+
+def _make_last(change: Change, all_of_them: Sequence[Change], root: str, directory: str, *, kept: bool) -> FileResult:
+    """Make the change of the config; the set gets it first unless it is *kept* there already."""
+    try:
+        if not kept:
+            _keep(all_of_them, root, directory)
     except OSError as problem:
-        raise AuraError(f"{directory}: {problem.strerror}: no backup, so nothing was written") from problem
-    return directory
+        return FileResult(change.path, f"{directory}: {problem.strerror}: no backup, so not written")
+    return _make(change, root)
 
 
-def _take_back(item: dict[str, str | None], directory: str, root: str) -> Undone:
-    path, owner, name = item["path"], item["owner"], item["before"]
-    assert path is not None
+def _put_back(change: Change, root: str) -> FileResult:
+    """Take a change back that was just made; return why it is none."""
     try:
-        now = _content(path, owner, root)
-        before = None if name is None else read_text(os.path.join(directory, name))
+        _store(change.path, change.before, change.owner, root, change.mode)
+    except _PROBLEMS as problem:
+        return FileResult(change.path, f"changed, and can't be put back: {why(problem)}")
+    return FileResult(change.path, "put back as it was, since the config can't be written")
+
+
+def _store(path: str, text: str | None, owner: str | None, root: str, mode: int) -> None:
+    if text is None:
+        remove(path, root)
+    else:
+        put(path, text, owner, root, mode)
+
+
+def _keep(changes: Sequence[Change], root: str, directory: str) -> None:
+    """Write the set, or write it anew. Raises OSError."""
+    kept = []
+    for number, change in enumerate(changes):
+        name = f"{number}-{change.path.strip('/').replace('/', '-')}"
+        item: dict[str, object] = {"path": change.path, "owner": change.owner}
+        for when, text in (("before", change.before), ("after", change.after)):
+            item[when] = None if text is None else name if when == "before" else f"{name}.{when}"
+            if text is not None:
+                _write_over(os.path.join(directory, str(item[when])), text)
+        item["after_sha256"] = None if change.after is None else _digest(change.after)
+        kept.append(item)
+    manifest = json.dumps({"version": 2, "root": root, "changes": kept}, indent=2) + "\n"
+    _write_over(os.path.join(directory, _MANIFEST), manifest)
+    sync_directory(directory)
+
+
+def _write_over(path: str, text: str) -> None:
+    new = f"{path}.new"
+    write_new(new, text)
+    os.rename(new, path)
+
+
+def _take_back(item: dict[str, Any], directory: str, root: str) -> FileResult:
+    path, owner = item["path"], item["owner"]
+
+    def kept(name: str | None) -> str | None:
+        return None if name is None else read_text(os.path.join(directory, name))
+
+    try:
+        now, before = content(path, owner, root), kept(item["before"])
         if now == before:
-            return Undone(path)
-        if now is None or _digest(now) != item["after_sha256"]:
-            return Undone(path, f"changed since; as it was: {os.path.join(directory, name or '')}")
-        if before is None:
-            os.unlink(below(root, path))
-            _remove_if_empty(os.path.dirname(below(root, path)))
+            return FileResult(path, was=now or "", now=now or "")
+        as_written = _digest(now) == item["after_sha256"] if now is not None else item["after_sha256"] is None
+        problem = ""
+        if as_written:
+            text = before
         else:
-            _put(path, before, owner, root, 0o644)
-    except (AuraError, OSError, subprocess.SubprocessError) as problem:
-        return Undone(path, (problem.strerror or "") if isinstance(problem, OSError) else str(problem))
-    return Undone(path)
+            after = kept(item.get("after"))  # a set of an older version has none
+            text, missing = (now, []) if after is None else take_back(before, after, now)
+            where = os.path.join(directory, item["before"] or "")
+            problem = f"changed since; as it was: {where}" if after is None or missing else ""
+            if missing and after is not None:
+                problem += f"; left as they are: {'; '.join(line.strip() for line in missing)}"
+        if text != now:
+            _store(path, text, owner, root, 0o644)
+    except _PROBLEMS as failed:
+        return FileResult(path, why(failed), again=True)
+    return FileResult(path, problem, now or "", text or "")
 
 
 def _newest(backups: str) -> str:
@@ -134,82 +204,5 @@ def _newest(backups: str) -> str:
     return os.path.join(backups, max(stamps))
 
 
-def _content(path: str, owner: str | None, root: str) -> str | None:
-    """Return what a file holds now; None if there is none. Raises OSError."""
-    read = read_user_crontab if owner is not None and by_crontab(root) else read_text
-    try:
-        return read(below(root, path))
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        if owner != own_name() or not by_crontab(root):
-            raise
-        return read_own_crontab() or None
-
-
-def _put(path: str, text: str, owner: str | None, root: str, mode: int) -> None:
-    """Make *text* the content of a file or a crontab. Raises AuraError, OSError."""
-    if owner is not None and by_crontab(root):
-        user = ["-u", owner] if os.geteuid() == 0 else []
-        done = subprocess.run(
-            ["crontab", *user, "-"], input=_bytes(text), capture_output=True, check=False, timeout=_TIMEOUT_S
-        )
-        if done.returncode != 0:
-            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-            raise AuraError(f"crontab refuses it: {'; '.join(lines)}")
-        if _content(path, owner, root) != text:
-            raise AuraError("crontab took something else than it was given")
-        return
-    _replace(below(root, path), text, mode)
-
-
-def _replace(path: str, text: str, mode: int) -> None:
-    """Replace a file as a whole, or make it. Its directory is made if need be. Raises OSError."""
-    parent, name = os.path.split(path)
-    make_parents(parent, 0o755)
-    # Cron passes over names that begin with a dot, whichever cron it is.
-    new = os.path.join(parent, f".{name}.{os.urandom(6).hex()}")
-    try:
-        _write_new(new, text, mode)
-        if os.path.exists(path):
-            was = os.stat(path)
-            os.chown(new, was.st_uid, was.st_gid)
-            shutil.copystat(path, new)
-            os.utime(new)  # cron reads a file anew only if this has changed
-        os.rename(new, path)
-    except OSError:
-        if os.path.exists(new):
-            os.unlink(new)
-        raise
-    _sync_directory(parent)
-
-
-def _write_new(path: str, text: str, mode: int) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(file, "wb") as writer:
-        writer.write(_bytes(text))
-        writer.flush()
-        os.fchmod(file, mode)
-        os.fsync(file)
-
-
-def _sync_directory(path: str) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _remove_if_empty(directory: str) -> None:
-    """Remove a directory that was made for a drop-in, unless something else is in it by now."""
-    if directory.endswith(".service.d") and not os.listdir(directory):
-        os.rmdir(directory)
-
-
 def _digest(text: str) -> str:
-    return hashlib.sha256(_bytes(text)).hexdigest()
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    return hashlib.sha256(to_bytes(text)).hexdigest()

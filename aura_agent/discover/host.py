@@ -61,11 +61,14 @@ class Host:
         return below(self.root, inside)
 
     def may_write(self, inside: str) -> bool:
-        """Whether the user who asks may put another file in the place of this one."""
+        """Whether the user who asks may put another file in the place of this one.
+
+        A read-only file system is nobody's right or lack of it: writing there fails, with that as the reason.
+        """
         directory = os.path.dirname(self.path(inside))
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
-        return os.access(directory, os.W_OK)
+        return os.access(directory, os.W_OK) or bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
     def set_aside_what_others_own(self) -> None:
         """Leave to root what only root can change: all but the own crontab, which crontab(1) writes."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aura_agent.config.schema import write_duration
+from aura_agent.discover.accounts import Account, service_account
 from aura_agent.discover.crontab import Entry, Form, Line, read_table
 from aura_agent.discover.jobname import name_of
-from aura_agent.discover.shellline import POSIX_SHELLS, doubt, is_plain, plain_words, shell_call
+from aura_agent.discover.shellline import POSIX_SHELLS, called_line, doubt, is_plain, plain_words, shell_call
 from aura_agent.discover.units import Settings, bare_command, drop_in, hints, obstacle, service_command, timing_of
 from aura_agent.errors import ScheduleError, UsageError
 from aura_agent.schedule.zones import zone
@@ -21,11 +22,12 @@ from aura_agent.schedule.zones import zone
 Shape = Literal["crontab", "config"]  # aura-run in front of what runs the job now; or a job of the daemon instead
 
 DROP_INS = "/etc/systemd/system"
-_DROP_IN_NAME = "50-aura-run.conf"
+DROP_IN_NAME = "50-aura-run.conf"
 _SYSTEMD_RUNS = "/run/systemd/system"  # what lines that leave their work to a timer test for, sd_booted(3)
 _ANACRON = "/usr/sbin/anacron"
 _OURS = re.compile(r"(?:^|[\s/;&|(\"'])aura-(?:run|agent)(?=\s)")
 _THEIR_HEARTBEAT = re.compile(r"aura-run\s[^|;&\n]*?(?:-H\s*|--heartbeat[= ]\s*)([\w./-]+)")
+_DECLARED_HEARTBEAT = re.compile(r"""^heartbeat\s*=\s*["']([^"']+)["']""")
 # Variables that are cron's own affair, and none of the job's.
 _CRONS_OWN = frozenset(
     {
@@ -34,7 +36,11 @@ _CRONS_OWN = frozenset(
     }
 )
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_MOVED = "# aura-agent runs this: "
+MOVED = "# aura-agent runs this: "  # in front of a line whose job is one of the config now
+HEAD = (
+    "# What aura-agent discover has found on this host. aura-agent sync creates the heartbeats; grace and all else may"
+    " be added.\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class Facts:
 
     ``cron_tz``: whether its cron heeds CRON_TZ, None if that isn't known; ``max_command_bytes``: the longest command
     that it takes; ``run_parts_tells``: whether run-parts fails when a script does; ``needed``: the files and
-    directories without which aura-run doesn't run, itself if nothing else is known.
+    directories without which aura-run doesn't run, itself if nothing else is known; ``cannot_run``: who can't execute
+    aura-run, and why.
     """
 
     hostname: str
@@ -83,19 +90,25 @@ class Facts:
     max_command_bytes: int | None = None
     run_parts_tells: bool = True
     batches: Mapping[str, Batch] = field(default_factory=dict)
+    cannot_run: Mapping[Account, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job that can have a heartbeat; ``when`` is as it is written, ``notes`` are for people."""
+    """A job that can have a heartbeat; ``when`` is as it is written, ``notes`` are for people.
+
+    ``path`` is the file that changes for it, ``account`` whose rights its process has.
+    """
 
     where: str
+    path: str
     name: str
     heartbeat: str
     when: str
     interval_s: float
     user: str | None
     command: str
+    account: Account
     notes: tuple[str, ...] = ()
 
 
@@ -110,13 +123,17 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file that becomes another; ``before`` is None for a new one, which gets ``mode``. ``owner``: whose crontab."""
+    """A file that becomes another; ``before`` is None for a new one, which gets ``mode``, ``after`` for one to remove.
+
+    ``owner``: whose crontab. ``sections``: what the config declares of its jobs once it is written.
+    """
 
     path: str
     before: str | None
-    after: str
+    after: str | None
     owner: str | None = None
     mode: int = 0o644
+    sections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,22 +183,47 @@ def propose(
     parts = [_propose_table(table, facts, names, shape, only) for table in tables]
     parts += [_propose_timer(timer, facts, names, shape, only) for timer in timers]
     jobs = [job for part in parts for job in part.jobs]
-    unknown = set(only) - {name for job in jobs for name in (job.name, job.heartbeat)}
+    unknown = set(only).difference(*(part.named for part in parts))
     if unknown:
         raise UsageError(f"no job to propose is called {', '.join(sorted(unknown))}; see them without --only")
     changes = [part.change for part in parts if part.change is not None]
-    if jobs and declared is not None:
-        changes.append(_declare(declared, [section for part in parts for section in part.sections], shape))
+    if declared is not None and (declaration := declare(declared, changes, shape)) is not None:
+        changes.append(declaration)
     return Proposal(tuple(jobs), tuple(left for part in parts for left in part.left), tuple(changes))
+
+
+def declare(declared: Change, changes: Sequence[Change], shape: Shape) -> Change | None:
+    """Return *declared* with the sections of *changes* at its end; None if they have none.
+
+    Commands may hold what others mustn't read.
+    """
+    sections = [section for change in changes for section in change.sections]
+    if not sections:
+        return None
+    before = HEAD if declared.before is None else declared.before
+    text = "\n".join((before if before.endswith("\n") or not before else f"{before}\n", *sections))
+    return Change(declared.path, declared.before, text, mode=0o600 if shape == "config" else 0o644)
+
+
+def heartbeats_in(text: str) -> set[str]:
+    """Return the heartbeats that a table's lines, a drop-in or a file of the config name."""
+    lines = [line for line in text.split("\n") if not line.lstrip().startswith("#")]
+    found = (pattern.findall(line) for line in lines for pattern in (_THEIR_HEARTBEAT, _DECLARED_HEARTBEAT))
+    return {name for names in found for name in names}
 
 
 @dataclass(slots=True)
 class _Part:
-    """What comes of one table or timer; ``sections`` are those of the config, one for each job."""
+    """What comes of one table or timer.
+
+    ``sections`` are those of the config, one for each of a table's jobs; ``named`` are the names of all jobs, wanted or
+    not.
+    """
 
     jobs: list[Job] = field(default_factory=list)
     sections: list[str] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
     change: Change | None = None
 
 
@@ -196,11 +238,13 @@ def _propose_table(table: Table, facts: Facts, names: Names, shape: Shape, only:
         if entry is None or reason:
             continue
         job = _job(where, entry, table, facts, names, shape)
+        part.named |= {job.name, job.heartbeat}
         if only and not {job.name, job.heartbeat} & set(only):
             continue
-        text = _wrapped(line, job, facts) if shape == "crontab" else _MOVED + line.text
-        if shape == "crontab" and _too_long(text[entry.at :], table, facts):
-            reason = f"too long for cron with aura-run in front of it: more than {facts.max_command_bytes} bytes"
+        text = _wrapped(line, job, facts) if shape == "crontab" else MOVED + line.text
+        if shape == "crontab":
+            reason = facts.cannot_run.get(job.account, "") or _too_long(text[entry.at :], table, facts)
+        if reason:
             part.left.append(Left(where, entry.command, reason))
             continue
         texts[-1] = text
@@ -208,7 +252,7 @@ def _propose_table(table: Table, facts: Facts, names: Names, shape: Shape, only:
         part.sections.append(_declaration(job) if shape == "crontab" else _moved(job, entry, facts))
     after = "".join(texts)
     if after != table.text:
-        part.change = Change(table.path, table.text, after, table.owner)
+        part.change = Change(table.path, table.text, after, table.owner, sections=tuple(part.sections))
     return part
 
 
@@ -257,10 +301,13 @@ def _why_not_config(entry: Entry, table: Table, facts: Facts) -> str:
     return ""
 
 
-def _too_long(command: str, table: Table, facts: Facts) -> bool:
+def _too_long(command: str, table: Table, facts: Facts) -> str:
+    """Return why a command with aura-run in front of it can't be written; empty if it can."""
     if table.form == "anacron" or facts.max_command_bytes is None:
-        return False
-    return len(command.rstrip("\n").encode("utf-8", "surrogateescape")) > facts.max_command_bytes
+        return ""
+    if len(command.rstrip("\n").encode("utf-8", "surrogateescape")) <= facts.max_command_bytes:
+        return ""
+    return f"too long for cron with aura-run in front of it: more than {facts.max_command_bytes} bytes"
 
 
 def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, shape: Shape) -> Job:
@@ -281,7 +328,10 @@ def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, sha
     assert entry.interval_s is not None
     interval_s = entry.interval_s + _random_delay_s(entry, table.form, facts)
     user = entry.user or table.owner
-    return Job(where, name, heartbeat, entry.when, interval_s, user, entry.command, tuple(filter(None, notes)))
+    return Job(
+        *(where, table.path, name, heartbeat, entry.when, interval_s, user, entry.command),
+        *(Account(user or "root"), tuple(filter(None, notes))),
+    )
 
 
 def _random_delay_s(entry: Entry, form: Form, facts: Facts) -> float:
@@ -296,8 +346,10 @@ def _wrapped(line: Line, job: Job, facts: Facts) -> str:
     entry = line.entry
     assert entry is not None
     command = entry.command
-    if not is_plain(command.replace("\\\n", "")):  # anacron's lines may go on
-        command = shell_call(entry.settings.get("SHELL") or "/bin/sh", command)
+    shell = entry.settings.get("SHELL") or "/bin/sh"
+    # A call of the shell gets another around it: --unwrap takes one away. Anacron's lines may go on.
+    if called_line(shell, command) is not None or not is_plain(command.replace("\\\n", "")):
+        command = shell_call(shell, command)
     return line.with_command(f"{facts.aura_run} -H {job.heartbeat} -- {command}")
 
 
@@ -313,25 +365,17 @@ def _propose_timer(timer: Timer, facts: Facts, names: Names, shape: Shape, only:
     if reason or timing.interval_s is None:
         return _Part(left=[Left(timer.name, command, reason)])
     name, heartbeat = names.give(timer.name.removesuffix(".timer"))
-    if only and not {name, heartbeat} & set(only):
-        return _Part()
+    named, account = {name, heartbeat}, service_account(timer.service)
+    if only and not named & set(only):
+        return _Part(named=named)
+    if account in facts.cannot_run:
+        return _Part(named=named, left=[Left(timer.name, command, facts.cannot_run[account])])
     user = next(reversed(timer.service.get(("Service", "User"), [])), None)
     notes = tuple(hints(timer.service))
-    job = Job(timer.name, name, heartbeat, timing.text, timing.interval_s, user, command, notes)
-    path = f"{DROP_INS}/{timer.service_name}.d/{_DROP_IN_NAME}"
-    change = Change(path, None, drop_in(commands, f"{facts.aura_run} -H {heartbeat} --"))
-    return _Part([job], [_declaration(job)], change=change)
-
-
-def _declare(declared: Change, sections: Sequence[str], shape: Shape) -> Change:
-    """Return *declared* with *sections* at its end. Commands may hold what others mustn't read."""
-    head = (
-        "# What aura-agent discover has found on this host. aura-agent sync creates the heartbeats; grace and all else"
-        " may be added.\n"
-    )
-    before = head if declared.before is None else declared.before
-    text = "\n".join((before if before.endswith("\n") or not before else f"{before}\n", *sections))
-    return Change(declared.path, declared.before, text, mode=0o600 if shape == "config" else 0o644)
+    path = f"{DROP_INS}/{timer.service_name}.d/{DROP_IN_NAME}"
+    job = Job(timer.name, path, name, heartbeat, timing.text, timing.interval_s, user, command, account, notes)
+    after = drop_in(commands, f"{facts.aura_run} -H {heartbeat} --")
+    return _Part([job], named=named, change=Change(path, None, after, sections=(_declaration(job),)))
 
 
 def _declaration(job: Job) -> str:

@@ -57,6 +57,15 @@ def shell_call(shell: str, line: str) -> str:
     return f"{shell} -c '{quoted}'"
 
 
+def called_line(shell: str, words: str) -> str | None:
+    """Return the line that *words* have *shell* run, if ``shell_call`` makes just these words of it."""
+    start = f"{shell} -c '"
+    if not (words.startswith(start) and words.endswith("'") and len(words) > len(start)):
+        return None
+    line = words[len(start) : -1].replace("'\\''", "'")
+    return line if shell_call(shell, line) == words else None
+
+
 def doubt(line: str) -> str:
     """Return how the exit status of *line* may be good although something in it failed; empty if it can't."""
     ops = [word for kind, word in tokens(line) if kind == "op"]

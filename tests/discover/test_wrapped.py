@@ -18,7 +18,7 @@ def wrapped(text: str, path: str = "/etc/crontab", form: str = "user", aura_run:
     """Return a table with aura-run in front of its commands."""
     table = Table(path, text, form)  # type: ignore[arg-type]
     changes = propose([table], [], NOTHING, Facts("vm.example.org", aura_run)).changes
-    return next((change.after for change in changes if change.path == path), text)
+    return next((change.after or "" for change in changes if change.path == path), text)
 
 
 def command_of(line: str) -> str:

@@ -9,7 +9,6 @@ import pytest
 
 from aura_agent.discover.changes import write
 from aura_agent.discover.plan import Change
-from aura_agent.errors import AuraError
 from tests.discover.hosts import DISCOVERED, Copy
 
 CRONTAB = "# own\n\nMAILTO=''\n0 3 * * *\troot  /x/backup.sh --full\n@daily root a | b%c\n\udcff\n"
@@ -128,15 +127,18 @@ def test_undo_leaves_alone_what_has_changed_since(written: Copy) -> None:
 
 
 def test_a_file_that_changes_meanwhile_is_not_overwritten(copy: Copy) -> None:
-    """Nothing is written at all."""
+    """It is left alone and named, and the others are written."""
     copy.write("/etc/a", "old")
     copy.write("/etc/b", "edited")
-    changes = [Change("/etc/a", "old", "new"), Change("/etc/b", "as it was read", "new")]
+    changes = [Change("/etc/b", "as it was read", "new"), Change("/etc/a", "old", "new")]
 
-    with pytest.raises(AuraError, match="/etc/b: changed while it was looked at; nothing was written"):
-        write(changes, str(copy.root), str(copy.root / "backups"), "1")
+    written = write(changes, lambda _: None, str(copy.root), str(copy.root / "backups"), "1")
 
-    assert (copy.read("/etc/a"), copy.read("/etc/b")) == ("old", "edited")
+    assert [(result.path, result.problem) for result in written.left] == [
+        ("/etc/b", "changed while it was looked at; try again")
+    ]
+    assert [change.path for change in written.done] == ["/etc/a"]
+    assert (copy.read("/etc/a"), copy.read("/etc/b")) == ("new", "edited")
 
 
 def test_a_write_that_fails_half_way_can_be_undone(copy: Copy) -> None:
