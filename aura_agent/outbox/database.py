@@ -118,6 +118,9 @@ _STEPS = (
         boot_id TEXT PRIMARY KEY, early INTEGER NOT NULL, late INTEGER NOT NULL, began_wall_ns INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE open_runs ADD COLUMN owner TEXT;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 
@@ -299,8 +302,10 @@ def is_served(directory: str) -> bool:
     """Whether a daemon lives that serves the store: it holds a lock."""
     try:
         lock = os.open(os.path.join(directory, DAEMON_LOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        return True  # of what can't be looked at, nothing is concluded
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -4,9 +4,12 @@ The inbox is a table of lines: a row is the least that makes a report durable, a
 once, in the transaction that next decides anything. The spool's files, beside the database, are read in like it.
 
 A run is lost when nobody holds its start record and it has no outcome, in inbox or spool either: so the records are
-looked at first, then both are taken in, then is judged. The daemon's own runs have rows in ``open_runs`` instead. A
-spool file that can't be read as a report is set aside, and that is told in a line for people; so is a line of the inbox
-that can't be kept after all.
+looked at first, then both are taken in, then is judged. The daemon's own runs have rows in ``open_runs`` instead.
+Whoever looks next judges those of a daemon that is gone, which its file in ``senders`` tells: the daemon locks that
+before it writes its first row, in the same transaction.
+
+A spool file that can't be read as a report is set aside, and that is told in a line for people; so is a line of the
+inbox that can't be kept after all.
 
 Works inside the transactions of ``aura_agent.outbox.store``; what the files hold is safe only after the commit.
 """
@@ -19,9 +22,10 @@ from dataclasses import dataclass, replace
 
 from aura_agent.clock import Reading
 from aura_agent.outbox.accepting import Accepting
-from aura_agent.outbox.database import reading
+from aura_agent.outbox.database import is_served, reading
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.rules import Moment
+from aura_agent.outbox.senders import Senders
 from aura_agent.report import spool, started, wire
 from aura_agent.report.record import Outcome, Report, report_in
 
@@ -52,9 +56,11 @@ class Intake:
         directory: str | None,
         epochs: Epochs,
         accepting: Accepting,
+        senders: Senders,
         tell: Callable[[str], None],
     ) -> None:
         self._connection = connection
+        self._senders = senders
         self._directory = directory
         self._epochs = epochs
         self._accepting = accepting
@@ -69,7 +75,9 @@ class Intake:
                 return True
             if self._directory is None:
                 return False
-            return bool(spool.waiting(self._directory)) or started.any_record(self._directory)
+            if spool.waiting(self._directory) or started.any_record(self._directory):
+                return True
+            return bool(self._abandoned_runs())
 
     def spooled(self) -> list[str]:
         """Return the files of the spool. Raises StoreError."""
@@ -78,13 +86,14 @@ class Intake:
         with reading():
             return spool.waiting(self._directory)
 
-    def take(self, now: Moment) -> Taken:
-        """Bring in what inbox and spool hold, and judge lost runs."""
+    def take(self, now: Moment, *, is_starting: bool = False) -> Taken:
+        """Bring in what inbox and spool hold, and judge lost runs; *is_starting*: as for ``_abandoned_runs``."""
         abandoned = [] if self._directory is None else started.abandoned(self._directory, now.wall_ns)
         kept = self.take_inbox(now)
         spooled, news = self._take_spool(now)
         for _, line in abandoned:
             news += self._judge_lost(line, now)
+        news += self._lose_open_runs(self._abandoned_runs(is_starting=is_starting), now)
         return Taken(kept + news, tuple(spooled), tuple(path for path, _ in abandoned))
 
     # -- the inbox -----------------------------------------------------------------------------------------------
@@ -123,18 +132,37 @@ class Intake:
     def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
         """Put on record that attempts of *runs* go on: run id, job, ref, start of the attempt.
 
-        Not of one whose outcome is on record already: it overtakes this where the database was locked.
+        They go on as long as we live. Not of one whose outcome is on record already: it overtakes this where the
+        database was locked.
         """
+        try:
+            owner: str | None = self._senders.join()
+        except OSError:
+            owner = None  # only the next daemon can tell that we are gone
         self._connection.executemany(
-            "INSERT OR REPLACE INTO open_runs SELECT ?1, ?2, ?3, ?4, ?5, ?6"
+            "INSERT OR REPLACE INTO open_runs (run_id, job, ref, epoch, started_boot_ns, started_wall_ns, owner)"
+            " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"
             " WHERE NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE run_id = ?1)",
-            [(run_id, job, ref, self._epochs.epoch, *begun) for run_id, job, ref, begun in runs],
+            [(run_id, job, ref, self._epochs.epoch, *begun, owner) for run_id, job, ref, begun in runs],
         )
 
-    def lose_open_runs(self, now: Moment) -> list[str]:
-        """Judge the runs on record as going on, after ``take``: nobody goes on with them. Return their jobs."""
+    def _abandoned_runs(self, *, is_starting: bool = False) -> list[sqlite3.Row]:
+        """Return the rows of runs whose daemon is gone; *is_starting*: we are the daemon, and have none yet."""
         rows = self._connection.execute("SELECT * FROM open_runs").fetchall()
+        if is_starting or not rows:
+            return rows
+        gone = {owner: self._is_gone(owner) for owner in {row["owner"] for row in rows}}
+        return [row for row in rows if gone[row["owner"]]]
+
+    def _is_gone(self, owner: str | None) -> bool:
+        if owner is None:  # an older version wrote the row
+            return self._directory is not None and not is_served(self._directory)
+        return self._senders.is_gone(owner)
+
+    def _lose_open_runs(self, rows: Iterable[sqlite3.Row], now: Moment) -> int:
+        """Judge runs whose daemon is gone, once inbox and spool are taken in; return how many are news."""
+        news = 0
         for row in rows:
             begun = Reading(row["started_boot_ns"], row["started_wall_ns"])
             lost = Report(
@@ -147,8 +175,10 @@ class Intake:
                 job=row["job"],
                 reason="the agent went away while it ran",
             )
-            self._accepting.accept([lost], now, epoch=row["epoch"])
-        return [row["job"] for row in rows]
+            if self._accepting.accept([lost], now, epoch=row["epoch"]):
+                self._lost[lost.run_id] = lost.job
+                news += 1
+        return news
 
     # -- private -------------------------------------------------------------------------------------------------
 

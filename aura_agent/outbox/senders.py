@@ -1,8 +1,9 @@
 """Who of the processes that may hold leases still lives: each has a file in ``senders``, locked as long as it does.
 
 So what a killed one was sending is taken over by the next who looks, and not only when the lease has run out: that is
-left for one that hangs. Called inside the store's write transactions, which keep a file from being judged unlocked
-before its owner has locked it.
+left for one that hangs. A daemon that has runs going on holds such a file, too: once it is gone, they are lost.
+Called inside the store's write transactions, which keep a file from being judged unlocked before its owner has locked
+it.
 """
 
 import os
@@ -22,12 +23,13 @@ class Senders:
         self._owner = owner
         self._ours: int | None = None
 
-    def join(self) -> None:
-        """Be seen to live, from here to ``leave`` or our end."""
+    def join(self) -> str:
+        """Be seen to live, from here to ``leave`` or our end; return under what name."""
         if self._directory is None or self._ours is not None:
-            return
+            return self._owner
         self._ours = spool.open_new(self._directory, _DIRECTORY, self._owner)
         flock(self._ours, LOCK_EX)
+        return self._owner
 
     def gone(self) -> list[str]:
         """Return those who left no other sign than their file: their process has ended."""
@@ -38,6 +40,10 @@ class Senders:
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [name for name in names if name != self._owner and not self._lives(name)]
+
+    def is_gone(self, name: str) -> bool:
+        """Whether the process of that name, which had joined, has ended: in order, or not."""
+        return name != self._owner and (not os.path.lexists(self._path(name)) or not self._lives(name))
 
     def forget(self, names: Iterable[str]) -> None:
         """Their leases have been taken from them."""

@@ -80,7 +80,7 @@ class Outbox:
         self._accepting = Accepting(
             connection, self.streams, self._epochs, self._entries, self._hook_calls, self._pruner
         )
-        self._intake = Intake(connection, directory, self._epochs, self._accepting, self._notices.append)
+        self._intake = Intake(connection, directory, self._epochs, self._accepting, self._senders, self._notices.append)
         self._leases = Leases(
             connection, self.streams, self._entries, self._hook_calls, self._pruner, self._senders, owner
         )
@@ -142,12 +142,13 @@ class Outbox:
             self._intake.begin(runs)
 
     def lose_open_runs(self) -> list[str]:
-        """Judge the runs that an earlier daemon left without an outcome, in the spool either: they are lost.
+        """Judge the runs that earlier daemons left without an outcome, in the spool either: they are lost.
 
-        Return their jobs. Only for the daemon, as it starts: it alone has such runs, and it holds the store's lock.
+        Return their jobs. Only for the daemon, as it starts: it holds the store's lock.
         """
-        with self._taking():
-            return self._intake.lose_open_runs(self.now())
+        with self._taking(is_starting=True):
+            pass
+        return list(self._intake.take_lost())
 
     @contextmanager
     def _catching_up(self) -> Iterator[Moment]:
@@ -165,14 +166,16 @@ class Outbox:
             yield now
 
     @contextmanager
-    def _taking(self) -> Iterator[int]:
+    def _taking(self, *, is_starting: bool = False) -> Iterator[int]:
         """One write transaction that first takes in inbox and spool, and judges lost runs; yields how many were news.
+
+        *is_starting*: we are the store's daemon, and no run of our own goes on yet.
 
         The files go once that is committed, and not into a database that somebody has set aside under our hands. Where
         ours was removed they count here, and stay for whoever begins a new one.
         """
         with self._catching_up() as now:
-            taken = self._intake.take(now)
+            taken = self._intake.take(now, is_starting=is_starting)
             yield taken.news
         if taken.spooled or taken.records:
             if not os.path.exists(self._path):

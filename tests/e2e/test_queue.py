@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -304,3 +305,30 @@ def test_queue_drop_in_a_store_of_thousands_names_no_entry_twice(site: Site) -> 
     asked = site.agent("queue", "drop", "--all", "--yes")
 
     assert (asked.returncode, asked.stdout) == (0, "1500 dropped\n")
+
+
+def test_flush_sends_nothing_that_the_run_of_a_killed_daemon_withdraws(site: Site) -> None:
+    """The success waits, the next run goes on, the daemon is killed, the network is back: that run is lost."""
+    site.server.create_heartbeat("nightly", expected_interval=3600)
+    site.server.set_fault(target="ping", kind="status", status=503)
+    running, block = site.home / "running", site.home / "block"
+    site.configure(
+        f"[jobs.nightly]\nheartbeat = 'nightly'\nschedule = '@reboot'\n"
+        f"shell = 'test ! -e {block} || {{ echo $$ >{running}; exec sleep 600; }}'\n"
+    )
+    site.start()
+    wait_until(lambda: site.server.pings("nightly"), what="a first try of the success")
+    block.touch()
+    assert site.agent("trigger", "nightly").returncode == 0
+    wait_until(lambda: running.exists() and running.read_text(), what="a run that goes on")
+    wait_until(lambda: site.rows("SELECT 1 FROM open_runs"), what="a run on record")
+    site.kill()
+    os.kill(int(running.read_text()), signal.SIGKILL)
+    site.server.clear_faults()
+    site.server.clear_received()
+
+    flushed = site.agent("queue", "flush")
+
+    assert (flushed.returncode, site.server.pings("nightly")) == (0, []), flushed.stderr
+    assert [row["state"] for row in site.queue("--all")] == ["invalidated"]
+    assert "lost" in site.agent("history", "nightly").stdout

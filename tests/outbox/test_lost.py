@@ -1,7 +1,11 @@
 """Judging start records: what the store makes of runs whose wrapper is gone."""
 
+import fcntl
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -189,3 +193,127 @@ def test_a_start_that_goes_on_record_after_its_end_loses_no_run(at: Bench, outco
 
     assert at.outbox.lose_open_runs() == []
     assert _outcomes(at) == {}
+
+
+# -- runs of a daemon that is gone, judged by others ---------------------------------------------------------------
+
+_SERVE = """
+import sys
+from aura_agent.clock import Reading
+from aura_agent.outbox.store import open_outbox
+daemon = open_outbox(sys.argv[1], "daemon")
+daemon.begin([("openrun1", "backup", "heartbeat:backup", Reading(int(sys.argv[2]), int(sys.argv[3])))])
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def _daemon_with_a_run(at: Bench, *before: str) -> Iterator["subprocess.Popen[str]"]:
+    """Have another process go on with a run that starts now, started by the command *before*."""
+    argv = [*before, sys.executable, "-c", _SERVE, str(at.directory), *map(str, at.clock.read())]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == "begun\n"
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
+
+
+def test_whoever_sends_next_finds_the_run_of_a_killed_daemon_lost(at: Bench) -> None:
+    """It withdraws the success before it, and is told of once."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    with _daemon_with_a_run(at) as daemon:
+        daemon.kill()
+        daemon.wait()
+
+        claims = [at.outbox.claim(10) for _ in range(2)]
+
+    assert [(claim.attempts, claim.lost) for claim in claims] == [((), ("backup",)), ((), ())]
+    assert at.states() == {earlier: "invalidated"}
+    assert _outcomes(at)["openrun1"] == "lost"
+
+
+def test_a_run_of_a_killed_daemon_is_lost_while_the_next_one_just_starts(at: Bench) -> None:
+    """That one holds the store's lock already, and has judged nothing yet."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    with _daemon_with_a_run(at) as daemon, (at.directory / "daemon.lock").open("w") as lock:
+        daemon.kill()
+        daemon.wait()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        assert at.outbox.claim(10).attempts == ()
+
+    assert at.states() == {earlier: "invalidated"}
+
+
+def test_a_run_of_a_living_daemon_is_not_lost(at: Bench) -> None:
+    """What was true before it is sent, as often as somebody looks."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    with _daemon_with_a_run(at):
+        at.outbox.take_in()
+
+        assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == [earlier]
+        assert "openrun1" not in _outcomes(at)
+
+
+@pytest.mark.root
+def test_a_run_of_a_daemon_of_another_pid_namespace_is_not_lost(at: Bench) -> None:
+    """A pid would say nothing here; its lock does."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    with _daemon_with_a_run(at, "unshare", "--pid", "--fork", "--kill-child"):
+        assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == [earlier]
+
+
+def test_a_run_of_a_killed_daemon_is_seen_by_who_only_lists(at: Bench) -> None:
+    """`queue list` and `history` say what a delivery would find."""
+    at.run()
+    at.outbox.take_in()
+    at.clock.advance(1)
+    with _daemon_with_a_run(at) as daemon:
+        daemon.kill()
+        daemon.wait()
+
+        assert at.outbox.take_in() == 1
+
+    assert _outcomes(at)["openrun1"] == "lost"
+
+
+def test_a_run_that_an_older_version_began_is_judged_by_the_lock_of_the_store(at: Bench) -> None:
+    """Its row names no daemon."""
+    at.know("backup")
+    earlier = at.run()
+    at.clock.advance(1)
+    at.outbox.begin([("openrun1", "backup", "heartbeat:backup", at.clock.read())])
+    at.outbox.connection.execute("UPDATE open_runs SET owner = NULL")
+    with (at.directory / "daemon.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        at.outbox.take_in()
+        assert at.states() == {earlier: "waiting"}
+    at.outbox.claim(10)
+
+    assert at.states() == {earlier: "invalidated"}
+
+
+def test_the_outcome_of_a_run_that_a_killed_daemon_spooled_counts(at: Bench) -> None:
+    """It is read before the run is judged."""
+    at.know("backup")
+    run = _started(at, "openrun1")
+    with _daemon_with_a_run(at) as daemon:
+        daemon.kill()
+        daemon.wait()
+        spool.write(str(at.directory), run.run_id, wire.encode("run", run.to_fields()))
+
+        assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == ["openrun1"]
+
+    assert _outcomes(at) == {"openrun1": "succeeded"}
+    assert os.listdir(at.directory / "spool") == []

@@ -54,12 +54,13 @@ _ends = st.sampled_from(
 
 @dataclass
 class _Going:
-    """A run that goes on; *record* is its wrapper's start record, None for one of the daemon's own."""
+    """A run that goes on; *record* is its wrapper's start record, None for one of the daemon's own, *daemon* that."""
 
     store: str
     report: Report
     heartbeat: str
     record: StartRecord | None = None
+    daemon: Outbox | None = None
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Life(RuleBasedStateMachine):
         self.going: list[_Going] = []
         self.gone: list[_Going] = []  # their wrappers were killed, and nobody has looked since
         self.lost: list[_Going] = []  # somebody has
+        self.orphans: list[_Going] = []  # their daemon was killed, and nobody has looked since
         self.boots_began_ns = {1: 0}
         self.sent: list[_Sent] = []
         self.told: list[tuple[str, Report]] = []
@@ -295,7 +297,9 @@ class Life(RuleBasedStateMachine):
         self.set_clocks()
 
     @rule(
-        store=_stores, how=st.sampled_from(["in order", "in order", "killed", "hung", "reboot"]), arrived=st.booleans()
+        store=_stores,
+        how=st.sampled_from(["in order", "in order", "killed", "killed, others look", "hung", "reboot"]),
+        arrived=st.booleans(),
     )
     def restart(self, store: str, how: str, arrived: bool) -> None:
         """Another process takes over from one that ended in order, was killed, just hangs, or went with the power."""
@@ -306,15 +310,27 @@ class Life(RuleBasedStateMachine):
         if how == "hung":
             self.hung.append(before)
         else:
-            self.give_up(before, arrived=arrived)
             if how == "in order":
+                self.give_up(before, arrived=arrived)
+                self.end_own_runs(before)
                 before.release_leases()
                 before.close()
             else:
-                _die(before)
+                self.die(before, arrived=arrived)
         self.stores[store] = self.open(store)
         if how == "killed" and store == "daemon":
             self.lose_own_runs()
+
+    @rule(job=_jobs, outcome=_ends)
+    def kill_the_daemon_during_a_run(self, job: _Job, outcome: Outcome) -> None:
+        """A run has ended, and another one goes on, as the daemon is killed; somebody looks before the next one starts."""
+        job = replace(job, store="daemon", own=True)
+        self.begin(job, 1.0)
+        self.end(-1, outcome, "socket")
+        self.begin(job, 1.0)
+        self.die(self.stores["daemon"], arrived=False)
+        self.stores["daemon"] = self.open("daemon")
+        self.send("daemon", 8)
 
     @rule(store=_stores, how=st.sampled_from(["removed", "older"]))
     def lose_boots(self, store: str, how: str) -> None:
@@ -327,13 +343,11 @@ class Life(RuleBasedStateMachine):
 
     def reboot(self, *, arrived: bool) -> None:
         for process in [*self.stores.values(), *self.hung]:
-            self.give_up(process, arrived=arrived)
-            _die(process)
+            self.die(process, arrived=arrived)
         self.hung.clear()
-        own = [run for run in self.going if run.record is None]
-        for run in [run for run in self.going if run.record]:
+        for run in self.going:
             self.lose(run)
-        self.going = own
+        self.going = []
         self.now_ns += 60 * S
         self.log.boot += 1
         self.log.boot_began_ns = self.boots_began_ns[self.log.boot] = self.now_ns
@@ -363,8 +377,7 @@ class Life(RuleBasedStateMachine):
         """The network lasts: everything that may be sent is sent, and Aura knows what is true."""
         self.network = True
         for process in self.hung:
-            self.give_up(process, arrived=False)
-            _die(process)
+            self.die(process, arrived=False)
         self.hung.clear()
         for store in _STORES:
             for beat in _BEATS:
@@ -407,7 +420,8 @@ class Life(RuleBasedStateMachine):
     def put_on_record(self, run: _Going, *, own: bool) -> None:
         report = run.report
         if own:
-            self.stores["daemon"].begin([(report.run_id, report.job, report.ref, report.started)])
+            run.daemon = self.stores["daemon"]
+            run.daemon.begin([(report.run_id, report.job, report.ref, report.started)])
             return
         fields = {key: value for key, value in report.to_fields().items() if not key.startswith(("end_", "outcome"))}
         line = wire.encode("start", fields)
@@ -451,11 +465,23 @@ class Life(RuleBasedStateMachine):
         self.gone.append(run)
 
     def lose_own_runs(self) -> None:
+        """The daemon starts: whatever daemon began the runs on record, it is gone."""
         self.stores["daemon"].lose_open_runs()
-        for run in [run for run in self.going if run.record is None]:
-            self.going.remove(run)
-            self.log.record("daemon", self.as_seen(run, Outcome.LOST), self.now_ns)
+        self.orphans += [run for run in self.going if run.record is None]
+        self.going = [run for run in self.going if run.record]
         self.judge_lost("daemon")
+
+    def end_own_runs(self, daemon: Outbox) -> None:
+        """A daemon that stops in order ends its jobs."""
+        for run in [run for run in self.going if run.daemon is daemon]:
+            self.end(self.going.index(run), Outcome.KILLED, "accepted")
+
+    def die(self, process: Outbox, *, arrived: bool) -> None:
+        """*process* is killed: nobody will tell how its runs and its attempts ended."""
+        self.give_up(process, arrived=arrived)
+        self.orphans += [run for run in self.going if run.daemon is process]
+        self.going = [run for run in self.going if run.daemon is not process]
+        _die(process)
 
     def judge_lost(self, store: str) -> None:
         """Somebody is about to look: what nobody has told of by now is lost."""
@@ -463,6 +489,10 @@ class Life(RuleBasedStateMachine):
             self.log.record(store, self.as_seen(run, Outcome.LOST), self.now_ns)
             self.gone.remove(run)
             self.lost.append(run)
+        if store == "daemon":
+            for run in self.orphans:
+                self.log.record(store, self.as_seen(run, Outcome.LOST), self.now_ns)
+            self.orphans.clear()
 
     def give_up(self, process: Outbox, *, arrived: bool) -> None:
         """The process ends: what it was sending has arrived or not, and nobody will ever know."""
