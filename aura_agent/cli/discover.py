@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import click
 
+from aura_agent.cli.discover_switch import quiet_moment, reload_daemon, why_no_daemon
 from aura_agent.cli.discover_view import (
     change_rows,
     file_rows,
@@ -30,11 +32,12 @@ from aura_agent.config.models import Config
 from aura_agent.config.schema import write_duration
 from aura_agent.config.settings import config_path
 from aura_agent.discover.accounts import Account
-from aura_agent.discover.changes import Written, undo, write
+from aura_agent.discover.changes import Written, to_undo, undo, write
 from aura_agent.discover.host import Host, needed_by, read_host, read_text
 from aura_agent.discover.installation import find_aura_run, why_not_lasting
 from aura_agent.discover.plan import (
     DROP_INS,
+    MOVED,
     Change,
     Facts,
     Job,
@@ -70,6 +73,7 @@ _DISCOVERED = "conf.d/discovered.toml"
     show_default=True,
     help="aura-run in front of each command; or jobs of the daemon, and cron's lines commented out.",
 )
+@click.option("--force", is_flag=True, help="With --as config: write although no daemon answers to run the jobs.")
 @click.option("--only", multiple=True, metavar="NAME", help="This job alone; may be given several times.")
 @click.option("--root", default="/", metavar="DIR", help="Look at the copy of a host in DIR, and write there.")
 @config_option
@@ -80,6 +84,7 @@ def discover(
     writes: bool,
     undoes: bool,
     shape: Shape,
+    force: bool,
     only: tuple[str, ...],
     root: str,
     as_json: bool,
@@ -94,7 +99,7 @@ def discover(
     if undoes:
         if writes or only:
             raise UsageError("--undo takes back the last --write as a whole; give it alone")
-        _undo(os.path.abspath(root), as_json=as_json)
+        _undo(os.path.abspath(root), config_file, as_json=as_json)
         return
     host = read_host(root)
     if host.unreadable and not host.tables and not host.timers:
@@ -118,11 +123,20 @@ def discover(
         doubt = why_not_lasting(facts.aura_run, os.geteuid()) if proposal.jobs else ""
         cannot_run = _cannot_run(facts.aura_run, proposal)
         proposal = plan(replace(facts, cannot_run=cannot_run)) if cannot_run else proposal
+    switches = shape == "config" and host.is_live and bool(proposal.changes)
+    if switches and not force and (problem := why_no_daemon(config_file)):
+        doubt = f"{problem}. cron would stop running these jobs, and nobody would start; --force does it all the same"
     written = None
     if writes and proposal.changes:
         if doubt:
             raise AuraError(f"{doubt}; nothing was written")
-        written = _write(host, proposal.changes, declared, shape)
+        with quiet_moment() if switches else nullcontext():
+            written = _write(host, proposal.changes, declared, shape)
+            problem = reload_daemon(config_file, _moved(proposal, written)) if switches and written.done else ""
+            if problem and not force:
+                raise AuraError(_put_back(host.root, config_file, problem))
+        if problem:
+            click.echo(f"aura-agent: nobody runs these jobs until the daemon does: {problem}", err=True)
     jobs = proposal.jobs
     if written is not None:
         done = {change.path for change in written.done}
@@ -160,6 +174,22 @@ def _write(host: Host, changes: Sequence[Change], declared: Change | None, shape
     return written
 
 
+def _moved(proposal: Proposal, written: Written) -> dict[str, str]:
+    """Return the jobs that were written, with their heartbeats."""
+    done = {change.path for change in written.done}
+    return {job.name: job.heartbeat for job in proposal.jobs if job.path in done}
+
+
+def _put_back(root: str, config_file: str | None, problem: str) -> str:
+    """Give cron its jobs back; return what to say about it."""
+    results = undo(root, _backups(root))[1]
+    reload_daemon(config_file, {})
+    left = [result_text(result) for result in results if result.problem]
+    return "\n".join(
+        [f"{problem}; cron's lines and the config {'were put back' if left else 'are as they were'}", *left]
+    )
+
+
 def _cannot_run(aura_run: str, proposal: Proposal) -> dict[Account, str]:
     """Return which accounts of the jobs can't execute aura-run, and why."""
     accounts = dict.fromkeys(job.account for job in proposal.jobs)
@@ -167,8 +197,13 @@ def _cannot_run(aura_run: str, proposal: Proposal) -> dict[Account, str]:
     return {account: reason for account, reason in found.items() if reason}
 
 
-def _undo(root: str, *, as_json: bool) -> None:
-    directory, results = undo(root, _backups(root))
+def _undo(root: str, config_file: str | None, *, as_json: bool) -> None:
+    backups = _backups(root)
+    switches = root == "/" and any(MOVED in text for text in to_undo(backups))
+    with quiet_moment() if switches else nullcontext():
+        directory, results = undo(root, backups)
+        if switches and not why_no_daemon(config_file) and (problem := reload_daemon(config_file, {})):
+            click.echo(f"aura-agent: the daemon goes on running these jobs, beside cron: {problem}", err=True)
     _reload_units(root, [result.path for result in results])
     problems = [result for result in results if result.problem]
     silenced = sorted(
@@ -254,6 +289,4 @@ def _following(host: Host, jobs: Sequence[Job], shape: Shape, *, declared: bool,
     else:
         create = "aura-agent api heartbeats create --name"
         commands = [f"{create} {job.heartbeat} --expected-interval {write_duration(job.interval_s)}" for job in jobs]
-    if shape == "config":
-        commands.append("aura-agent reload   # the daemon runs these jobs from now on; see aura-agent status")
     return [*commands, "aura-agent discover --undo   # take it back"]

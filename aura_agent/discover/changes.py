@@ -86,6 +86,16 @@ def write(
     return Written(directory if done else None, tuple(done), left)
 
 
+def to_undo(backups: str) -> list[str]:
+    """Return what the next ``undo`` is to take back: each file as it was written. Raises AuraError, as that does."""
+    directory = _newest(backups)
+    try:
+        names = [name for name in os.listdir(directory) if name.endswith(".after")]
+        return [read_text(os.path.join(directory, name)) for name in names]
+    except OSError as problem:
+        raise AuraError(f"{directory}: {problem.strerror}") from problem
+
+
 def undo(root: str, backups: str) -> tuple[str, list[FileResult]]:
     """Take back the newest set under *backups* that hasn't been; return it, and what became of each file.
 

@@ -85,8 +85,16 @@ class LiveHost:
         self.write("/etc/passwd", _PASSWD)
         self.write("/etc/group", _GROUP)
         self.write("/local-bin/crontab", _CRONTAB, 0o755)
-        if os.path.exists("/etc/ld.so.cache"):
-            shutil.copy("/etc/ld.so.cache", self.path("/etc/ld.so.cache"))
+        # A Python with a library of its own looks for it where it was built: tell the loader where it is here.
+        cache = self.installation.parent / "ld.so.cache"
+        if not cache.exists():
+            self.write("/etc/ld.so.conf", "/opt/python/lib\ninclude /etc/ld.so.conf.d/*.conf\n")
+            if os.path.isdir("/etc/ld.so.conf.d"):
+                shutil.copytree("/etc/ld.so.conf.d", self.path("/etc/ld.so.conf.d"))
+            made = self.run("ldconfig")
+            assert made.returncode == 0, made.stderr
+            shutil.copy(self.path("/etc/ld.so.cache"), cache)
+        shutil.copy(cache, self.path("/etc/ld.so.cache"))
 
     def path(self, inside: str) -> Path:
         return self.root / inside.lstrip("/")
