@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
+from aura_agent.boot_time import NO_BOOT_ID, current_boot_id
 from aura_agent.clock import SystemClock, until_beat_s
 from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
@@ -43,7 +44,7 @@ from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.private_files import open_private
-from aura_agent.report import boots, places
+from aura_agent.report import places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
 from aura_agent.telemetry.counts import Counts
@@ -163,10 +164,11 @@ async def _built(
     clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
     observer = LoggingObserver(counts)
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
-    hostname, boot_id = os.uname().nodename, boots.current_boot_id()
+    hostname = os.uname().nodename
     async with AsyncExitStack() as stack:
         outbox = open_outbox(directory, "daemon")
         _take_lock(directory, stack)
+        boot_id = outbox.boot_id
         worker = OutboxWorker(outbox, outbox.reader())
         stack.push_async_callback(worker.close)
         await worker.call(Outbox.unpark)
@@ -261,9 +263,12 @@ async def _built(
         refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, skew, clock, observer)
         agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
+        if not current_boot_id():
+            agent.surroundings = f"{NO_BOOT_ID}: the order of runs is told by the clocks alone"
+            observer.note("surroundings.missing", reason=agent.surroundings)
         agent.apply(config)
         vitals = Vitals(agent, observer, signals.stop)
-        desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake)
+        desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake, boot_id)
         reports = ReportServer(desk, vitals.watch)
         await _listen(agent, reports, vitals, counts, observer, stack)
         scheduling = vitals.start(scheduler.run(), "scheduler")

@@ -8,6 +8,8 @@ import time
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
+from aura_agent.boot_time import namespace_offset_ns
+
 
 class Reading(NamedTuple):
     """Both clocks, read together: nanoseconds since this boot, nanoseconds since the Unix epoch."""
@@ -36,7 +38,10 @@ def until_beat_s(now_s: float, period_s: float) -> float:
 
 
 class SystemClock:
-    """The kernel's clocks."""
+    """The kernel's clocks; CLOCK_BOOTTIME is the host's, whatever time namespace we are in."""
+
+    def __init__(self) -> None:
+        self._offset_ns = namespace_offset_ns()
 
     def read(self) -> Reading:
-        return Reading(time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns())
+        return Reading(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._offset_ns, time.time_ns())

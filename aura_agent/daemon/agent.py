@@ -94,6 +94,7 @@ class Agent:
         self.config_problem = ""
         self.started_at = parts.clock.read().wall
         self.stopping = False
+        self.surroundings = ""  # what the host lacks, and what that costs
         self.crashed = ""  # what of the background work has ended that never should
 
     def apply(self, config: Config) -> None:
@@ -249,6 +250,7 @@ class Agent:
             ],
             "degraded": self._parts.resolver.standing.degraded,
             "warnings": [
+                *([self.surroundings] if self.surroundings else []),
                 *([self._parts.skew.warning] if self._parts.skew.warning else []),
                 *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
             ],

@@ -180,7 +180,7 @@ class ReportServer:
         if self._desk.must_redact(heard.report):
             self._soon(partial(self._keep_redacted, connection, heard.report))
         else:
-            self._desk.worker.keep(line, heard.report, partial(self._kept, connection, heard.report))
+            self._desk.worker.keep(heard.line, heard.report, partial(self._kept, connection, heard.report))
 
     def _await(self, connection: "_Connection", what: int) -> None:
         """Come back to the connection, once, when *what* can be done."""

@@ -18,7 +18,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
-from aura_agent.report.record import Outcome, Ref, Report
+from aura_agent.report.record import Outcome, Ref, Report, in_the_past
 from aura_agent.report.redaction import redact
 
 
@@ -35,11 +35,15 @@ class Conversation:
 
 
 class Heard(NamedTuple):
-    """What a line calls for: its *answer*, or that *report* is kept first. *refuses*: somebody is refused, for once."""
+    """What a line calls for: its *answer*, or that *report* is kept first, as *line*.
+
+    *refuses*: somebody is refused, for once.
+    """
 
     answer: bytes = b""
     report: Report | None = None
     refuses: bool = False
+    line: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class Desk:
     """What it takes to judge a report. *config* returns the one in force; *accepted* hears of reports that are kept,
     *wake* that others than those were brought in.
 
-    *directory* is the store's, for the spool. ``hear`` may be called in any thread, all else only in the loop's.
+    *directory* is the store's, for the spool; *boot_id* is what the store calls this boot.
+    ``hear`` may be called in any thread, all else only in the loop's.
     """
 
     worker: OutboxWorker
@@ -57,6 +62,7 @@ class Desk:
     config: Callable[[], Config]
     accepted: Callable[[Report], None]
     wake: Callable[[], None]
+    boot_id: str = ""
 
     def hear(self, conversation: Conversation, line: bytes) -> Heard:
         """Return what *line*, said in *conversation*, calls for."""
@@ -69,10 +75,18 @@ class Desk:
             if verb == "start":
                 return Heard(self._begin(conversation, fields))
             if verb == "run":
-                return Heard(report=Report.from_fields(fields))
+                return self._take(fields, line)
         except ValueError as problem:
             return Heard(wire.encode("busy", {"reason": f"not understood: {problem}"}))
         return Heard(wire.encode("busy", {"reason": f"unknown verb {verb[:40]}"}))
+
+    def _take(self, fields: dict[str, str], line: bytes) -> Heard:
+        """Return the report in *line* as it is kept: who speaks to us runs in our boot, and has run before now."""
+        given = Report.from_fields({"boot": self.boot_id} | fields)
+        report = in_the_past(given, self.boot_id, self.clock.read())
+        if report is not given or "boot" not in fields:
+            line = wire.encode("run", report.to_fields())
+        return Heard(report=report, line=line)
 
     def must_redact(self, report: Report) -> bool:
         return report.body is not None and bool(self.config().attach.redact)
@@ -114,7 +128,7 @@ class Desk:
         lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
         if "heartbeat" in lent:
             fields |= {"job": lent["job"], "ref": f"{Ref.HEARTBEAT}{lent['heartbeat']}"}
-        conversation.open = Report.lost(fields, "aura-run went away without an outcome")
+        conversation.open = Report.lost({"boot": self.boot_id} | fields, "aura-run went away without an outcome")
         # Who shares our user has our store, and would have to read the config to find it.
         store = self.directory if conversation.peer.uid == os.geteuid() else ""
         return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact), "store": store})

@@ -17,7 +17,7 @@ from aura_agent.outbox.database import BUSY_TIMEOUT_S
 from aura_agent.outbox.queries import left_in, streams_of, waiting_runs
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report.boots import current_boot_id
+from aura_agent.report import boots
 from aura_agent.report.record import Report
 from aura_agent.report.spool import prepare
 from aura_agent.secret import Secret
@@ -47,7 +47,7 @@ class Service:
             SystemClock(),
             random.Random(),  # spreads waits, protects nothing
             directory=self._own_state_dir(),
-            boot_id=current_boot_id(),
+            boot_id=boots.identify(self._own_state_dir()),
             on_wait=on_wait,
         )
 

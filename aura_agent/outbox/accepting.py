@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
+from aura_agent.clock import Reading
 from aura_agent.outbox import rules
 from aura_agent.outbox.boot_numbers import BETWEEN_BOOTS_NS
 from aura_agent.outbox.entries import Entries
@@ -18,7 +19,7 @@ from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.pruning import Pruner
 from aura_agent.outbox.rules import Key, Moment
 from aura_agent.outbox.streams import Streams
-from aura_agent.report.record import Outcome, Report
+from aura_agent.report.record import Outcome, Report, in_the_past
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class Accepting:
         news: list[tuple[Report, Key]] = []
         for report in reports:
             if rules.is_news(report.outcome, self._on_record(report.run_id)):
-                kept = storable(report)
+                kept = in_the_past(storable(report), self._epochs.boot_id, Reading(now.boot_ns, now.wall_ns))
                 key = self._epochs.key(kept) if epoch is None else Key(epoch, kept.started.boot_ns, kept.run_id)
                 self._write_history(kept)
                 news.append((kept, key))

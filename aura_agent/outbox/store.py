@@ -56,8 +56,8 @@ class Outbox:
     ) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
 
-        *boot_id* is the boot of *clock*, by default the kernel's. *check* reads the whole file first, and sets it
-        aside if it is damaged; *patience_s* is how long others may keep it locked. Raises StoreError.
+        *boot_id* is the boot of *clock*, by default as ``boots.identify`` has it. *check* reads the whole file first,
+        and sets it aside if it is damaged; *patience_s* is how long others may keep it locked. Raises StoreError.
         """
         self.directory = directory
         self._owner = owner
@@ -66,7 +66,7 @@ class Outbox:
         self._is_behind = False  # whether the inbox couldn't be taken in
         connection = self._connection = self._open(check, patience_s)
         try:
-            self._epochs = Epochs(connection, directory, clock, boot_id or boots.current_boot_id())
+            self._epochs = Epochs(connection, directory, clock, boot_id or boots.identify(directory))
         except BaseException:
             connection.close()
             raise
@@ -89,6 +89,11 @@ class Outbox:
     def connection(self) -> sqlite3.Connection:
         """For ``aura_agent.outbox.queries``; everything that writes is a method here."""
         return self._connection
+
+    @property
+    def boot_id(self) -> str:
+        """What this store calls the boot that goes on."""
+        return self._epochs.boot_id
 
     def reader(self) -> Reader:
         """Return who reads the store beside us, in another thread; only of one in a directory. Raises StoreError."""

@@ -43,7 +43,11 @@ def resident(sessions: Container[int]) -> dict[int, int]:
     import psutil  # not before it is needed: 10 ms of the daemon's start
 
     found: dict[int, int] = {}
-    for pid in psutil.pids():
+    try:
+        pids = psutil.pids()
+    except (OSError, IndexError):  # no /proc
+        return {}
+    for pid in pids:
         try:
             session = os.getsid(pid)
             if session in sessions:

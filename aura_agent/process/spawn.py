@@ -183,20 +183,34 @@ def _fork(
     stderr: int | None,
     options: Mapping[str, Any],
 ) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        argv,
-        executable=path,
-        cwd=cwd,
-        env=dict(spec.env),
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        umask=-1 if spec.umask is None else spec.umask,
-        start_new_session=True,
-        restore_signals=True,
-        close_fds=True,
-        **options,
-    )
+    nothing = _empty_input()
+    try:
+        return subprocess.Popen(
+            argv,
+            executable=path,
+            cwd=cwd,
+            env=dict(spec.env),
+            stdin=nothing,
+            stdout=stdout,
+            stderr=stderr,
+            umask=-1 if spec.umask is None else spec.umask,
+            start_new_session=True,
+            restore_signals=True,
+            close_fds=True,
+            **options,
+        )
+    finally:
+        os.close(nothing)
+
+
+def _empty_input() -> int:
+    """Open what is at its end from the start: /dev/null, or a pipe that nobody writes to where there is none."""
+    try:
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        reading, writing = os.pipe()
+        os.close(writing)
+        return reading
 
 
 def _translate(exc: OSError, path: str, account: Account | None, cwd: str) -> SpawnFailed:

@@ -13,7 +13,8 @@ Never part of it: ourselves, our ancestors, and with a group of its own whatever
 our pipeline and cron's shell are no descendants of the job, and our own group is never signalled as one.
 
 A pid is only a number: each signal goes through a pidfd whose process has been compared, by start time, with the one
-that was found. How to stop a job (SIGTERM, a wait, SIGKILL) is the caller's business.
+that was found. Without a /proc nobody can be found: then the root's own group is all that is signalled. How to stop a
+job (SIGTERM, a wait, SIGKILL) is the caller's business.
 """
 
 import os
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from aura_agent.process.age import started_s
 from aura_agent.process.subreaper import become_subreaper, reap_adopted
 
 __all__ = ["ProcessTree", "Signalled", "become_subreaper", "descendants", "reap_adopted", "signal_tree"]
@@ -75,17 +77,24 @@ class ProcessTree:
         self._apart_from_us = self._own_group
         self._known: set[psutil.Process] = set()
         self._root_started_s = 0.0
+        self.is_blind = not os.path.exists("/proc/self/stat")
+        if self.is_blind:
+            return
         try:
             root = psutil.Process(root_pid)
-            self._root_started_s = _started_s(root)
+            self._root_started_s = started_s(root_pid)
             self._known.add(root)
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ProcessLookupError):
             self._own_group = False  # the number may be anybody's by now
             self._root_started_s = float("inf")
 
     def members(self) -> list[psutil.Process]:
         """Look, and return the living members, parents before their children. Zombies are not alive."""
-        return [row.process for row in self._look()]
+        return [] if self.is_blind else [row.process for row in self._look()]
+
+    def is_alive(self) -> bool:
+        """Look whether anybody is left."""
+        return self._group_exists() if self.is_blind else bool(self._look())
 
     def signal(self, signum: int) -> Signalled:
         """Signal every living member, and those that appear while that is done.
@@ -94,6 +103,8 @@ class ProcessTree:
         appears in the group was started on purpose by a handler of the signal, and is left to clean up. SIGKILL is
         repeated until nobody is left. Stopped processes are woken up to hear that they are to end.
         """
+        if self.is_blind:
+            return self._signal_blindly(signum)
         done: set[psutil.Process] = set()
         refused: set[int] = set()
         kill = signum == signal.SIGKILL
@@ -118,6 +129,11 @@ class ProcessTree:
     def wait_gone(self, timeout_s: float) -> bool:
         """Block until no member is alive; False: some still are after *timeout_s*. Reaps nobody."""
         deadline = time.monotonic() + timeout_s
+        while self.is_blind and self._group_exists():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(left_s, _LOOK_AGAIN_S))
         while members := self.members():
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -142,6 +158,11 @@ class ProcessTree:
 
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
+        while self.is_blind and self._group_exists():
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                return False
+            await asyncio.sleep(min(left_s, _LOOK_AGAIN_S))
         while members := self.members():
             left_s = deadline - loop.time()
             if left_s <= 0:
@@ -161,6 +182,25 @@ class ProcessTree:
                     finally:
                         loop.remove_reader(pidfd)
         return True
+
+    def _signal_blindly(self, signum: int) -> Signalled:
+        if not self._group_exists():
+            return Signalled(())
+        _signal_group(self.root_pid, signum)
+        if signum in _ASKS_TO_END:
+            _signal_group(self.root_pid, signal.SIGCONT)  # what is stopped would not hear of it
+        return Signalled((self.root_pid,))
+
+    def _group_exists(self) -> bool:
+        """Whether the root's own group has a process, ended ones that nobody has reaped included."""
+        try:
+            if self._own_group:
+                os.killpg(self.root_pid, 0)
+        except ProcessLookupError:
+            self._own_group = False  # from here on the number may be anybody's
+        except PermissionError:
+            pass
+        return self._own_group
 
     def _look(self) -> list[_Row]:
         table = _process_table()
@@ -195,8 +235,8 @@ class ProcessTree:
         if not adopted and not self._carries_marker(row.process.pid):
             return False
         try:
-            return _started_s(row.process) > self._root_started_s - _START_TICK_S / 2
-        except psutil.Error:
+            return started_s(row.process.pid) > self._root_started_s - _START_TICK_S / 2
+        except ProcessLookupError:
             return False
 
     def _carries_marker(self, pid: int) -> bool:
@@ -244,11 +284,6 @@ def _same(process: psutil.Process, table: dict[int, _Row]) -> bool:
     """Whether *process* is still there: psutil compares pid and start time."""
     row = table.get(process.pid)
     return row is not None and row.process == process
-
-
-def _started_s(process: psutil.Process) -> float:
-    """Return when *process* started, in seconds since boot: a step of the wall clock must not make it older."""
-    return process.create_time() - psutil.boot_time()
 
 
 def _signal_group(group: int, signum: int) -> None:

@@ -21,7 +21,7 @@ def state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str | No
         return SYSTEM_STATE_DIR
     base = environ.get("XDG_STATE_HOME") or ""
     if not os.path.isabs(base):  # the base directory specification: anything else is to be ignored
-        base = os.path.join(environ.get("HOME") or "/", ".local/state")
+        base = os.path.join(_home(environ, euid), ".local/state")
     return os.path.join(base, "aura-agent")
 
 
@@ -41,6 +41,19 @@ def own_state_dir(environ: "os._Environ[str] | dict[str, str]", configured: str 
 def socket_path(environ: "os._Environ[str] | dict[str, str]", configured: str | None) -> str:
     """Return the daemon's socket: AURA_SOCKET, else *configured*, else the system's."""
     return environ.get("AURA_SOCKET") or configured or SYSTEM_SOCKET
+
+
+def _home(environ: "os._Environ[str] | dict[str, str]", euid: int) -> str:
+    """Return the home directory: what HOME says, unless that is none; then the user's, if he has one."""
+    home = environ.get("HOME") or ""
+    if not os.path.isabs(home):
+        import pwd
+
+        try:
+            home = pwd.getpwuid(euid).pw_dir
+        except KeyError:
+            home = ""
+    return home if os.path.isabs(home) else "/"
 
 
 def _absolute(path: str) -> str:

@@ -1,6 +1,6 @@
 """A run's outcome as the outbox takes it, and its way from and to a line."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from aura_agent.clock import Reading
@@ -137,6 +137,24 @@ def report_in(line: bytes) -> Report | None:
         return Report.from_fields(fields) if verb == "run" else None
     except ValueError:
         return None
+
+
+def in_the_past(report: Report, boot_id: str, now: Reading) -> Report:
+    """Return *report* with no instant of the boot *boot_id*, that of *now*, in the future, and its end after its start.
+
+    Who reports has read the clock before us: one that was ahead must not put a run behind all that are to come.
+    """
+    started, ended = report.started, report.ended
+    if report.boot_id == boot_id:
+        started, ended = _at_most(started, now), _at_most(ended, now)
+    if ended.boot_ns < started.boot_ns:
+        ended = ended._replace(boot_ns=started.boot_ns)
+    same = started is report.started and ended is report.ended
+    return report if same else replace(report, started=started, ended=ended)
+
+
+def _at_most(told: Reading, now: Reading) -> Reading:
+    return Reading(now.boot_ns, min(told.wall_ns, now.wall_ns)) if told.boot_ns > now.boot_ns else told
 
 
 def _run_id(text: str) -> str:

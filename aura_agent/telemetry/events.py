@@ -40,6 +40,7 @@ WATCH_PINGED = "watch.pinged"
 WATCH_PING_FAILED = "watch.ping_failed"
 WATCH_PING_RECOVERED = "watch.ping_recovered"
 STATUS_LISTENING = "status.listening"
+SURROUNDINGS_MISSING = "surroundings.missing"
 AGENT_STOPPING = "agent.stopping"
 AGENT_STARTED = "agent.started"
 AGENT_STOPPED = "agent.stopped"
@@ -87,6 +88,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     WATCH_PING_FAILED: ("warning", "a watch is healthy, and Aura can't be told"),
     WATCH_PING_RECOVERED: ("info", "a watch's pings arrive again"),
     STATUS_LISTENING: ("info", "page, probes and metrics are served"),
+    SURROUNDINGS_MISSING: ("warning", "the host lacks something; the line says what that costs"),
     AGENT_STOPPING: ("info", "the agent was told to stop"),
     WATCH_CHANGED: ("info", "what a watch sees has changed; a warning if it is unhealthy now"),
     AGENT_STARTED: ("info", "the agent is ready"),

@@ -8,10 +8,12 @@ import os
 import pwd
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 
 import psutil
 
+from aura_agent.process.age import started_s
 from aura_agent.watch.condition import Condition, shown
 
 # A daemon writes its pidfile after it has started. Start times are kept in ticks since boot, 10 ms, and become wall
@@ -41,6 +43,8 @@ def check_process(
     number of the effective user. previous: this probe's last answer; the very process that it found with the very
     same pidfile is trusted without comparing times again, so that a step of the wall clock can't age it.
     """
+    if not os.path.exists("/proc/self/stat"):
+        return Condition(False, "no process can be looked at: there is no /proc")
     if pidfile is None and pattern is None and name is None and user is None:
         return Condition(False, "nothing to look for: set pidfile, pattern or name")
     try:
@@ -83,12 +87,13 @@ def _check_pidfile(
             facts = _facts(process) | {"pidfile_mtime_ns": written_ns, "pidfile_inode": inode}
             if process.status() in _NOT_ALIVE:
                 return Condition(False, f"process {pid} of pidfile {where} is a zombie: dead, not reaped", facts)
-            late_s = process.create_time() - written_ns / 1e9
+            began_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + started_s(pid)
+            late_s = began_s - written_ns / 1e9
             if late_s > RECYCLED_SLACK_S and not _seen_before(previous, facts):
                 text = f"process {pid} started {late_s:.0f} s after pidfile {where} was written: it is another one"
                 return Condition(False, text, facts)
             mismatch = _mismatch(process, expression, name, uid, user)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ProcessLookupError):
         return gone
     except psutil.AccessDenied:
         return Condition(False, f"process {pid} of pidfile {where} can't be looked at: permission denied", {"pid": pid})
@@ -128,7 +133,7 @@ def _check_all(expression: re.Pattern[str] | None, name: str | None, uid: int | 
         try:
             facts = _facts(process)
             break
-        except psutil.Error:
+        except (psutil.Error, ProcessLookupError):
             continue
     pids = [process.pid for process in found]
     facts |= {"count": len(pids), "pids": pids[:_MAX_LISTED_PIDS]}
@@ -180,7 +185,7 @@ def _facts(process: psutil.Process) -> dict[str, object]:
         "name": shown(process.name()),
         "status": str(process.status()),
         # Since boot, in whole ticks: stable whatever the wall clock does, so that `previous` can be compared.
-        "started_ticks": round((process.create_time() - psutil.boot_time()) * 100),
+        "started_ticks": round(started_s(process.pid) * 100),
     }
 
 

@@ -60,17 +60,25 @@ def _take_missing_descriptors() -> None:
     The job doesn't inherit them: it misses what the caller wanted it to miss.
     """
     try:
-        while (taken := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        while (taken := _open_nothing()) <= 2:
             pass
         os.close(taken)
     except OSError:
         pass
 
 
+def _open_nothing() -> int:
+    """Open /dev/null; where there is none, the root directory, which nobody can read or write. Raises OSError."""
+    try:
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open("/", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def _let_go_of_pipeline() -> None:
     """Give up our ends of the caller's stdin and stdout: who reads the job's output need not wait for our delivery."""
     try:
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        nothing = _open_nothing()
     except OSError:
         return
     os.dup2(nothing, 0)

@@ -61,7 +61,7 @@ def job_identity(options: "Options") -> str:
 
 def _living(pid: int) -> str:
     """Return *pid* with what makes it unique; empty if there is no such process, or it has ended."""
-    from aura_agent.report.boots import current_boot_id
+    from aura_agent.boot_time import current_boot_id
 
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)

@@ -10,7 +10,7 @@ here is one line on stderr and leaves the exit status alone.
 
 import os
 
-from aura_agent.report.boots import current_boot_id
+from aura_agent.boot_time import NO_BOOT_ID, current_boot_id, namespace_offset_ns
 from aura_agent.report.places import DAEMON_LOCK, SYSTEM_CONFIG, own_state_dir, socket_path, state_dir
 from aura_agent.report.wire import MAX_LINE_BYTES, encode
 from aura_agent.wrapper.daemon import Busy, Daemon, Refused
@@ -48,7 +48,8 @@ class Reporter:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._run_id = os.urandom(16).hex()
-        self._boot_id = current_boot_id()
+        self._boot_id = current_boot_id()  # empty without /proc: the daemon knows it, else the store does
+        self._ahead_ns = namespace_offset_ns()
         self._attempt = 0
         self._start: dict[str, str] = {}  # fields of the attempt's start
         self._record: StartRecord | None = None
@@ -76,7 +77,7 @@ class Reporter:
         fields = self._start = {
             "run": self._run_id,
             "boot": self._boot_id,
-            "start_boot_ns": str(ended.started_boot_ns),
+            "start_boot_ns": str(ended.started_boot_ns - self._ahead_ns),
             "start_ns": str(ended.started_ns),
             "ref": self._ref or "",
             "job": self._job_name(),
@@ -116,7 +117,7 @@ class Reporter:
         if self._no_ref:
             warn(self._store, f"no heartbeat {self._job_name()}", self._no_ref)
         fields = self._start | {
-            "end_boot_ns": str(ended.ended_boot_ns),
+            "end_boot_ns": str(ended.ended_boot_ns - self._ahead_ns),
             "end_ns": str(ended.ended_ns),
             "outcome": outcome,
             "ref": self._ref or "",
@@ -136,7 +137,7 @@ class Reporter:
             self._forget_start()
             return None
         self._look_for_store()
-        path = self._spool(encode("run", fields))
+        path = self._spool(fields)
         spooled = path is not None
         if spooled:
             self._forget_start()
@@ -298,8 +299,8 @@ class Reporter:
 
         before = self._record
         try:
-            self._prepare_store()
-            self._record = StartRecord(self._store, self._run_id, self._attempt, encode("start", self._start))
+            boot = {"boot": self._prepare_store()}
+            self._record = StartRecord(self._store, self._run_id, self._attempt, encode("start", self._start | boot))
         except OSError:
             return  # keeping the outcome will tell
         self._recorded = self._attempt
@@ -311,26 +312,32 @@ class Reporter:
             self._record.remove()
             self._record = None
 
-    def _prepare_store(self) -> None:
+    def _prepare_store(self) -> str:
+        """Return by which id our store knows this boot. Raises OSError."""
         from aura_agent.report import boots, spool
 
         spool.prepare(self._store)
+        boot_id = self._boot_id or boots.identify(self._store)
         try:
-            boots.count(self._store, self._boot_id)
+            boots.count(self._store, boot_id)
         except OSError:
             pass  # the database knows this boot, or orders what is of it by the wall clock
+        return boot_id
 
-    def _spool(self, record: bytes) -> str | None:
-        """Return the spool file that holds *record* now; None, with a warning, if there can't be one."""
+    def _spool(self, fields: dict[str, str]) -> str | None:
+        """Return the spool file that holds the report *fields* now; None, with a warning, if there can't be one."""
         from aura_agent.report import spool
 
         try:
-            self._prepare_store()
-            return spool.write(self._store, self._run_id, record)
+            fields["boot"] = self._prepare_store()
+            path = spool.write(self._store, self._run_id, encode("run", fields))
         except OSError as problem:
             text = f"{self._store}: {problem.strerror}: this run's ping can't be kept, only sent at once"
             warn(self._store, "store", text)
             return None
+        if not self._boot_id:
+            warn(self._store, "boot", f"{NO_BOOT_ID}: the ping is sent, and its order is told by the clocks alone")
+        return path
 
     def _job_name(self) -> str:
         return self._options.job or os.path.basename(self._options.command[0])

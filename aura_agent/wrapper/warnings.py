@@ -33,7 +33,8 @@ def _is_new(directory: str, cause: str) -> bool:
     from binascii import crc32
 
     name = f"{crc32(f'{directory} {cause}'.encode('utf-8', 'surrogateescape')):08x}"
-    elsewhere = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # ours if prepared
+    said = (os.environ.get("XDG_RUNTIME_DIR") or "", os.environ.get("TMPDIR") or "")
+    elsewhere = next((path for path in said if os.path.isabs(path)), "/tmp")  # noqa: S108  # ours if prepared
     places = (directory, os.path.join(elsewhere, f"aura-run-{os.geteuid()}"))
     for place in places:
         try:

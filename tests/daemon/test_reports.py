@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from aura_agent.clock import SystemClock
+from aura_agent.clock import Reading, SystemClock
 from aura_agent.config.models import Config
 from aura_agent.daemon.report_server import MAX_CONNECTIONS, ReportServer
 from aura_agent.daemon.reports import Desk
@@ -381,3 +381,17 @@ async def test_a_run_whose_outcome_is_in_the_spool_is_not_lost(served: Served, *
     await until(lambda: served.seen.named("store.failed"))
     left = [path.name for path in (served.state / "spool").iterdir()]
     assert left == ["run00000001.report" if spooled else "run00000001-lost.report"]
+
+
+async def test_a_run_that_is_told_to_begin_later_is_of_now(served: Served) -> None:
+    """It must not be behind the runs that are to come: it is kept so, not only judged so."""
+    reader, writer = await served.connect()
+    now = SystemClock().read()
+    ahead = report_of("run00000001", Reading(now.boot_ns + 10**15, now.wall_ns), ref="heartbeat:h", job="j")
+    writer.write(wire.encode("run", ahead.to_fields()))
+    assert wire.decode(await reader.readline())[0] == "ok"
+
+    await served.outcomes()
+    rows = await served.worker.call(lambda outbox: outbox.connection.execute("SELECT * FROM entries").fetchall())
+    assert now.boot_ns <= rows[0]["started_boot_ns"] <= rows[0]["ended_boot_ns"] <= SystemClock().read().boot_ns
+    writer.close()
