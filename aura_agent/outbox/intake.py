@@ -17,7 +17,7 @@ Works inside the transactions of ``aura_agent.outbox.store``; what the files hol
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from aura_agent.clock import Reading
@@ -28,6 +28,10 @@ from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.senders import Senders
 from aura_agent.report import spool, started, wire
 from aura_agent.report.record import Outcome, Report, report_in
+
+# What one transaction takes in of a backlog: whoever is ended during the next one has made progress.
+BATCH = 500
+_BATCH_BYTES = 4 << 20
 
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -75,7 +79,7 @@ class Intake:
                 return True
             if self._directory is None:
                 return False
-            if spool.waiting(self._directory) or started.any_record(self._directory):
+            if spool.waiting(self._directory) or started.count(self._directory):
                 return True
             return bool(self._abandoned_runs())
 
@@ -86,15 +90,51 @@ class Intake:
         with reading():
             return spool.waiting(self._directory)
 
-    def take(self, now: Moment, *, is_starting: bool = False) -> Taken:
+    def take(self, now: Moment, *, is_starting: bool = False, lost_at_most: int | None = None) -> Taken:
         """Bring in what inbox and spool hold, and judge lost runs; *is_starting*: as for ``_abandoned_runs``."""
-        abandoned = [] if self._directory is None else started.abandoned(self._directory, now.wall_ns)
+        abandoned = [] if self._directory is None else started.abandoned(self._directory, now.wall_ns, lost_at_most)
         kept = self.take_inbox(now)
-        spooled, news = self._take_spool(now)
+        taken = self.take_spooled(self.spooled(), now)
+        news = kept + taken.news
         for _, line in abandoned:
             news += self._judge_lost(line, now)
         news += self._lose_open_runs(self._abandoned_runs(is_starting=is_starting), now)
-        return Taken(kept + news, tuple(spooled), tuple(path for path, _ in abandoned))
+        return Taken(news, taken.spooled, tuple(path for path, _ in abandoned))
+
+    def take_spooled(self, paths: Iterable[str], now: Moment) -> Taken:
+        """Accept what these files of the spool hold."""
+        read = {path: report for path in paths if (report := _read(path, now, self._tell)) is not None}
+        if not read:
+            return Taken(0, (), ())
+        news, unfit = self._accepting.try_to_accept(list(read.values()), now)
+        taken = []
+        for path, report in read.items():
+            if any(report is each for each in unfit):
+                _set_aside(path, self._tell)
+            else:
+                taken.append(path)
+        return Taken(news, tuple(taken), ())
+
+    def spool_batches(self) -> Iterator[list[str]]:
+        """Yield the files of the spool in batches, each for a transaction; nothing if all fit into one.
+
+        Raises StoreError.
+        """
+        paths = self.spooled()
+        if len(paths) <= BATCH and sum(map(_size, paths)) <= _BATCH_BYTES:
+            return
+        batch, size = list[str](), 0
+        for path in paths:
+            size += _size(path)
+            if batch and (len(batch) == BATCH or size > _BATCH_BYTES):
+                yield batch
+                batch, size = [], _size(path)
+            batch.append(path)
+        yield batch
+
+    def start_records(self) -> int:
+        """Return how many start records there are."""
+        return 0 if self._directory is None else started.count(self._directory)
 
     # -- the inbox -----------------------------------------------------------------------------------------------
 
@@ -105,16 +145,20 @@ class Intake:
         self._read.update(lines)
 
     def kept(self) -> int:
-        """Return how many reports wait in the inbox to be judged."""
-        return int(self._connection.execute("SELECT count(*) FROM inbox").fetchone()[0])
+        """Return how many reports wait in the inbox to be judged. Raises StoreError."""
+        with reading():
+            return int(self._connection.execute("SELECT count(*) FROM inbox").fetchone()[0])
 
-    def take_inbox(self, now: Moment) -> int:
-        """Accept what the inbox holds; return how many reports were news."""
-        lines = [row["line"] for row in self._connection.execute("SELECT line FROM inbox ORDER BY id")]
-        read, self._read = self._read, {}
+    def take_inbox(self, now: Moment, at_most: int = -1) -> int:
+        """Accept what the inbox holds, or its oldest lines; return how many reports were news."""
+        rows = self._connection.execute("SELECT id, line FROM inbox ORDER BY id LIMIT ?", (at_most,)).fetchall()
+        lines = [row["line"] for row in rows]
+        read = self._read
+        if at_most < 0 or len(lines) < at_most:
+            self._read = {}
         if not lines:
             return 0
-        self._connection.execute("DELETE FROM inbox")
+        self._connection.execute("DELETE FROM inbox WHERE id <= ?", (rows[-1]["id"],))
         reports = [report for line in lines if (report := read.get(line) or report_in(line)) is not None]
         news, unfit = self._accepting.try_to_accept(reports, now)
         if unfit or len(reports) < len(lines):  # they were whole when they were kept
@@ -182,20 +226,6 @@ class Intake:
 
     # -- private -------------------------------------------------------------------------------------------------
 
-    def _take_spool(self, now: Moment) -> tuple[list[str], int]:
-        """Accept what the spool holds; return the files that may go then, and how many reports were news."""
-        read = {path: report for path in self.spooled() if (report := _read(path, now, self._tell)) is not None}
-        if not read:
-            return [], 0
-        news, unfit = self._accepting.try_to_accept(list(read.values()), now)
-        taken = []
-        for path, report in read.items():
-            if any(report is each for each in unfit):
-                _set_aside(path, self._tell)
-            else:
-                taken.append(path)
-        return taken, news
-
     def _judge_lost(self, line: bytes, now: Moment) -> bool:
         """Accept the run of a start record as lost, unless its outcome is known; return whether it is news."""
         lost = _as_lost(line, now, self._epochs.boot_id)
@@ -203,6 +233,13 @@ class Intake:
             return False
         self._lost[lost.run_id] = lost.job
         return True
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path, follow_symlinks=False).st_size
+    except OSError:
+        return 0
 
 
 def _read(path: str, now: Moment, tell: Callable[[str], None]) -> Report | None:

@@ -24,7 +24,7 @@ from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.heartbeats import CachedHeartbeat, Heartbeats
 from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
-from aura_agent.outbox.intake import Intake
+from aura_agent.outbox.intake import BATCH, Intake, Taken
 from aura_agent.outbox.jobs import JobMarks
 from aura_agent.outbox.leases import Leases
 from aura_agent.outbox.pruning import Bounds, Pruner
@@ -166,6 +166,7 @@ class Outbox:
     @contextmanager
     def _deciding(self) -> Iterator[Moment]:
         """One write transaction that first takes in what the inbox holds; yields when that was."""
+        self._take_long_inbox()
         with self._catching_up() as now:
             self._intake.take_inbox(now)
             yield now
@@ -174,20 +175,53 @@ class Outbox:
     def _taking(self, *, is_starting: bool = False) -> Iterator[int]:
         """One write transaction that first takes in inbox and spool, and judges lost runs; yields how many were news.
 
-        *is_starting*: we are the store's daemon, and no run of our own goes on yet.
-
-        The files go once that is committed, and not into a database that somebody has set aside under our hands. Where
-        ours was removed they count here, and stay for whoever begins a new one.
+        *is_starting*: we are the store's daemon, and no run of our own goes on yet. A long backlog is taken in batches
+        before, each in a transaction of its own: whoever has little time makes progress. Nothing is decided before the
+        last batch is in, for that may withdraw what came in with the first.
         """
+        news = self._take_backlog()
         with self._catching_up() as now:
             taken = self._intake.take(now, is_starting=is_starting)
-            yield taken.news
+            yield news + taken.news
+        self._clear_away(taken, now)
+
+    def _take_backlog(self) -> int:
+        """Take in what is too much for one transaction; return how many reports were news."""
+        news = self._take_long_inbox()
+        for paths in self._intake.spool_batches():
+            with self._catching_up() as now:
+                taken = self._intake.take_spooled(paths, now)
+            news += taken.news
+            if not self._clear_away(taken, now):
+                break
+        while self._intake.start_records() > BATCH:
+            with self._catching_up() as now:
+                taken = self._intake.take(now, lost_at_most=BATCH)
+            news += taken.news
+            if not self._clear_away(taken, now) or len(taken.records) < BATCH:
+                break
+        return news
+
+    def _take_long_inbox(self) -> int:
+        news = 0
+        while self._intake.kept() > BATCH:
+            with self._catching_up() as now:
+                news += self._intake.take_inbox(now, BATCH)
+            self._pruner.step_if_due(now)
+        return news
+
+    def _clear_away(self, taken: Taken, now: Moment) -> bool:
+        """Remove the files that were *taken* in, once that is committed; return whether the database is still there.
+
+        Not if somebody has set it aside under our hands. Where it was removed they stay for whoever begins a new one.
+        """
         if taken.spooled or taken.records:
             if not os.path.exists(self._path):
-                return
+                return False
             self._check_that_it_is_still_there()
         taken.clear_away()
         self._pruner.step_if_due(now)
+        return True
 
     # -- sending -------------------------------------------------------------------------------------------------
 

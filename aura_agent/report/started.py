@@ -57,19 +57,26 @@ class StartRecord:
         os.close(self._file)
 
 
-def any_record(directory: str) -> bool:
-    """Whether there is a record at all, of whoever lives or is gone: cheap, and mostly false."""
-    return bool(_names(directory))
+def count(directory: str) -> int:
+    """Return how many records there are, of whoever lives or is gone: cheap, and mostly none."""
+    return len(_names(directory))
 
 
-def abandoned(directory: str, wall_ns: int) -> list[tuple[str, bytes]]:
+def abandoned(directory: str, wall_ns: int, at_most: int | None = None) -> list[tuple[str, bytes]]:
     """Return path and line of each record whose wrapper is gone, a run's last attempt first. Raises OSError.
 
     Whoever judges them reads the spool after this: what a wrapper left there is by then as whole as it will ever be.
     A record that was not finished is removed once nobody can still be at it.
     """
-    paths = [os.path.join(directory, _DIRECTORY, name) for name in sorted(_names(directory), reverse=True)]
-    return [(path, line) for path in paths if (line := _line_if_abandoned(path, wall_ns)) is not None]
+    found: list[tuple[str, bytes]] = []
+    for name in sorted(_names(directory), reverse=True):
+        if len(found) == at_most:
+            break
+        path = os.path.join(directory, _DIRECTORY, name)
+        line = _line_if_abandoned(path, wall_ns)
+        if line is not None:
+            found.append((path, line))
+    return found
 
 
 def forget(path: str) -> None:

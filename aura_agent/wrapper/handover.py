@@ -24,7 +24,7 @@ def hand_over(store: str, socket_path: str) -> None:
     """
     try:
         spooled = spool.waiting(store)
-        lost = started.any_record(store) and bool(started.abandoned(store, time_ns()))
+        lost = started.count(store) and bool(started.abandoned(store, time_ns()))
     except OSError as problem:
         warn(store, "store", f"{store}: {problem.strerror}: what may wait there is not handed over to the daemon")
         return

@@ -56,7 +56,7 @@ def test_a_lost_run_withdraws_what_waits_from_before_it(at: Bench) -> None:
     assert at.states() == {earlier: "invalidated"}
     row = next(row for row in run_rows(at.outbox) if row.run_id == "lostrun1")
     assert (row.outcome, row.duration_s) == ("lost", 5.0)
-    assert not started.any_record(str(at.directory))
+    assert not started.count(str(at.directory))
 
 
 def test_what_is_decided_again_and_again_over_a_full_disk_is_told_once(at: Bench) -> None:
@@ -88,7 +88,7 @@ def test_a_run_whose_outcome_is_in_the_spool_is_not_lost(at: Bench) -> None:
 
     assert at.outbox.take_in() == 1
     assert _outcomes(at) == {"spooled1": "succeeded"}
-    assert not started.any_record(str(at.directory))
+    assert not started.count(str(at.directory))
 
 
 def test_a_run_whose_outcome_is_known_is_not_lost(at: Bench) -> None:
@@ -178,7 +178,7 @@ def test_a_record_that_says_nothing_hinders_nobody(at: Bench, line: str) -> None
     at.know("backup")
 
     assert [attempt.run_id for attempt in at.outbox.claim(10).attempts] == [run_id]
-    assert not started.any_record(str(at.directory))
+    assert not started.count(str(at.directory))
 
 
 @pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.FAILED, Outcome.SKIPPED])

@@ -53,14 +53,14 @@ def test_a_record_of_a_run_that_ended_is_gone(tmp_path: Path) -> None:
     assert [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent)] == [0o600, 0o700]
     record.sync()
     record.remove()
-    assert not started.any_record(str(tmp_path / "s"))
+    assert not started.count(str(tmp_path / "s"))
 
     with _wrapper(tmp_path / "s", "run2"):
-        assert started.any_record(str(tmp_path / "s"))
+        assert started.count(str(tmp_path / "s"))
     ((left, _),) = started.abandoned(str(tmp_path / "s"), _NOW_NS)
     started.forget(left)
     started.forget(left)
-    assert not started.any_record(str(tmp_path / "s"))
+    assert not started.count(str(tmp_path / "s"))
 
 
 def test_what_the_process_starts_does_not_hold_the_record(tmp_path: Path) -> None:
