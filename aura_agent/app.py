@@ -48,7 +48,8 @@ from aura_agent.report import places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
 from aura_agent.telemetry.counts import Counts
-from aura_agent.telemetry.logging import configure_logging
+from aura_agent.telemetry.log_writer import LogWriter
+from aura_agent.telemetry.logging import Level, configure_logging
 from aura_agent.telemetry.observer import LoggingObserver
 from aura_agent.telemetry.redact import Redactor
 from aura_agent.web.serving import LazyServer
@@ -69,11 +70,13 @@ def sockets(config: Config) -> Sockets:
     return Sockets(reports, os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET))
 
 
-async def run_agent(config: Config, path: str | None, load: Callable[[], Config], redactor: Redactor) -> None:
+async def run_agent(
+    config: Config, path: str | None, load: Callable[[], Config], redactor: Redactor, log: LogWriter
+) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises AuraError.
 
     *load* reads the config, which is at *path*, anew for a reload.
-    *redactor* learns each secret that the daemon does, so that no log line can hold one.
+    *redactor* learns each secret that the daemon does, so that no log line can hold one; *log* writes the lines.
     """
     sys.setswitchinterval(_GIVE_WAY_S)
     signals = _Signals()
@@ -82,7 +85,7 @@ async def run_agent(config: Config, path: str | None, load: Callable[[], Config]
         loop.add_signal_handler(signum, signals.on_stop)
     loop.add_signal_handler(signal.SIGHUP, signals.reload.set)  # one that comes early is heard once all is built
     notifier = Notifier.from_environ(os.environ)
-    async with _built(config, load, notifier, redactor, signals) as daemon:
+    async with _built(config, load, notifier, redactor, log, signals) as daemon:
         if config.agent.reload_on_change and path is not None:
             daemon.vitals.start(_tell_of_changes(path, load, daemon, signals.reload), "config watch")
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
@@ -158,7 +161,12 @@ class _Daemon:
 
 @asynccontextmanager
 async def _built(
-    config: Config, load: Callable[[], Config], notifier: Notifier, redactor: Redactor, signals: _Signals
+    config: Config,
+    load: Callable[[], Config],
+    notifier: Notifier,
+    redactor: Redactor,
+    log: LogWriter,
+    signals: _Signals,
 ) -> AsyncIterator[_Daemon]:
     """Build everything, start it, and take it down in the reverse order."""
     clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
@@ -262,7 +270,11 @@ async def _built(
         await scheduler.load()
         refresher = Refresher(worker, resolver, clock, rng, hostname, courier.wake)
         parts = Parts(worker, scheduler, runner, watcher, courier, resolver, refresher, skew, clock, observer)
-        agent = Agent(parts, config, load, connect, hostname, lambda level: configure_logging(redactor, level=level))
+
+        def set_log_level(level: Level) -> None:
+            configure_logging(redactor, log, level=level)
+
+        agent = Agent(parts, config, load, connect, hostname, set_log_level, log)
         if not current_boot_id():
             agent.surroundings = f"{NO_BOOT_ID}: the order of runs is told by the clocks alone"
             observer.note("surroundings.missing", reason=agent.surroundings)

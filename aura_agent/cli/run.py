@@ -1,6 +1,7 @@
 """``aura-agent run``."""
 
 import asyncio
+import atexit
 import os
 import sys
 
@@ -8,6 +9,8 @@ import click
 
 from aura_agent.cli.settings import config_option, read_config
 from aura_agent.config.settings import config_path
+
+_FLUSH_LOG_S = 1.0  # at exit: who reads the log may be slow, or gone
 
 
 @click.command()
@@ -20,14 +23,17 @@ def run(config_file: str | None) -> None:
     # httpx and structlog load rich where it is to be had, for a command line and tracebacks that the daemon has no use
     # for: a third of its start, and 4 MiB.
     sys.modules["rich"] = None  # type: ignore[assignment]
-    from aura_agent.app import run_agent
-    from aura_agent.telemetry.logging import configure_logging, log_crashes
+    from aura_agent.telemetry.logging import configure_logging, open_stderr, take_stderr
     from aura_agent.telemetry.redact import Redactor
+
+    redactor, log = Redactor(), open_stderr()
+    configure_logging(redactor, log)
+    take_stderr(log, redactor)  # from here on nothing waits for who reads our stderr, errors of the start included
+    atexit.register(log.flush, _FLUSH_LOG_S)
+    from aura_agent.app import run_agent
 
     config = read_config(config_file)
     os.umask(0o077)
-    redactor = Redactor()
-    configure_logging(redactor, level=config.agent.log_level)
-    log_crashes()
+    configure_logging(redactor, log, level=config.agent.log_level)
     path = config_path(config_file, os.environ)
-    asyncio.run(run_agent(config, path, lambda: read_config(config_file), redactor))
+    asyncio.run(run_agent(config, path, lambda: read_config(config_file), redactor, log))

@@ -40,6 +40,7 @@ from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import build
 from aura_agent.schedule.zones import zone
 from aura_agent.sync.feeders import AGENT_INTERVAL_S
+from aura_agent.telemetry.log_writer import LogWriter
 from aura_agent.watch.condition import Condition
 
 OWN_HEARTBEAT = "aura-agent itself"
@@ -83,12 +84,14 @@ class Agent:
         connect: Callable[[Config], ClientFactory | None],
         hostname: str,
         set_log_level: Callable[[Literal["debug", "info", "warning", "error"]], None],
+        log: LogWriter,
     ) -> None:
         self._parts = parts
         self._connect = connect
         self._load = load
         self._hostname = hostname
         self._set_log_level = set_log_level
+        self._log = log
         self._started_with = config
         self.config = config
         self.config_problem = ""
@@ -250,11 +253,11 @@ class Agent:
             ],
             "degraded": self._parts.resolver.standing.degraded,
             "warnings": [
-                *([self.surroundings] if self.surroundings else []),
-                *([self._parts.skew.warning] if self._parts.skew.warning else []),
+                *(text for text in (self.surroundings, self._parts.skew.warning, self._log.problem) if text),
                 *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
             ],
             "clock_ahead_s": self._parts.skew.ahead_s,
+            "log_lines_dropped": self._log.dropped,
             "config_problem": self.config_problem,
             "needs_restart": self.needs_restart(),
             "queue": counts,

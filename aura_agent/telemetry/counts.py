@@ -36,6 +36,7 @@ OLDEST_WAITING = Metric("aura_agent_oldest_waiting_seconds", "gauge", "Age of th
 RUNNING = Metric("aura_agent_running_jobs", "gauge", "Runs that are going now.", ("job",))
 LAST_SUCCESS = Metric("aura_agent_last_success_timestamp_seconds", "gauge", "End of the last success.", ("job",))
 CONFIG_PROBLEMS = Metric("aura_agent_config_problems", "gauge", "Problems of the config that was refused last.")
+LOG_LINES_DROPPED = Metric("aura_agent_log_lines_dropped", "counter", "Log lines that nothing took.")
 
 METRICS = (
     PINGS,
@@ -51,6 +52,7 @@ METRICS = (
     RUNNING,
     LAST_SUCCESS,
     CONFIG_PROBLEMS,
+    LOG_LINES_DROPPED,
 )
 
 Values = dict[tuple[str, ...], float]

@@ -46,6 +46,8 @@ AGENT_STARTED = "agent.started"
 AGENT_STOPPED = "agent.stopped"
 AGENT_CRASHED = "agent.crashed"
 LIBRARY_WARNED = "library.warned"
+LOG_DROPPED = "log.dropped"
+EXCEPTION_IGNORED = "exception.ignored"
 
 # Level and meaning.
 CATALOGUE: dict[str, tuple[str, str]] = {
@@ -95,4 +97,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     AGENT_STOPPED: ("info", "the agent has stopped"),
     AGENT_CRASHED: ("critical", "an error that nobody foresaw"),
     LIBRARY_WARNED: ("warning", "a library logged a warning or an error"),
+    LOG_DROPPED: ("warning", "log lines were dropped: nobody read the log, or it could not be written"),
+    EXCEPTION_IGNORED: ("error", "Python ignored an exception of a destructor or a callback"),
 }

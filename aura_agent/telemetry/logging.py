@@ -2,12 +2,13 @@
 
 Lines go to stderr, since aura-run's stdout belongs to the job: JSON, unless a person looks at a terminal. What
 libraries log through the standard library takes the same way from WARNING on; httpx and httpcore never get below that,
-because their INFO and DEBUG lines hold ping URLs. A log line that can't be written is dropped: nothing that the program
-does may fail because nobody can hear of it.
+because their INFO and DEBUG lines hold ping URLs. Writing is ``log_writer``'s: no line blocks or fails its caller.
 """
 
 import logging
 import sys
+import threading
+import warnings
 from collections.abc import Callable, MutableMapping
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -15,6 +16,7 @@ from typing import Any, Literal, TextIO
 import structlog
 
 from aura_agent.telemetry import events
+from aura_agent.telemetry.log_writer import LogStream, LogWriter
 from aura_agent.telemetry.redact import Redactor
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -22,55 +24,68 @@ _TALKATIVE = ("httpx", "httpcore", "asyncio", "uvicorn", "uvicorn.error", "uvico
 
 
 def configure_logging(
-    redactor: Redactor, *, level: Level = "info", as_json: bool | None = None, stream: TextIO | None = None
+    redactor: Redactor, writer: LogWriter, *, level: Level = "info", as_json: bool | None = None
 ) -> None:
-    """Send all logging of this process to *stream* (stderr), from *level* on; *as_json* None asks the stream.
+    """Send all logging of this process through *writer*, from *level* on; *as_json* None: unless stderr is a terminal.
 
     Can be called again, for another level.
     """
-    stream = sys.stderr if stream is None else stream
-    on_terminal = _is_terminal(stream)
+    on_terminal = is_terminal(sys.stderr)
     if as_json is None:
         as_json = not on_terminal
+    after_context: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _exception_to_text,
+        redactor,
+        _json_renderer() if as_json else _console(colours=on_terminal),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _exception_to_text,
-            redactor,
-            _json_renderer() if as_json else _console(colours=on_terminal),
-        ],
+        processors=[structlog.contextvars.merge_contextvars, *after_context],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=_Lines(stream),
+        logger_factory=_Lines(writer),
         cache_logger_on_first_use=False,  # a second call must reach loggers that exist already
     )
+
+    def describe_gap(count: int) -> str:
+        event: Any = {"event": events.LOG_DROPPED, "count": count}
+        for processor in after_context:
+            event = processor(None, "warning", event)
+        return str(event)
+
+    writer.describe_gap = describe_gap
     _route_standard_logging()
 
 
-def log_crashes() -> None:
-    """Send exceptions that nobody caught the same way: a traceback's text may quote a URL."""
+def open_stderr() -> LogWriter:
+    """Return a writer to stderr; to nothing if we were started without one."""
+    return LogWriter(None if sys.stderr is None else sys.stderr.fileno())
+
+
+def take_stderr(writer: LogWriter, redactor: Redactor) -> None:
+    """Send what anything prints to stderr through *writer*, and exceptions that nobody caught to the log.
+
+    For a process that must never wait for the reader of its stderr. A traceback's text may quote a URL: the log's
+    processors redact it.
+    """
+    sys.stderr = LogStream(writer, redactor.text, is_terminal=is_terminal(sys.stderr))
+    warnings.showwarning = _log_warning
     sys.excepthook = _log_crash
+    sys.unraisablehook = _log_ignored
+    threading.excepthook = _log_thread_crash
 
 
 class _Lines:
-    """Makes loggers that write whole lines to one stream; the interface that structlog asks for."""
+    """Makes loggers that write whole lines with one writer; the interface that structlog asks for."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
+    def __init__(self, writer: LogWriter) -> None:
+        self._write_line = writer.write_line
 
     def __call__(self, *_: object) -> "_Lines":
         return self
 
     def msg(self, line: str) -> None:
-        """Write *line*, or drop it: the disk behind a log may be full, and the reader of a pipe gone."""
-        if self._stream is None:  # started with its stderr closed
-            return
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass
+        self._write_line(line)
 
     log = debug = info = warn = warning = err = error = fatal = failure = critical = exception = msg
 
@@ -128,7 +143,7 @@ def _console(*, colours: bool) -> structlog.dev.ConsoleRenderer:
     )
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # closed
@@ -140,3 +155,30 @@ def _log_crash(kind: type[BaseException], exc: BaseException, traceback: Traceba
         sys.__excepthook__(kind, exc, traceback)
         return
     structlog.get_logger().critical(events.AGENT_CRASHED, exc_info=(kind, exc, traceback))
+
+
+def _log_thread_crash(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit:
+        return
+    name = args.thread.name if args.thread is not None else None
+    problem = (args.exc_type, args.exc_value, args.exc_traceback)
+    structlog.get_logger().critical(events.AGENT_CRASHED, thread=name, exc_info=problem)
+
+
+def _log_ignored(args: "sys.UnraisableHookArgs") -> None:
+    problem = (args.exc_type, args.exc_value, args.exc_traceback)
+    structlog.get_logger().error(events.EXCEPTION_IGNORED, text=args.err_msg, exc_info=problem)
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001  # as warnings.showwarning has it
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    where = f"{filename}:{lineno}"
+    structlog.get_logger().warning(
+        events.LIBRARY_WARNED, library="warnings", text=f"{category.__name__}: {message}", where=where
+    )

@@ -16,6 +16,7 @@ from aura_agent.telemetry.counts import (
     API_DEGRADED,
     CONFIG_PROBLEMS,
     LAST_SUCCESS,
+    LOG_LINES_DROPPED,
     OLDEST_WAITING,
     OUTBOX_ENTRIES,
     RUNNING,
@@ -54,13 +55,14 @@ def status_app(agent: Agent, counts: Counts) -> Starlette:
 
 
 def _refresh(counts: Counts, snapshot: dict[str, Any]) -> None:
-    """Bring the gauges up to date."""
+    """Bring up to date what is read at each scrape rather than counted as it happens."""
     counts.replace(OUTBOX_ENTRIES, {(state,): count for state, count in snapshot["queue"].items()})
     counts.replace(RUNNING, {(job["name"],): len(job["running"]) for job in snapshot["jobs"]})
     counts.set(OLDEST_WAITING, snapshot["oldest_waiting_s"])
     counts.replace(LAST_SUCCESS, {(job,): at_s for job, at_s in snapshot["last_successes"].items()})
     counts.replace(API_DEGRADED, {(snapshot["degraded"],): 1} if snapshot["degraded"] else {})
     counts.set(CONFIG_PROBLEMS, len(snapshot["config_problem"].splitlines()))
+    counts.set(LOG_LINES_DROPPED, snapshot["log_lines_dropped"])
 
 
 def _page(snapshot: dict[str, Any]) -> str:

@@ -50,8 +50,17 @@ def main() -> int:
         except OSError:
             pass
         return end.status
-    end_as(*_Run(options).to_the_end())
+    status, signum = _Run(options).to_the_end()
+    _flush_lines()
+    end_as(status, signum)
     return 125  # not reached: the line above ends the process
+
+
+def _flush_lines() -> None:
+    """Give lines of ours that stderr hasn't taken yet a last moment; where there were none, nothing is loaded."""
+    warnings = sys.modules.get("aura_agent.wrapper.warnings")
+    if warnings is not None:
+        warnings.flush_lines()
 
 
 def _take_missing_descriptors() -> None:

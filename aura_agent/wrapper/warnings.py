@@ -1,10 +1,21 @@
-"""One line on stderr for what needs a human, once a day per cause: cron mails everything that is printed."""
+"""One line on stderr for what needs a human, once a day per cause: cron mails everything that is printed.
 
+A thread writes the lines, so that nothing here blocks: no signal gets through to the main thread while it writes, and
+stderr may be a full pipe, a stopped terminal, a hung disk. poll(2) alone doesn't help: the job may fill the pipe
+between it and the write, and a file is always ready. O_NONBLOCK would change the job's stderr, too.
+"""
+
+import _thread
 import os
-from time import time
+from time import monotonic, time
 
 _DAY_S = 86400.0
-_PATIENCE_MS = 1000
+_PATIENCE_S = 0.05  # per line, until the first that takes longer: the job may be waiting to be started, or to be reaped
+_LEAVING_S = 1.0  # for all that is left when we end
+
+_lines: list[bytes] = []
+_writing = _thread.allocate_lock()  # held while the thread lives
+_is_stuck = False
 
 
 def warn(directory: str, cause: str, text: str) -> None:
@@ -14,18 +25,67 @@ def warn(directory: str, cause: str, text: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print one line of ours to stderr, if there is one that takes it: no signal gets through to us meanwhile."""
-    from select import PIPE_BUF, POLLOUT, poll
+    """Print one line of ours to stderr, after those before it; later, or never, if stderr takes none now."""
+    from select import PIPE_BUF
 
+    global _is_stuck
     line = f"aura-run: {text}".encode("utf-8", "surrogateescape")
-    room = poll()
-    room.register(2, POLLOUT)
+    _lines.append(line[: PIPE_BUF - 1] + b"\n")  # a longer one would not be written in one piece
+    _is_stuck = not _written(0.0 if _is_stuck else _PATIENCE_S)
+
+
+def flush_lines() -> None:
+    """Give what is still to be printed a last second."""
+    _written(_LEAVING_S)
+
+
+def _written(patience_s: float) -> bool:
+    """Have all lines written, and return whether that was done within *patience_s*."""
+    deadline = monotonic() + patience_s
+    while _writing.acquire(timeout=max(0.0, deadline - monotonic())):
+        if not _lines:
+            _writing.release()
+            return True
+        try:
+            _thread.start_new_thread(_write_lines, ())
+        except RuntimeError:  # no thread is to be had
+            _write_if_there_is_room()
+            _writing.release()
+    return False
+
+
+def _write_lines() -> None:
+    """Write the lines in their order; one that can't be written is lost."""
     try:
-        if not room.poll(_PATIENCE_MS):
-            return
-        os.write(2, line[: PIPE_BUF - 1] + b"\n")  # a longer one could wait for room after all
+        while _lines:
+            try:
+                os.write(2, _lines[0])
+            except BlockingIOError:  # somebody who shares our stderr made it non-blocking
+                _has_room(None)
+                continue
+            except OSError:
+                pass
+            del _lines[0]
+    finally:
+        _writing.release()
+
+
+def _write_if_there_is_room() -> None:
+    try:
+        while _lines and _has_room(0):
+            os.write(2, _lines[0])
+            del _lines[0]
     except OSError:
         pass
+    _lines.clear()
+
+
+def _has_room(patience_ms: int | None) -> bool:
+    from select import POLLOUT, poll
+
+    room = poll()
+    room.register(2, POLLOUT)
+    return bool(room.poll(patience_ms))
 
 
 def _is_new(directory: str, cause: str) -> bool:

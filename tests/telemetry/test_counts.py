@@ -119,10 +119,11 @@ OBSERVED = """
 import json
 from aura_agent.telemetry import counts
 from aura_agent.telemetry.counts import Counts
-from aura_agent.telemetry.logging import configure_logging
+from aura_agent.telemetry.logging import configure_logging, open_stderr
 from aura_agent.telemetry.observer import LoggingObserver
 from aura_agent.telemetry.redact import Redactor
-configure_logging(Redactor())
+writer = open_stderr()
+configure_logging(Redactor(), writer)
 counted = Counts()
 observer = LoggingObserver(counted)
 for _ in range(5):
@@ -136,6 +137,7 @@ print(json.dumps([
     counted.value(counts.PINGS, job="backup", state="delivered"),
     counted.value(counts.RUNS, job="backup", outcome="failed"),
 ]))
+writer.flush(30)
 """
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 SETUP = """
-import logging, os, sys, asyncio
+import atexit, logging, os, sys, asyncio
 import structlog
-from aura_agent.telemetry.logging import configure_logging, log_crashes
+from aura_agent.telemetry.log_writer import LogWriter
+from aura_agent.telemetry.logging import configure_logging, open_stderr, take_stderr
 from aura_agent.telemetry.redact import Redactor
-redactor = Redactor()
+redactor, writer = Redactor(), open_stderr()
+atexit.register(writer.flush, 30)
 TOKEN, URL = "aura_live_0123456789", "https://ping.example/functions/v1/ping/s3cr3t-key"
 redactor.add(TOKEN)
 redactor.add(URL)
@@ -38,7 +40,7 @@ def test_events_are_json_on_stderr_and_stdout_stays_clean() -> None:
     """One JSON object a line: time in UTC, level, event, facts, and what is bound to the context."""
     child = run(
         """
-configure_logging(redactor)
+configure_logging(redactor, writer)
 structlog.contextvars.bind_contextvars(job="backup", run_id="r1")
 log.debug("too.quiet")
 log.info("ping.delivered", status=200, where=URL)
@@ -62,7 +64,7 @@ def test_no_exception_brings_a_secret_to_light() -> None:
     """Tracebacks of logged, chained and grouped exceptions are there, without the secrets and without local variables."""
     child = run(
         """
-configure_logging(redactor)
+configure_logging(redactor, writer)
 def deep():
     local_variable = "value of " + "a local"
     raise ValueError(URL)
@@ -86,7 +88,7 @@ def test_libraries_go_the_same_way_from_warning_on() -> None:
     """httpx's lines with URLs don't come, warnings of libraries do, redacted and with their origin."""
     child = run(
         """
-configure_logging(redactor, level="debug")
+configure_logging(redactor, writer, level="debug")
 print(logging.getLogger("httpx").level, logging.getLogger("httpcore").level)
 for name in ("httpx", "httpcore.http11", "asyncio", "uvicorn.access", "other"):
     logging.getLogger(name).debug("GET %s", URL)
@@ -117,7 +119,9 @@ asyncio.run(forgotten())
 
 def test_crash_report_is_redacted_too() -> None:
     """An exception that nobody caught is one log event, not a traceback with a URL in it."""
-    child = run("configure_logging(redactor)\nlog_crashes()\nraise ValueError(f'bad {URL} with {TOKEN}')")
+    child = run(
+        "configure_logging(redactor, writer)\ntake_stderr(writer, redactor)\nraise ValueError(f'bad {URL} with {TOKEN}')"
+    )
 
     [line] = lines(child)
     assert child.returncode == 1
@@ -127,7 +131,9 @@ def test_crash_report_is_redacted_too() -> None:
 
 def test_secret_learned_later_is_hidden_from_then_on() -> None:
     """A ping URL that comes from the API in the middle of the run is known to loggers that exist already."""
-    child = run("configure_logging(redactor)\nredactor.add('learned-later')\nlog.info('x.seen', at='learned-later')")
+    child = run(
+        "configure_logging(redactor, writer)\nredactor.add('learned-later')\nlog.info('x.seen', at='learned-later')"
+    )
 
     assert lines(child)[0]["at"] == "[redacted]"
 
@@ -136,9 +142,9 @@ def test_level_can_be_changed_while_running() -> None:
     """A second call replaces the first: no line comes twice, and old loggers obey."""
     child = run(
         """
-configure_logging(redactor, level="error")
+configure_logging(redactor, writer, level="error")
 log.info("a.hidden")
-configure_logging(redactor, level="info")
+configure_logging(redactor, writer, level="info")
 log.info("b.shown")
 logging.getLogger("x").warning("once")
 """
@@ -150,10 +156,10 @@ logging.getLogger("x").warning("once")
 @pytest.mark.parametrize(
     "opening",
     [
-        pytest.param("stream = open('/dev/full', 'w')", id="full disk"),
-        pytest.param("r, w = os.pipe(); os.close(r); stream = os.fdopen(w, 'w')", id="reader is gone"),
-        pytest.param("stream = open(os.devnull, 'w'); stream.close()", id="closed"),
-        pytest.param("stream = sys.stderr = None", id="no stderr at all"),
+        pytest.param("writer = LogWriter(os.open('/dev/full', os.O_WRONLY))", id="full disk"),
+        pytest.param("r, w = os.pipe(); os.close(r); writer = LogWriter(w)", id="reader is gone"),
+        pytest.param("r, w = os.pipe(); os.close(w); writer = LogWriter(w)", id="closed"),
+        pytest.param("sys.stderr = None; writer = open_stderr()", id="no stderr at all"),
     ],
 )
 def test_log_that_cannot_be_written_stops_nothing(opening: str) -> None:
@@ -161,7 +167,7 @@ def test_log_that_cannot_be_written_stops_nothing(opening: str) -> None:
     child = run(
         f"""
 {opening}
-configure_logging(redactor, stream=stream)
+configure_logging(redactor, writer)
 for _ in range(3):
     log.info("ping.delivered", text="\\udcff")
 logging.getLogger("library").warning("odd")
@@ -177,7 +183,7 @@ def test_terminal_gets_lines_for_people_without_secrets() -> None:
     """On a terminal the same facts come as text, exceptions included, and just as redacted."""
     controller, terminal = pty.openpty()
     script = SETUP + (
-        "configure_logging(redactor)\n"
+        "configure_logging(redactor, writer)\n"
         "try:\n    raise ValueError(URL)\n"
         "except ValueError:\n    log.exception('ping.parked', job='backup', token=TOKEN)\n"
         "log.info('the.end')\n"
