@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id
 from aura_agent.clock import SystemClock, until_beat_s
@@ -36,7 +37,7 @@ from aura_agent.delivery.inline import Service
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.refresher import Refresher
-from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.delivery.unkept import Unkept
 from aura_agent.errors import AuraError, DaemonError, StoreError
@@ -179,26 +180,28 @@ async def _built(
         boot_id = outbox.boot_id
         worker = OutboxWorker(outbox, outbox.reader())
         stack.push_async_callback(worker.close)
-        await worker.call(Outbox.unpark)
-        for job in await worker.call(Outbox.lose_open_runs):
-            observer.note("run.lost", job=job)
 
-        def connect(config: Config) -> ClientFactory | None:
+        def connect(config: Config) -> Service:
             token = find_token(config.api, os.environ, warn=lambda text: observer.note("token.exposed", reason=text))
             if token is not None:
                 redactor.add(token.reveal())
             url = base_url(config.api, os.environ)
-            return Service(
-                base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory
-            ).client_factory()
+            return Service(base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory)
 
-        for heartbeat in await worker.call(lambda outbox: outbox.heartbeats.all()):
-            if heartbeat.ping_url is not None:
-                redactor.add(heartbeat.ping_url.reveal())
+        service = connect(config)
+        await worker.call(partial(Outbox.enter, account=service.account))
+        for ping_url in await worker.call(lambda outbox: outbox.heartbeats.every_url()):
+            redactor.add(ping_url.reveal())
+        await worker.call(Outbox.unpark)
+        for job in await worker.call(Outbox.lose_open_runs):
+            observer.note("run.lost", job=job)
+
         skew = Skew()
         insecure = config.api.allow_insecure
         http = await stack.enter_async_context(build_http())
-        resolver = Resolver(worker, connect(config), clock, rng, observer, learn=lambda url: redactor.add(url.reveal()))
+        resolver = Resolver(
+            worker, service.client_factory(), clock, rng, observer, learn=lambda url: redactor.add(url.reveal())
+        )
         hooks = Caller(worker, observer, hostname, lambda: agent.config, lambda url: redactor.add(url.reveal()))
 
         def got_through() -> None:

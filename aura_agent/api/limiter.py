@@ -12,7 +12,6 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
-from hashlib import sha256
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +22,7 @@ from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.api.wire import Budget
 from aura_agent.clock import Clock
 from aura_agent.private_files import make_directory, open_private
+from aura_agent.report.account import account_of
 from aura_agent.secret import Secret
 
 DIRECTORY = "budget"
@@ -54,8 +54,8 @@ class Limiter:
         on_wait: Callable[[float], None] = lambda _: None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        digest = sha256(f"{base_url}\n{token.reveal()}".encode()).hexdigest()
-        self._path = None if directory is None else os.path.join(directory, DIRECTORY, digest[:32])
+        fingerprint = account_of(base_url, token).fingerprint
+        self._path = None if directory is None else os.path.join(directory, DIRECTORY, fingerprint)
         self._clock = clock
         self._rng = rng
         self._boot_id = boot_id

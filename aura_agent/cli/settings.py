@@ -10,7 +10,7 @@ import click
 
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
-from aura_agent.config.settings import base_url, config_path, find_token
+from aura_agent.config.settings import account_in, base_url, config_path, find_token
 from aura_agent.errors import ConfigError, Problem, StoreError
 from aura_agent.outbox.database import BUSY_TIMEOUT_S
 from aura_agent.outbox.store import Outbox, open_outbox
@@ -62,6 +62,12 @@ def open_store(config: Config, role: str, *, patience_s: float = BUSY_TIMEOUT_S)
     outbox = open_outbox(store_directory(config), role, patience_s=patience_s)
     for notice in outbox.take_notices():
         click.echo(f"aura-agent: {notice}", err=True)
+    try:
+        outbox.enter(account_in(config.api, os.environ))
+    except StoreError as problem:
+        click.echo(f"aura-agent: {problem}", err=True)
+    except ConfigError:
+        pass  # who needs the token says what is wrong with it
     return outbox
 
 

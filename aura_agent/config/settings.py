@@ -12,10 +12,11 @@ from aura_agent.config.addresses import clean_base_url, judge_webhook
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.shape import hide_secrets
 from aura_agent.errors import ConfigError, Problem
+from aura_agent.report.account import Account, account_of
 from aura_agent.report.places import SYSTEM_CONFIG, socket_path, state_dir
 from aura_agent.secret import Secret
 
-__all__ = ["base_url", "config_path", "find_token", "socket_path", "state_dir", "webhook_url"]
+__all__ = ["account_in", "base_url", "config_path", "find_token", "socket_path", "state_dir", "webhook_url"]
 
 MAX_TOKEN_BYTES = 4096
 CREDENTIAL = "aura-token"  # LoadCredential=aura-token:… in a systemd unit
@@ -63,6 +64,12 @@ def find_token(api: ApiSettings, environ: Mapping[str, str], *, warn: Warn | Non
             return _token(environ[api.token_env], "api.token_env")
         return _credential(environ, warn)
     return _credential(environ, warn)
+
+
+def account_in(api: ApiSettings, environ: Mapping[str, str]) -> Account | None:
+    """Return how stores name the token and its API; None without a token. Raises ConfigError."""
+    token = find_token(api, environ)
+    return None if token is None else account_of(base_url(api, environ), token)
 
 
 def webhook_url(said: str, *, allow_insecure: bool) -> Secret:

@@ -20,9 +20,10 @@ from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.slots import ALL
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
 from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.inline import Service
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.refresher import Refresher
-from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.errors import AuraError
 from aura_agent.outbox.claims import Dropped
@@ -72,7 +73,7 @@ class Parts:
 class Agent:
     """Holds the config in force.
 
-    *load* reads the config anew; *connect* returns what opens the API with a config's token, None without one. Both
+    *load* reads the config anew; *connect* returns a config's API, and who we are there. Both
     raise AuraError if that can't be done. *set_log_level* sets the least severe events that are logged.
     """
 
@@ -81,7 +82,7 @@ class Agent:
         parts: Parts,
         config: Config,
         load: Callable[[], Config],
-        connect: Callable[[Config], ClientFactory | None],
+        connect: Callable[[Config], Service],
         hostname: str,
         set_log_level: Callable[[Literal["debug", "info", "warning", "error"]], None],
         log: LogWriter,
@@ -101,7 +102,14 @@ class Agent:
         self.crashed = ""  # what of the background work has ended that never should
 
     def apply(self, config: Config) -> None:
-        """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force."""
+        """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force.
+
+        The outbox works with the config's account already.
+        """
+        self._apply(config, self._connect(config))
+
+    def _apply(self, config: Config, service: Service) -> None:
+        """The same, with the API to ask from then on."""
         zone_of = cache(partial(zone, tz_env=os.environ.get("TZ")))
         timed = {
             name: self._timed(name, job, zone_of(job.timezone))
@@ -116,8 +124,9 @@ class Agent:
         if config.agent.heartbeat:
             timed[OWN_HEARTBEAT] = self._own_timed()
             watched[OWN_HEARTBEAT] = Watched(config.agent.heartbeat, self._look_at_ourselves)
-        open_client = self._connect(config)
+        open_client = service.client_factory()
         self.config = config
+        self._account = service.account
         self._set_log_level(config.agent.log_level)
         self._parts.resolver.use(open_client)
         self._parts.refresher.replace(_heartbeats(config))
@@ -132,7 +141,7 @@ class Agent:
         """
         problem: Exception
         try:
-            self.apply(self._load())
+            await self._load_anew()
         except AuraError as exc:
             problem = exc
         except Exception as exc:  # noqa: BLE001  # no config, however odd, may take the running one down
@@ -149,6 +158,20 @@ class Agent:
         self.config_problem = str(problem)
         self._parts.observer.note("config.refused", error=str(problem))
         return self.config_problem
+
+    async def _load_anew(self) -> None:
+        """Put the config on disk in force, in the outbox first: it must know whose heartbeats the API's answers are.
+
+        Raises AuraError, with the old config still in force.
+        """
+        config = self._load()
+        service = self._connect(config)
+        await self._parts.worker.call(partial(Outbox.enter, account=service.account))
+        try:
+            self._apply(config, service)
+        except BaseException:
+            await self._parts.worker.call(partial(Outbox.enter, account=self._account))
+            raise
 
     def needs_restart(self) -> list[str]:
         """Return the keys that the config in force has other values for than those we were started with."""

@@ -10,6 +10,7 @@ one, it gives the lease back, or that runs out, and the entry is sent again.
 
 import asyncio
 import math
+import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -174,6 +175,13 @@ class Courier:
             pass
         finally:
             await self.abandon()
+
+    async def look_for_renames(self, timeout_s: float) -> None:
+        """Ask what names mean by now if that was last asked about a week ago, for *timeout_s* at the most."""
+        try:
+            await self._resolver.renew_old_list(os.uname().nodename, timeout_s)
+        except StoreError as problem:
+            self._trouble(problem)
 
     async def abandon(self) -> None:
         """Give up the attempts under way, and their leases; they may have arrived, and will be sent again."""

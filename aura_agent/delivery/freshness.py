@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aura_agent.outbox.heartbeats import CachedHeartbeat
+from aura_agent.outbox.scopes import Listing
 from aura_agent.schedule.jitter import stable_jitter_s
 
 FACTS_S = 86_400.0
 URL_S = 7 * 86_400.0
 _EARLIEST, _SPREAD = 0.75, 0.5  # due between three quarters and five quarters of these
 _PAGE = 100
+NOT_USED = Listing(is_used=False, listed_wall_ns=None, list_after_wall_ns=0)
 _AHEAD_S = 3600.0  # a stamp further ahead comes from a clock that was wrong
 
 
@@ -32,12 +34,19 @@ class Refresh:
         return self.listing or bool(self.facts or self.urls)
 
 
-def plan(found: Sequence[Sequence[CachedHeartbeat]], known: int, host: str, now_ns: int) -> Refresh:
+def listing_left_s(listing: Listing, host: str, now_ns: int) -> float:
+    """Return how long the list of heartbeats still holds at *now_ns*: names move, and only a list tells."""
+    return _left_s(listing.listed_wall_ns, URL_S, host, "names", now_ns) if listing.is_used else FACTS_S
+
+
+def plan(
+    found: Sequence[Sequence[CachedHeartbeat]], known: int, host: str, now_ns: int, listing: Listing = NOT_USED
+) -> Refresh:
     """Return what to ask at *now_ns* (Unix epoch).
 
     *found* has, for each heartbeat that is wanted, what the cache holds under its name or id: nothing, or several,
     where only a listing helps. *known* is how many heartbeats the cache holds in all: a listing of so many is asked
-    for where it takes fewer requests than the wanted ones alone.
+    for where it takes fewer requests than the wanted ones alone. *listing* is the one that names were last found by.
     """
     wanted = {each[0].id: each[0] for each in found if len(each) == 1}
     facts_s = {key: _left_s(beat.listed_wall_ns, FACTS_S, host, key, now_ns) for key, beat in wanted.items()}
@@ -46,11 +55,12 @@ def plan(found: Sequence[Sequence[CachedHeartbeat]], known: int, host: str, now_
         for key, beat in wanted.items()
     }
     stale = tuple(key for key, left_s in facts_s.items() if left_s <= 0)
-    listing = len(wanted) < len(found) or (bool(stale) and len(wanted) > -(-known // _PAGE))
-    later_s = [left_s for left_s in (*facts_s.values(), *urls_s.values()) if left_s > 0]
+    list_s = listing_left_s(listing, host, now_ns)
+    lists = len(wanted) < len(found) or (bool(stale) and len(wanted) > -(-known // _PAGE)) or list_s <= 0
+    later_s = [left_s for left_s in (list_s, *facts_s.values(), *urls_s.values()) if left_s > 0]
     return Refresh(
-        listing=listing,
-        facts=() if listing else stale,
+        listing=lists,
+        facts=() if lists else stale,
         urls=tuple(key for key, left_s in urls_s.items() if left_s <= 0),
         next_s=min(later_s, default=FACTS_S),
     )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 
 from aura_agent.api import AuraClient, Limiter, Purpose
 from aura_agent.clock import SystemClock
@@ -18,12 +19,14 @@ from aura_agent.outbox.queries import left_in, streams_of, waiting_runs
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import boots
+from aura_agent.report.account import Account, account_of
 from aura_agent.report.record import Report
 from aura_agent.report.spool import prepare
 from aura_agent.secret import Secret
 
 _FLUSH_TIMEOUT_S = 600.0
 _OTHERS_S = 30.0  # no attempt takes longer; a lease that outlasts this is a dead process's
+_RENAMES_S = 2.0  # nothing waits for that, but the caller
 _LOOK_AGAIN_S = 0.2
 
 
@@ -35,6 +38,11 @@ class Service:
     token: Secret | None
     allow_insecure: bool = False
     state_dir: str | None = None  # where the token's budget is; None: each factory's own
+
+    @property
+    def account(self) -> Account | None:
+        """Return how we are named in stores; None without a token."""
+        return None if self.token is None else account_of(self.base_url, self.token)
 
     def client_factory(self, on_wait: Callable[[float], None] = lambda _: None) -> ClientFactory | None:
         """Return what opens an API client, None without a token; *on_wait* hears how long (s) a request has to wait."""
@@ -78,7 +86,8 @@ class Service:
 async def courier_for(
     outbox: Outbox, service: Service, observer: Observer, *, limit: int = 16
 ) -> AsyncIterator[tuple[Courier, OutboxWorker]]:
-    """Wire a courier to *outbox* and close both at the end."""
+    """Wire a courier to *outbox* and close both at the end. Raises StoreError."""
+    outbox.enter(service.account)
     rng = random.Random()  # spreads retries, protects nothing
     worker = OutboxWorker(outbox)
     resolver = Resolver(worker, service.client_factory(), SystemClock(), rng, observer)
@@ -111,7 +120,9 @@ def deliver_now(
         async with courier_for(outbox, service, observer, limit=8) as (courier, worker):
             if unspooled is not None:
                 await worker.accept(unspooled)
+            began_s = monotonic()
             await courier.drain(wait_s, retry=True, only_runs=only_runs)
+            await courier.look_for_renames(min(_RENAMES_S, wait_s - (monotonic() - began_s)))
             return await worker.call(Outbox.waiting_count) == 0
 
     return asyncio.run(deliver())

@@ -97,13 +97,18 @@ class Refresher:
     async def _look(self) -> Refresh:
         """Return what is due of what isn't left alone."""
         found, known = await self._found()
+        listing = await self._worker.call(Outbox.listing)
         reading = self._clock.read()
         alone = {name: until - reading.boot_ns for name, (until, _) in self._left_alone.items() if name in found}
         alone = {name: left_ns for name, left_ns in alone.items() if left_ns > 0}
         self._left_alone = {name: self._left_alone[name] for name in alone}
         self.problems = {name: reason for name, (_, reason) in self._left_alone.items()}
         refresh = plan(
-            [each for name, each in found.items() if name not in alone], known, self._hostname, reading.wall_ns
+            [each for name, each in found.items() if name not in alone],
+            known,
+            self._hostname,
+            reading.wall_ns,
+            listing,
         )
         return replace(refresh, next_s=min([refresh.next_s, *(left_ns / 1e9 for left_ns in alone.values())]))
 

@@ -29,10 +29,12 @@ from aura_agent.api import (
 from aura_agent.api.assumptions import looks_like_id
 from aura_agent.clock import Clock
 from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.freshness import listing_left_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.standing import Degraded, Standing
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.heartbeats import CachedHeartbeat
+from aura_agent.outbox.scopes import FOREIGN
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref
@@ -45,6 +47,7 @@ _CONFIRMED_S = 600.0  # a ping URL that the API has just confirmed isn't asked f
 _FEW = 3  # so many heartbeats are asked for one by one rather than by a listing of all
 ODD_ANSWERS = 2  # so many heartbeats may be answered oddly before it is the API that is ill
 THIS_ONE = (NotFound, Forbidden, BadRequest, Conflict)  # errors that say nothing about other heartbeats
+
 
 # Given what for, and how long a request may wait for its turn (s).
 ClientFactory = Callable[[Purpose, float], AuraClient]
@@ -106,7 +109,10 @@ class Resolver:
     async def resolve(self, unresolved: Sequence[Unresolved]) -> None:
         """Give each stream its heartbeat and ping URL, or postpone it with the reason. Raises StoreError."""
         async with self._asking:
-            missing = [stream for stream in unresolved if not await self._attach_from_cache(stream)]
+            foreign = [stream for stream in unresolved if stream.is_foreign]
+            await self._postpone(foreign, FOREIGN, delay_s=UNKNOWN_NAME_S, parked=True)
+            ours = [stream for stream in unresolved if not stream.is_foreign]
+            missing = [stream for stream in ours if not await self._attach_from_cache(stream)]
             if not missing:
                 return
             if not self.can_ask:
@@ -169,6 +175,24 @@ class Resolver:
         async with self.asking(purpose, _LISTING_PATIENCE_S) as client:
             return await self._list(client)
 
+    async def renew_old_list(self, hostname: str, timeout_s: float) -> None:
+        """List the heartbeats if that was last done about a week ago: names may mean others by now.
+
+        For who doesn't go on asking in the background: one that fails isn't tried again within the hour. Raises
+        StoreError.
+        """
+        listing = await self._worker.call(Outbox.listing)
+        wall_ns = self._clock.read().wall_ns
+        is_old = listing_left_s(listing, hostname, wall_ns) <= 0
+        if not (is_old and self.can_ask and self.standing.held_s() == 0 and listing.list_after_wall_ns <= wall_ns):
+            return
+        try:
+            async with asyncio.timeout(timeout_s), self._asking:
+                await self.renew_list(Purpose.REFRESH)
+        except (ApiError, TimeoutError):
+            after_ns = wall_ns + int(UNKNOWN_NAME_S * 1e9)
+            await self._worker.call(lambda outbox: outbox.note_list_after(after_ns))
+
     async def renew_few(self, names: Sequence[str], purpose: Purpose) -> bool:
         """Fetch heartbeats into the cache one by one, if *names* are few ids; return whether that has found them all.
 
@@ -198,14 +222,20 @@ class Resolver:
         wall_ns = self._clock.read().wall_ns
         return await self._worker.call(lambda outbox: outbox.remember_url(heartbeat_id, url, wall_ns))
 
-    async def follow_name(self, client: AuraClient, heartbeat_id: str) -> bool:
-        """The heartbeat is gone: return whether another one has its name, which its stream then goes over to.
+    async def follow_name(self, client: AuraClient, heartbeat_id: str, refs: Sequence[str] = ()) -> bool:
+        """The heartbeat is gone: return whether another one has its name, which the listing lets its pings go over to.
 
-        People delete and create anew. Raises ApiError, StoreError.
+        *refs* are those of its stream, if they are known. People delete and create anew. Raises ApiError, StoreError.
         """
+        refs = refs or await self._worker.call(lambda outbox: outbox.streams.names_of(heartbeat_id))
         if not self._listed_just_now():
             await self._list(client)
-        return await self._worker.call(lambda outbox: outbox.follow_name(heartbeat_id))
+
+        def other(outbox: Outbox, ref: str) -> bool:
+            named = {heartbeat.id for heartbeat in outbox.heartbeats.find(ref)}
+            return bool(named) and heartbeat_id not in named
+
+        return await self._worker.call(lambda outbox: any(other(outbox, ref) for ref in refs))
 
     async def _ask(self, missing: list[Unresolved]) -> None:
         """Take from *missing* one stream after the other, resolved or postponed. Raises ApiError: those left wait."""
@@ -247,7 +277,7 @@ class Resolver:
         try:
             await self.renew_url(client, heartbeat.id)
         except NotFound:
-            if not await self.follow_name(client, heartbeat.id):
+            if not await self.follow_name(client, heartbeat.id, stream.refs):
                 await self._postpone([stream], _not_found(stream), delay_s=UNKNOWN_NAME_S, parked=True)
             return
         await self._worker.call(lambda outbox: outbox.attach(stream.stream_id, heartbeat.id))
@@ -289,6 +319,8 @@ class Resolver:
     async def _wait_for_api(self, missing: Sequence[Unresolved]) -> None:
         """Postpone what can't be asked for now; a token that is refused needs a person."""
         parked = self.standing.degraded is Degraded.AUTH
+        if parked:
+            await self._worker.call(Outbox.note_refused)
         await self._postpone(missing, self.problem, delay_s=self.standing.held_s(), parked=parked)
 
     async def _postpone(

@@ -161,11 +161,20 @@ class Admin(ABC):
 
     @_on_the_loop
     def update_heartbeat(
-        self, name_or_id: str, *, expected_interval: int | None = None, grace_period: int | None = None
+        self,
+        name_or_id: str,
+        *,
+        name: str | None = None,
+        expected_interval: int | None = None,
+        grace_period: int | None = None,
     ) -> Heartbeat:
-        """Change a heartbeat's lengths (s). Raises LookupError."""
-        lengths: dict[str, Any] = {"expected_interval": expected_interval, "grace_period": grace_period}
-        changes = {name: length for name, length in lengths.items() if length is not None}
+        """Change a heartbeat's name or lengths (s). Raises LookupError."""
+        wanted: dict[str, Any] = {
+            "name": name,
+            "expected_interval": expected_interval,
+            "grace_period": grace_period,
+        }
+        changes = {key: value for key, value in wanted.items() if value is not None}
         return self._change(name_or_id, lambda row: replace(row, **changes))
 
     @_on_the_loop

@@ -18,6 +18,7 @@ from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.pruning import Pruner
 from aura_agent.outbox.rules import Key, Moment
+from aura_agent.outbox.scopes import Scopes
 from aura_agent.outbox.streams import Streams
 from aura_agent.report.record import Outcome, Report, in_the_past
 
@@ -35,6 +36,7 @@ class Accepting:
         entries: Entries,
         hook_calls: HookCalls,
         pruner: Pruner,
+        scopes: Scopes,
     ) -> None:
         self._connection = connection
         self._streams = streams
@@ -42,9 +44,15 @@ class Accepting:
         self._entries = entries
         self._hook_calls = hook_calls
         self._pruner = pruner
+        self._scopes = scopes
 
-    def accept(self, reports: Sequence[Report], now: Moment, *, epoch: int | None = None) -> list[str]:
-        """Take in *reports*; return the runs whose outcome is news. *epoch* is that of their boot, if it is known."""
+    def accept(
+        self, reports: Sequence[Report], now: Moment, *, epoch: int | None = None, scope: int | None = None
+    ) -> list[str]:
+        """Take in *reports*; return the runs whose outcome is news.
+
+        *epoch* is that of their boot, and *scope* whose heartbeats they name, if that is known.
+        """
         self._connection.executemany("DELETE FROM open_runs WHERE run_id = ?", [(report.run_id,) for report in reports])
         news: list[tuple[Report, Key]] = []
         for report in reports:
@@ -59,9 +67,13 @@ class Accepting:
         for job, outcomes in _grouped(news, lambda report, _: report.job):
             self._hook_calls.heard(job, outcomes, now)
         stream_of = cache(self._streams.of)
-        named = [(report, key) for report, key in news if report.ref is not None]
-        for stream_id, outcomes in _grouped(named, lambda report, _: stream_of(report.ref or "")):
-            self._entries.hear(stream_id, outcomes, now)
+        queues: dict[tuple[int, int], list[tuple[Report, Key]]] = {}
+        for report, key in news:
+            if report.ref is not None:
+                for each in self._scopes_of(report) if scope is None else [scope]:
+                    queues.setdefault((stream_of(report.ref, each), each), []).append((report, key))
+        for (stream_id, each), outcomes in queues.items():
+            self._entries.hear(stream_id, each, outcomes, now)
         return [report.run_id for report, _ in news]
 
     def try_to_accept(self, reports: Sequence[Report], now: Moment) -> tuple[int, Sequence[Report]]:
@@ -79,6 +91,14 @@ class Accepting:
             return 0, reports
         each = [self.try_to_accept([report], now) for report in reports]  # one has spoilt it for all
         return sum(news for news, _ in each), [report for _, unfit in each for report in unfit]
+
+    def _scopes_of(self, report: Report) -> list[int]:
+        """Return whose heartbeats *report* is about: a failure that doesn't say counts for all whom it may mean."""
+        scope = self._scopes.of_report(report.account)
+        may_be_anybodys = not report.account and report.outcome.withdraws
+        if not may_be_anybodys or (self._scopes.owns_reports and report.outcome is not Outcome.LOST):
+            return [scope]
+        return sorted({scope, *self._streams.scopes_of(report.ref or "")})
 
     def _on_record(self, run_id: str) -> Outcome | None:
         # The history is pruned earlier than the entries.

@@ -16,7 +16,7 @@ class Attempt:
     run_id: str
     job: str
     heartbeat: str
-    heartbeat_id: str | None
+    heartbeat_id: str | None  # None too where this process's token has no say in it
     url: Secret
     host: str  # and port of the URL
     body: bytes | None
@@ -75,12 +75,13 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """A stream with something to send whose ping URL isn't known."""
+    """A stream with something to send whose ping URL isn't known. *is_foreign*: only another account can ask for it."""
 
     stream_id: int
     heartbeat_id: str | None
     refs: tuple[str, ...]
     tries: int
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)

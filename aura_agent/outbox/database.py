@@ -26,7 +26,10 @@ _WAL_KEPT_BYTES = 4 << 20  # what a large transaction has made of the log is giv
 # when it was last looked at, empty before; ``urgency`` is about when what waits first expires.
 # ``since`` is the end of the first run whose ping has been waiting in vain, or the delivery of another one after that;
 # ``told`` whether people know. A job's ``newest`` is its newest run, ``failing`` how that ended. ``inbox`` holds
-# ``run`` lines that nobody has judged yet.
+# ``run`` lines that nobody has judged yet. A ``scope`` is an organization at a base URL (``scopes``); 0 where there is
+# none. The marks of a stream are the newest of those of its ``refs``; a waiting entry's ``ref`` says which of them it
+# goes with when they come apart. ``silent`` is since when no ping of the stream has had any answer; ``asked`` when its
+# heartbeat was last looked up for the sake of a ping to a bare URL.
 _STEPS = (
     """
     CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, newest_wall_ns INTEGER NOT NULL) STRICT;
@@ -120,6 +123,76 @@ _STEPS = (
     """,
     """
     ALTER TABLE open_runs ADD COLUMN owner TEXT;
+    """,
+    """
+    CREATE TABLE scopes (
+        id INTEGER PRIMARY KEY, base_url TEXT, proven INTEGER NOT NULL DEFAULT 0, refused INTEGER NOT NULL DEFAULT 0,
+        listed_wall_ns INTEGER, list_after_wall_ns INTEGER NOT NULL DEFAULT 0, used_wall_ns INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    INSERT INTO scopes (id, listed_wall_ns) SELECT 1, max(listed_wall_ns) FROM heartbeats;
+    CREATE TABLE credentials (fingerprint TEXT PRIMARY KEY, scope INTEGER NOT NULL, token TEXT) STRICT, WITHOUT ROWID;
+
+    ALTER TABLE heartbeats RENAME TO old_heartbeats;
+    DROP INDEX heartbeats_by_name;
+    CREATE TABLE heartbeats (
+        scope INTEGER NOT NULL, id TEXT NOT NULL, name TEXT NOT NULL, interval_s REAL, grace_s REAL, status TEXT,
+        last_ping_wall_ns INTEGER, ping_url TEXT, listed_wall_ns INTEGER NOT NULL, url_wall_ns INTEGER,
+        PRIMARY KEY (scope, id)
+    ) STRICT;
+    INSERT INTO heartbeats SELECT 1, id, name, interval_s, grace_s, status, last_ping_wall_ns, ping_url,
+        listed_wall_ns, url_wall_ns FROM old_heartbeats;
+    DROP TABLE old_heartbeats;
+    CREATE INDEX heartbeats_by_name ON heartbeats (scope, name);
+    CREATE INDEX heartbeats_by_url ON heartbeats (ping_url);
+
+    ALTER TABLE refs RENAME TO old_refs;
+    DROP INDEX refs_by_stream;
+    CREATE TABLE refs (
+        scope INTEGER NOT NULL, ref TEXT NOT NULL, stream_id INTEGER NOT NULL,
+        failed_epoch INTEGER, failed_boot_ns INTEGER, failed_run TEXT,
+        delivered_epoch INTEGER, delivered_boot_ns INTEGER, delivered_run TEXT,
+        succeeded_epoch INTEGER, succeeded_boot_ns INTEGER, succeeded_run TEXT,
+        PRIMARY KEY (scope, ref)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO refs SELECT ref NOT LIKE 'url:%', ref, stream_id, failed_epoch, failed_boot_ns, failed_run,
+        delivered_epoch, delivered_boot_ns, delivered_run, succeeded_epoch, succeeded_boot_ns, succeeded_run
+        FROM old_refs JOIN streams ON streams.id = stream_id;
+    DROP TABLE old_refs;
+    CREATE INDEX refs_by_stream ON refs (stream_id);
+
+    ALTER TABLE streams RENAME TO old_streams;
+    DROP INDEX streams_by_due;
+    DROP INDEX streams_by_urgency;
+    CREATE TABLE streams (
+        id INTEGER PRIMARY KEY, scope INTEGER NOT NULL, heartbeat_id TEXT, direct_url TEXT,
+        failed_epoch INTEGER, failed_boot_ns INTEGER, failed_run TEXT,
+        delivered_epoch INTEGER, delivered_boot_ns INTEGER, delivered_run TEXT, delivered_wall_ns INTEGER,
+        succeeded_epoch INTEGER, succeeded_boot_ns INTEGER, succeeded_run TEXT,
+        due_epoch INTEGER, due_boot_ns INTEGER, tries INTEGER NOT NULL DEFAULT 0, parked INTEGER NOT NULL DEFAULT 0,
+        problem TEXT NOT NULL DEFAULT '',
+        lease_owner TEXT, lease_entry INTEGER, lease_epoch INTEGER, lease_until_ns INTEGER,
+        host TEXT NOT NULL DEFAULT '', urgency_wall_ns INTEGER NOT NULL DEFAULT 0,
+        since_epoch INTEGER, since_boot_ns INTEGER, since_wall_ns INTEGER, told INTEGER NOT NULL DEFAULT 0,
+        silent_wall_ns INTEGER, asked_epoch INTEGER, asked_boot_ns INTEGER,
+        UNIQUE (scope, heartbeat_id)
+    ) STRICT;
+    INSERT INTO streams (id, scope, heartbeat_id, direct_url, failed_epoch, failed_boot_ns, failed_run,
+        delivered_epoch, delivered_boot_ns, delivered_run, delivered_wall_ns, succeeded_epoch, succeeded_boot_ns,
+        succeeded_run, due_epoch, due_boot_ns, tries, parked, problem, lease_owner, lease_entry, lease_epoch,
+        lease_until_ns, host, urgency_wall_ns, since_epoch, since_boot_ns, since_wall_ns, told)
+        SELECT id, direct_url IS NULL OR heartbeat_id IS NOT NULL, heartbeat_id, direct_url, failed_epoch,
+        failed_boot_ns, failed_run, delivered_epoch, delivered_boot_ns, delivered_run, delivered_wall_ns,
+        succeeded_epoch, succeeded_boot_ns, succeeded_run, due_epoch, due_boot_ns, tries, parked, problem, lease_owner,
+        lease_entry, lease_epoch, lease_until_ns, host, urgency_wall_ns, since_epoch, since_boot_ns, since_wall_ns, told
+        FROM old_streams;
+    DROP TABLE old_streams;
+    CREATE INDEX streams_by_due ON streams (due_epoch, due_boot_ns) WHERE due_boot_ns IS NOT NULL;
+    CREATE INDEX streams_by_urgency ON streams (host, urgency_wall_ns) WHERE due_boot_ns IS NOT NULL;
+
+    ALTER TABLE open_runs ADD COLUMN scope INTEGER NOT NULL DEFAULT 1;
+    ALTER TABLE entries ADD COLUMN ref TEXT;
+    UPDATE entries SET ref = (SELECT min(ref) FROM refs WHERE refs.stream_id = entries.stream_id)
+        WHERE state = 'waiting' AND (SELECT count(*) FROM refs WHERE refs.stream_id = entries.stream_id) = 1;
     """,
 )
 SCHEMA_VERSION = len(_STEPS)

@@ -11,9 +11,10 @@ from aura_agent.outbox import rules
 from aura_agent.outbox.claims import Dropped, Gone
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.hooks import HookCalls, HookKind
+from aura_agent.outbox.refs import stored
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.streams import Streams
-from aura_agent.report.record import Report
+from aura_agent.report.record import Outcome, Report
 
 
 class Entries:
@@ -26,8 +27,11 @@ class Entries:
         self._hook_calls = hook_calls
         self._withdrawn: dict[int, Gone] = {}  # by id: what a transaction that fails had withdrawn, the next does again
 
-    def hear(self, stream_id: int, outcomes: Sequence[tuple[Report, Key]], now: Moment) -> None:
-        """Do to the stream's queue what *outcomes*, all of them news, do to it one after the other; write that once."""
+    def hear(self, stream_id: int, scope: int, outcomes: Sequence[tuple[Report, Key]], now: Moment) -> None:
+        """Do to the stream's queue what *outcomes*, all of them news, do to it one after the other; write that once.
+
+        Their refs are those of *scope*.
+        """
         known, waiting = self._facts(stream_id, now)
         reports = {report.run_id: report for report, _ in outcomes}
         runs = [self._run(report, key, now) for report, key in outcomes]
@@ -41,6 +45,11 @@ class Entries:
             self._streams.note_success(stream_id, stream.succeeded)
         if stream.failed is not None and stream.failed != known.failed:
             self._streams.note_failure(stream_id, stream.failed)
+        for ref in {report.ref for report, _ in outcomes if report.ref is not None}:
+            keys = [(report.outcome, key) for report, key in outcomes if report.ref == ref]
+            failed = max((key for outcome, key in keys if outcome.withdraws), default=None)
+            succeeded = max((key for outcome, key in keys if outcome is Outcome.SUCCEEDED), default=None)
+            self._streams.note_by_ref(ref, scope, failed=failed, succeeded=succeeded)
         for entry in heard.entered:
             run_id = entry.key.run_id
             self._insert(stream_id, entry, reports[run_id], heard.withdrawn.get(run_id), now)
@@ -65,16 +74,37 @@ class Entries:
             self._streams.rest(stream_id)
         return judgement.sendable[0] if judgement.sendable else None
 
-    def merged(self, stream_id: int, now: Moment) -> int:
-        """Return what *stream_id* is part of by now. While attempts are under way in both it stays as it is."""
-        heartbeat_id = self._streams.known_heartbeat(stream_id)
-        if heartbeat_id is None:
+    def merged(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> int:
+        """Return what *stream_id* is part of by now. While attempts are under way in both it stays as it is.
+
+        If it has a heartbeat, what names another one by now leaves it.
+        """
+        heartbeat = self._streams.known_heartbeat(stream_id)
+        if heartbeat is None:
+            self.part([stream_id], now, may_have_arrived)
             return stream_id
-        if self._streams.facts(stream_id, now).under_way is not None and self._streams.is_leased(heartbeat_id, now):
+        if self._streams.facts(stream_id, now).under_way is not None and self._streams.is_leased(*heartbeat, now):
             return stream_id  # who next takes the heartbeat's lease asks again
-        target = self._streams.attach(stream_id, heartbeat_id, now)
+        scope, heartbeat_id = heartbeat
+        target = self._streams.attach(stream_id, heartbeat_id, now, scope)
         self.settle(target, now)
         return target
+
+    def part(self, stream_ids: Iterable[int], now: Moment, may_have_arrived: int | None = None) -> None:
+        """Let what names another heartbeat by now leave each stream, and the one that it goes to; then judge.
+
+        Not before all have parted: names may have been swapped.
+        """
+        left, seen, touched = list(stream_ids), set[int](), set[int]()
+        while left:
+            stream_id = left.pop()
+            if stream_id not in seen:
+                seen.add(stream_id)
+                if targets := self._streams.part(stream_id, now):
+                    left += targets
+                    touched |= {stream_id, *targets}
+        for stream_id in sorted(touched):
+            self.settle(stream_id, now, may_have_arrived)
 
     def left_s(self, stream: rules.Stream, entry: rules.Waiting, now: Moment) -> float:
         """Return for how long *entry* of *stream* stays worth sending."""
@@ -161,8 +191,8 @@ class Entries:
         state, reason = (State.WAITING, "") if gone is None else (gone.state, gone.reason)
         inserted = self._connection.execute(
             "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns,"
-            " max_age_s, replay_all, body, state, reason, accepted_wall_ns, changed_wall_ns)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " max_age_s, replay_all, body, state, reason, accepted_wall_ns, changed_wall_ns, ref)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 stream_id,
                 report.run_id,
@@ -178,6 +208,7 @@ class Entries:
                 reason,
                 now.wall_ns,
                 now.wall_ns,
+                None if report.ref is None else stored(report.ref),
             ),
         )
         if gone is not None:

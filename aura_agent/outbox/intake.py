@@ -173,8 +173,8 @@ class Intake:
 
     # -- the daemon's own runs -----------------------------------------------------------------------------------
 
-    def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
-        """Put on record that attempts of *runs* go on: run id, job, ref, start of the attempt.
+    def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]], scope: int) -> None:
+        """Put on record that attempts of *runs* go on: run id, job, ref (in *scope*), start of the attempt.
 
         They go on as long as we live. Not of one whose outcome is on record already: it overtakes this where the
         database was locked.
@@ -184,11 +184,11 @@ class Intake:
         except OSError:
             owner = None  # only the next daemon can tell that we are gone
         self._connection.executemany(
-            "INSERT OR REPLACE INTO open_runs (run_id, job, ref, epoch, started_boot_ns, started_wall_ns, owner)"
-            " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"
+            "INSERT OR REPLACE INTO open_runs (run_id, job, ref, epoch, started_boot_ns, started_wall_ns, owner,"
+            " scope) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
             " WHERE NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE run_id = ?1)",
-            [(run_id, job, ref, self._epochs.epoch, *begun, owner) for run_id, job, ref, begun in runs],
+            [(run_id, job, ref, self._epochs.epoch, *begun, owner, scope) for run_id, job, ref, begun in runs],
         )
 
     def _abandoned_runs(self, *, is_starting: bool = False) -> list[sqlite3.Row]:
@@ -219,7 +219,7 @@ class Intake:
                 job=row["job"],
                 reason="the agent went away while it ran",
             )
-            if self._accepting.accept([lost], now, epoch=row["epoch"]):
+            if self._accepting.accept([lost], now, epoch=row["epoch"], scope=row["scope"]):
                 self._lost[lost.run_id] = lost.job
                 news += 1
         return news

@@ -84,12 +84,12 @@ class Leases:
         if ended.host_not_before_s is not None:
             self._hold_host(attempt.host, now, ended.host_not_before_s)
         row = self._connection.execute(
-            "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+            "SELECT ref, stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
         ).fetchone()
         if row is None:
             self._release(attempt, attempt.stream_id)
             return State.DROPPED
-        stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
+        ref, stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
         if ended.acknowledged:
             self._release(attempt, stream_id)
             self._connection.execute(
@@ -97,7 +97,7 @@ class Leases:
                 " WHERE id = ?",
                 (ended.reason, now.wall_ns, attempt.entry_id),
             )
-            self._streams.note_delivery(stream_id, Key(*key), now)
+            self._streams.note_delivery(stream_id, Key(*key), now, ref)
         else:
             self._connection.execute(
                 "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
@@ -110,7 +110,7 @@ class Leases:
                 wait_s = 0.0 if ended.parked and hurried else ended.delay_s
                 self._streams.postpone(stream_id, now, wait_s, ended.reason, parked=ended.parked)
         may_have_arrived = None if ended.acknowledged else attempt.entry_id
-        self._entries.settle(self._entries.merged(stream_id, now), now, may_have_arrived)
+        self._entries.settle(self._entries.merged(stream_id, now, may_have_arrived), now, may_have_arrived)
         (state,) = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
         return State(state)
 
@@ -162,7 +162,8 @@ class Leases:
         if url is None:
             self._senders.join()
             self._streams.lease(stream_id, self._owner, None, now.epoch, lease_until_ns)
-            return Unresolved(stream_id, heartbeat_id, self._streams.refs(stream_id), row["tries"])
+            refs, is_foreign = self._streams.refs(stream_id), self._streams.is_foreign(stream_id)
+            return Unresolved(stream_id, heartbeat_id, refs, row["tries"], is_foreign)
         host = host_of(url)
         if host != row["host"]:
             self._streams.set_host(stream_id, host)
@@ -185,7 +186,7 @@ class Leases:
             run_id=sent["run_id"],
             job=sent["job"],
             heartbeat=self._streams.name(stream_id),
-            heartbeat_id=heartbeat_id,
+            heartbeat_id=None if self._streams.is_foreign(stream_id) else heartbeat_id,
             url=url,
             host=host,
             body=sent["body"],

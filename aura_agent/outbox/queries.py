@@ -279,7 +279,8 @@ def other_feeders(outbox: Readable, last_pings_ns: Mapping[str, int] | None = No
         cached = {heartbeat.id: heartbeat.last_ping_wall_ns for heartbeat in outbox.heartbeats.all()}
         last_pings_ns = {heartbeat_id: ping_ns for heartbeat_id, ping_ns in cached.items() if ping_ns is not None}
     streams = outbox.connection.execute(
-        "SELECT id, heartbeat_id, delivered_wall_ns FROM streams WHERE delivered_wall_ns IS NOT NULL"
+        "SELECT id, heartbeat_id, delivered_wall_ns FROM streams WHERE delivered_wall_ns IS NOT NULL AND scope = ?",
+        (outbox.scopes.current(),),
     ).fetchall()
     return {
         row["heartbeat_id"]: outbox.streams.name(row["id"])

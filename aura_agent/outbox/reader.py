@@ -11,6 +11,7 @@ from typing import Protocol
 from aura_agent.outbox.database import open_to_read
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.rules import Moment
+from aura_agent.outbox.scopes import Identity, Scopes
 from aura_agent.outbox.streams import Streams
 
 
@@ -19,6 +20,9 @@ class Readable(Protocol):
 
     @property
     def connection(self) -> sqlite3.Connection: ...
+
+    @property
+    def scopes(self) -> Scopes: ...
 
     @property
     def heartbeats(self) -> Heartbeats: ...
@@ -32,11 +36,12 @@ class Readable(Protocol):
 class Reader:
     """The database at *path*; *now* tells the store's time. Not thread-safe: one thread at a time."""
 
-    def __init__(self, path: str, hostname: str, now: Callable[[], Moment]) -> None:
+    def __init__(self, path: str, hostname: str, identity: Identity, now: Callable[[], Moment]) -> None:
         """Raises StoreError."""
         self.connection = open_to_read(path)
-        self.heartbeats = Heartbeats(self.connection, hostname)
-        self.streams = Streams(self.connection, self.heartbeats)
+        self.scopes = Scopes(self.connection, identity)
+        self.heartbeats = Heartbeats(self.connection, hostname, self.scopes)
+        self.streams = Streams(self.connection, self.heartbeats, self.scopes)
         self.now = now
 
     def close(self) -> None:

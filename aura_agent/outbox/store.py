@@ -30,9 +30,11 @@ from aura_agent.outbox.leases import Leases
 from aura_agent.outbox.pruning import Bounds, Pruner
 from aura_agent.outbox.reader import Reader
 from aura_agent.outbox.rules import Key, Moment, State
+from aura_agent.outbox.scopes import Identity, Listing, Scopes
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import Streams
 from aura_agent.report import boots, spool
+from aura_agent.report.account import Account
 from aura_agent.report.record import Report
 from aura_agent.secret import Secret
 
@@ -53,11 +55,13 @@ class Outbox:
         bounds: Bounds = _BOUNDS,
         check: bool = False,
         patience_s: float = BUSY_TIMEOUT_S,
+        owns_reports: bool = False,
     ) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
 
         *boot_id* is the boot of *clock*, by default as ``boots.identify`` has it. *check* reads the whole file first,
-        and sets it aside if it is damaged; *patience_s* is how long others may keep it locked. Raises StoreError.
+        and sets it aside if it is damaged; *patience_s* is how long others may keep it locked. *owns_reports*: a
+        report that was made with an account unknown here is taken for one of ours. Raises StoreError.
         """
         self.directory = directory
         self._owner = owner
@@ -72,13 +76,15 @@ class Outbox:
             raise
         self._senders = Senders(directory, owner)
         self._hook_calls = HookCalls(connection)
-        self.heartbeats = Heartbeats(connection, hostname)
-        self.streams = Streams(connection, self.heartbeats)
+        self._identity = Identity(owns_reports=owns_reports)
+        self.scopes = Scopes(connection, self._identity, directory)
+        self.heartbeats = Heartbeats(connection, hostname, self.scopes)
+        self.streams = Streams(connection, self.heartbeats, self.scopes)
         self.jobs = JobMarks(connection)
         self._entries = Entries(connection, self.streams, self._epochs, self._hook_calls)
         self._pruner = Pruner(connection, self._entries, bounds)
         self._accepting = Accepting(
-            connection, self.streams, self._epochs, self._entries, self._hook_calls, self._pruner
+            connection, self.streams, self._epochs, self._entries, self._hook_calls, self._pruner, self.scopes
         )
         self._intake = Intake(connection, directory, self._epochs, self._accepting, self._senders, self._notices.append)
         self._leases = Leases(
@@ -97,7 +103,7 @@ class Outbox:
 
     def reader(self) -> Reader:
         """Return who reads the store beside us, in another thread; only of one in a directory. Raises StoreError."""
-        return Reader(self._path, self._hostname, self._epochs.now)
+        return Reader(self._path, self._hostname, self._identity, self._epochs.now)
 
     def close(self) -> None:
         self._senders.leave()
@@ -109,6 +115,24 @@ class Outbox:
     def origin(self, key: Key) -> tuple[str, int]:
         """Return the boot id of a run, and CLOCK_BOOTTIME at its start there."""
         return self._epochs.origin(key)
+
+    def enter(self, account: Account | None) -> None:
+        """Work with the token of *account* from now on: its heartbeats are meant where no others are. None: no token.
+
+        Raises StoreError.
+        """
+        wall_ns = self.now().wall_ns
+        begins = not self._identity.fingerprint
+        with reading():
+            entered = self.scopes.is_entered(account, wall_ns)
+        if begins and entered:
+            self.scopes.enter_known(account)
+            return
+        # What came while we had another token was meant for that one.
+        with transaction(self._connection) if begins else self._deciding():
+            for scope in self.scopes.enter(account, wall_ns):
+                self._join(scope, self.now())
+            self.streams.hurry_foreign(self.scopes.current())
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
@@ -144,7 +168,7 @@ class Outbox:
     def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
         """Put on record that attempts of the daemon's own *runs* go on: run id, job, ref, start of the attempt."""
         with transaction(self._connection):
-            self._intake.begin(runs)
+            self._intake.begin(runs, self.scopes.current())
 
     def lose_open_runs(self) -> list[str]:
         """Judge the runs that earlier daemons left without an outcome, in the spool either: they are lost.
@@ -301,9 +325,29 @@ class Outbox:
     def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
         """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""
         with self._deciding() as now:
+            for scope in self.scopes.kin({heartbeat.id for heartbeat in heartbeats}):
+                self._join(scope, now)
             self.heartbeats.remember(heartbeats, whole=whole)
+            if heartbeats:
+                self.scopes.note_shown(listed_wall_ns=now.wall_ns if whole else None)
+            self._entries.part(self.streams.attached(), now)
             for stream_id in self.streams.unattached():
                 self._entries.merged(stream_id, now)
+
+    def listing(self) -> Listing:
+        """Return how old what we know of names is."""
+        scopes = self.scopes
+        return Listing(self.streams.uses_names(), scopes.listed_wall_ns(), scopes.list_after_wall_ns())
+
+    def note_list_after(self, wall_ns: int) -> None:
+        """The API couldn't be asked for a listing: not before that instant again."""
+        with transaction(self._connection):
+            self.scopes.note_list_after(wall_ns)
+
+    def note_refused(self) -> None:
+        """Aura has refused our token."""
+        with transaction(self._connection):
+            self.scopes.note_refused()
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
         """Cache a ping URL; return whether it is another one than before."""
@@ -314,17 +358,6 @@ class Outbox:
             for stream_id in self.streams.at_url(url):
                 self._entries.merged(stream_id, now)
         return changed
-
-    def follow_name(self, heartbeat_id: str) -> bool:
-        """The heartbeat is gone from Aura: its stream goes over to the one that has its name now, if there is one."""
-        with self._deciding() as now:
-            found = self.streams.successor(heartbeat_id)
-            if found is None:
-                return False
-            stream_id, successor_id = found
-            self.streams.detach(stream_id)
-            self._entries.settle(self.streams.attach(stream_id, successor_id, now), now)
-        return True
 
     def release_leases(self) -> None:
         """Give back what this process holds: its attempts were given up, or it never learnt of them."""
@@ -404,6 +437,14 @@ class Outbox:
 
     # -- private -------------------------------------------------------------------------------------------------
 
+    def _join(self, scope: int, now: Moment) -> None:
+        """Let *scope* and ours be one: the older of the two."""
+        source, target = sorted((scope, self.scopes.current()), reverse=True)
+        merged = self.streams.join_scopes(source, target, now)
+        self.scopes.merge(source, target)
+        for stream_id in merged:
+            self._entries.settle(stream_id, now)
+
     def _open(self, check: bool, patience_s: float) -> sqlite3.Connection:
         if self.directory is None:
             return open_database(":memory:")[0]
@@ -449,6 +490,15 @@ def open_outbox(directory: str | None, role: str, *, check: bool = False, patien
     *check*, *patience_s*: as for Outbox; the daemon always checks.
     """
     owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
-    check = check or role == "daemon"
+    is_daemon = role == "daemon"
+    check = check or is_daemon
     hostname = os.uname().nodename
-    return Outbox(directory, SystemClock(), owner=owner, hostname=hostname, check=check, patience_s=patience_s)
+    return Outbox(
+        directory,
+        SystemClock(),
+        owner=owner,
+        hostname=hostname,
+        check=check,
+        patience_s=patience_s,
+        owns_reports=is_daemon,
+    )

@@ -2,21 +2,23 @@
 
 Works inside the transactions of ``aura_agent.outbox.store``. A ref that names a heartbeat by id, name or command is one
 stream with it as soon as the cache knows it; before that each ref is a stream of its own, merged when the heartbeat is
-found and before anything is sent.
+found and before anything is sent. A name means the heartbeat that has it now: when another one has it, the ref leaves
+the stream, with its marks and with what waits under it. An id never moves.
 """
 
 import json
 import sqlite3
-from hashlib import sha256
 from typing import NamedTuple
 
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.hooks import Undelivered
+from aura_agent.outbox.refs import MARKS, Refs, key_in, label, raise_mark, stored
 from aura_agent.outbox.rules import Key, Moment, Stream, age_s
+from aura_agent.outbox.scopes import FOREIGN, NO_SCOPE, Scopes
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
-_MARKS = ("failed", "delivered", "succeeded")  # keys that outlive their rows
+_HEARTBEATS = " LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id AND heartbeats.scope = streams.scope"
 
 
 class Facts(NamedTuple):
@@ -30,105 +32,169 @@ class Facts(NamedTuple):
 
 
 class Streams:
-    """The streams of one store, which feed *heartbeats*."""
+    """The streams of one store, which feed *heartbeats*. Where no scope is given, that of this process is meant."""
 
-    def __init__(self, connection: sqlite3.Connection, heartbeats: Heartbeats) -> None:
+    def __init__(self, connection: sqlite3.Connection, heartbeats: Heartbeats, scopes: Scopes) -> None:
         self._connection = connection
         self._heartbeats = heartbeats
+        self._scopes = scopes
+        self._refs = Refs(connection)
 
     # -- from refs to streams ------------------------------------------------------------------------------------
 
-    def of(self, ref: str) -> int:
+    def of(self, ref: str, scope: int | None = None) -> int:
         """Return the stream that *ref* belongs to, made anew if there is none."""
-        stream_id = self.known(ref)
+        scope = self._scope_of(ref, scope)
+        stream_id = self._refs.stream(scope, stored(ref))
         if stream_id is None:
-            stream_id = self._find_or_insert(ref)
-            self._connection.execute("INSERT INTO refs VALUES (?, ?)", (_stored(ref), stream_id))
+            stream_id = self._find_or_insert(ref, scope)
+            self._refs.insert(scope, stored(ref), stream_id)
         return stream_id
 
-    def known(self, ref: str) -> int | None:
+    def known(self, ref: str, scope: int | None = None) -> int | None:
         """Return the stream that *ref* belongs to; None: nobody has asked for it yet."""
-        row = self._connection.execute("SELECT stream_id FROM refs WHERE ref = ?", (_stored(ref),)).fetchone()
-        return None if row is None else int(row["stream_id"])
+        return self._refs.stream(self._scope_of(ref, scope), stored(ref))
 
     def refs(self, stream_id: int) -> tuple[str, ...]:
-        rows = self._connection.execute("SELECT ref FROM refs WHERE stream_id = ? ORDER BY ref", (stream_id,))
-        return tuple(row["ref"] for row in rows)
+        return self._refs.of(stream_id)
 
-    def attach(self, stream_id: int, heartbeat_id: str, now: Moment) -> int:
+    def names_of(self, heartbeat_id: str) -> tuple[str, ...]:
+        """Return the refs that feed the heartbeat."""
+        stream_id = self._feeding(self._scopes.current(), heartbeat_id)
+        return () if stream_id is None else self.refs(stream_id)
+
+    def uses_names(self) -> bool:
+        """Whether any heartbeat of this process's scope is fed under a name, which another one may have by now."""
+        query = (
+            "SELECT 1 FROM refs JOIN streams ON streams.id = stream_id WHERE refs.scope = ?"
+            " AND heartbeat_id IS NOT NULL AND ref <> 'heartbeat:' || heartbeat_id LIMIT 1"
+        )
+        return self._connection.execute(query, (self._scopes.current(),)).fetchone() is not None
+
+    def attach(self, stream_id: int, heartbeat_id: str, now: Moment, scope: int | None = None) -> int:
         """Make *stream_id* the heartbeat's; return the stream that now is, after a merge if there was one before.
 
         An attempt that is under way is so in the merged one. Of two, that of *stream_id* is let go. A look-up of the
         ping URL ends with this.
         """
-        row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
-        if row is None:
+        scope = self._scopes.current() if scope is None else scope
+        target = self._feeding(scope, heartbeat_id)
+        if target is None:
             self._connection.execute(
-                "UPDATE streams SET heartbeat_id = ?, due_epoch = 0, due_boot_ns = 0, tries = 0, parked = 0"
+                "UPDATE streams SET scope = ?, heartbeat_id = ?, due_epoch = 0, due_boot_ns = 0, tries = 0, parked = 0"
                 " WHERE id = ?",
-                (heartbeat_id, stream_id),
+                (scope, heartbeat_id, stream_id),
             )
             self.end_look_up(stream_id)
             return stream_id
-        if row["id"] != stream_id:
-            self._merge(stream_id, row["id"], now)
-        self.end_look_up(row["id"])
-        self.hurry(row["id"])
-        return int(row["id"])
+        if target != stream_id:
+            self._merge(stream_id, target, now)
+        self.end_look_up(target)
+        self.hurry(target)
+        return target
 
     def unattached(self) -> list[int]:
         """Return the streams without a heartbeat."""
         return [row["id"] for row in self._connection.execute("SELECT id FROM streams WHERE heartbeat_id IS NULL")]
 
+    def attached(self) -> list[int]:
+        """Return the streams of this process's scope that feed a heartbeat."""
+        query = "SELECT id FROM streams WHERE scope = ? AND heartbeat_id IS NOT NULL"
+        return [row["id"] for row in self._connection.execute(query, (self._scopes.current(),))]
+
     def at_url(self, url: Secret) -> list[int]:
         """Return the streams without a heartbeat that came under this ping URL."""
         rows = self._connection.execute(
-            "SELECT stream_id FROM refs JOIN streams ON id = stream_id WHERE ref = ? AND heartbeat_id IS NULL",
-            (_stored(Ref.URL + url.reveal()),),
+            "SELECT stream_id FROM refs JOIN streams ON id = stream_id WHERE refs.scope = ? AND ref = ?"
+            " AND heartbeat_id IS NULL",
+            (NO_SCOPE, stored(Ref.URL + url.reveal())),
         )
         return [row["stream_id"] for row in rows]
 
-    def is_leased(self, heartbeat_id: str, now: Moment) -> bool:
+    def is_leased(self, scope: int, heartbeat_id: str, now: Moment) -> bool:
         """Whether an attempt is under way in the heartbeat's stream."""
-        row = self._connection.execute("SELECT * FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
+        row = self._connection.execute(
+            "SELECT * FROM streams WHERE scope = ? AND heartbeat_id = ?", (scope, heartbeat_id)
+        ).fetchone()
         return row is not None and _is_leased(row, now)
 
-    def known_heartbeat(self, stream_id: int) -> str | None:
-        """Return the one heartbeat that the cache has for a stream that has none yet."""
+    def known_heartbeat(self, stream_id: int) -> tuple[int, str] | None:
+        """Return scope and id of the one heartbeat that the cache has for a stream that has none yet."""
         row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
         return None if row is None or row["heartbeat_id"] is not None else self._heartbeat_of(row)
 
-    def successor(self, heartbeat_id: str) -> tuple[int, str] | None:
-        """Return the heartbeat's stream and the other heartbeat that all of its refs name by now, if there is one."""
-        row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
-        if row is None:
-            return None
-        named = {heartbeat.id for ref in self.refs(row["id"]) for heartbeat in self._heartbeats.find(ref)}
-        return (row["id"], named.pop()) if len(named) == 1 and heartbeat_id not in named else None
+    def part(self, stream_id: int, now: Moment) -> list[int]:
+        """Let go of the refs that are names which other heartbeats have by now; return the streams that they are in.
 
-    def detach(self, stream_id: int) -> None:
-        self._connection.execute("UPDATE streams SET heartbeat_id = NULL WHERE id = ?", (stream_id,))
+        Where several others have the name, nobody knows which is meant. A name that nobody has any more stays: a
+        heartbeat that was only renamed goes on being fed. A ping that is under way stays until that has ended.
+        """
+        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        if row is None or row["heartbeat_id"] is None:
+            return []
+        for ref in self.refs(stream_id):
+            named = {heartbeat.id for heartbeat in self._heartbeats.find(ref, row["scope"])}
+            if named and row["heartbeat_id"] not in named:
+                self._move_ref(row, ref, named.pop() if len(named) == 1 else None)
+        under_way = row["lease_entry"] if _is_leased(row, now) else None
+        strays = self._connection.execute(
+            "SELECT entries.id, refs.stream_id FROM entries JOIN refs ON refs.scope = ? AND refs.ref = entries.ref"
+            " WHERE entries.stream_id = ? AND state = 'waiting' AND refs.stream_id <> ? AND entries.id IS NOT ?",
+            (row["scope"], stream_id, stream_id, under_way),
+        ).fetchall()
+        for entry_id, target in strays:
+            self._move_entry(row, entry_id, target)
+        return sorted({target for _, target in strays})
+
+    def join_scopes(self, source: int, target: int, now: Moment) -> list[int]:
+        """Let the streams of a scope be those of another one, merged where they feed the same; return those merged."""
+        merged = []
+        for row in self._connection.execute("SELECT * FROM streams WHERE scope = ?", (source,)).fetchall():
+            if row["heartbeat_id"] is not None:
+                twin = self._feeding(target, row["heartbeat_id"])
+            else:
+                known = [self._refs.stream(target, ref) for ref in self.refs(row["id"])]
+                twin = next((stream_id for stream_id in known if stream_id is not None), None)
+            if twin is None:
+                self._connection.execute("UPDATE streams SET scope = ? WHERE id = ?", (target, row["id"]))
+            else:
+                self._merge(row["id"], twin, now)
+                self.hurry(twin)
+                merged.append(twin)
+        self._refs.change_scope(source, target)
+        return merged
+
+    def scopes_of(self, ref: str) -> list[int]:
+        """Return the scopes in which somebody has reported *ref*."""
+        rows = self._connection.execute("SELECT scope FROM refs WHERE ref = ? ORDER BY scope", (stored(ref),))
+        return [row["scope"] for row in rows]
+
+    def is_foreign(self, stream_id: int) -> bool:
+        """Whether the stream belongs to another Aura account than this process's: it can't be asked about it."""
+        row = self._connection.execute("SELECT scope, direct_url FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        if row is None or (row["scope"] == NO_SCOPE and row["direct_url"] is not None):
+            return False
+        return bool(row["scope"] != self._scopes.current())
 
     # -- what a stream knows -------------------------------------------------------------------------------------
 
     def facts(self, stream_id: int, now: Moment) -> Facts:
         """Return what the rules need of a stream, and which of its entries is under way, or may be."""
         row = self._connection.execute(
-            "SELECT streams.*, interval_s, grace_s FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id "
-            "WHERE streams.id = ?",
+            f"SELECT streams.*, interval_s, grace_s FROM streams{_HEARTBEATS} WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row is None:
             return Facts(Stream())  # merged into another one meanwhile
         patience_s = None if row["interval_s"] is None else row["interval_s"] + (row["grace_s"] or 0)
-        stream = Stream(_key(row, "failed"), _key(row, "delivered"), _key(row, "succeeded"), patience_s)
+        stream = Stream(key_in(row, "failed"), key_in(row, "delivered"), key_in(row, "succeeded"), patience_s)
         return Facts(stream, row["lease_entry"] if _is_leased(row, now) else None, row["lease_entry"])
 
     def target(self, stream_id: int) -> tuple[str | None, Secret | None]:
         """Return the id of the heartbeat that the stream feeds, and its ping URL, as far as they are known."""
         row = self._connection.execute(
-            "SELECT heartbeat_id, coalesce(ping_url, direct_url) AS url FROM streams"
-            " LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id WHERE streams.id = ?",
+            f"SELECT heartbeat_id, coalesce(ping_url, direct_url) AS url FROM streams{_HEARTBEATS}"
+            " WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row is None:
@@ -138,28 +204,38 @@ class Streams:
     def name(self, stream_id: int) -> str:
         """Return what people call the stream: the heartbeat's name, or what it was asked for as."""
         row = self._connection.execute(
-            "SELECT heartbeats.name FROM streams LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id"
-            " WHERE streams.id = ?",
+            f"SELECT heartbeats.name FROM streams{_HEARTBEATS} WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row is not None and row["name"]:
             return str(row["name"])
-        return ", ".join(_label(ref) for ref in self.refs(stream_id))
+        return ", ".join(label(ref) for ref in self.refs(stream_id))
 
     def label(self, ref: str | None) -> str:
-        return "" if ref is None else _label(_stored(ref))
+        return "" if ref is None else label(stored(ref))
 
     def note_failure(self, stream_id: int, key: Key) -> None:
         """Remember *key* if no later failure is known; it outlives every entry and every history row."""
-        self._raise_mark(stream_id, "failed", key)
+        raise_mark(self._connection, stream_id, "failed", key)
 
     def note_success(self, stream_id: int, key: Key) -> None:
         """The same for *key* among successes."""
-        self._raise_mark(stream_id, "succeeded", key)
+        raise_mark(self._connection, stream_id, "succeeded", key)
 
-    def note_delivery(self, stream_id: int, key: Key, now: Moment) -> None:
+    def note_by_ref(self, ref: str, scope: int | None, *, failed: Key | None, succeeded: Key | None) -> None:
+        """Remember the newest failure and success that were reported under *ref*."""
+        scope = self._scope_of(ref, scope)
+        if failed is not None:
+            self._refs.raise_mark(scope, stored(ref), "failed", failed)
+        if succeeded is not None:
+            self._refs.raise_mark(scope, stored(ref), "succeeded", succeeded)
+
+    def note_delivery(self, stream_id: int, key: Key, now: Moment, stored_ref: str | None = None) -> None:
         """A ping got through: remember which, and forget the trouble before it. What still waits does from now on."""
-        self._raise_mark(stream_id, "delivered", key)
+        raise_mark(self._connection, stream_id, "delivered", key)
+        if stored_ref is not None:
+            row = self._connection.execute("SELECT scope FROM streams WHERE id = ?", (stream_id,)).fetchone()
+            self._refs.raise_mark(self._scope_of(stored_ref, row["scope"]), stored_ref, "delivered", key)
         self._connection.execute(
             "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0,"
             " due_boot_ns = 0, since_epoch = ?, since_boot_ns = ?, since_wall_ns = ?, told = 0 WHERE id = ?",
@@ -267,6 +343,14 @@ class Streams:
             " WHERE due_boot_ns IS NOT NULL AND (parked OR tries = 0)"
         )
 
+    def hurry_foreign(self, scope: int) -> None:
+        """The same for what waited until somebody has the token of *scope*."""
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, parked = 0 WHERE scope = ? AND problem = ?"
+            " AND due_boot_ns IS NOT NULL",
+            (scope, FOREIGN),
+        )
+
     def hurry_host(self, host: str) -> None:
         """What backs off for *host* after a failure is tried at once; what is parked or held by somebody isn't."""
         self._connection.execute(
@@ -278,8 +362,9 @@ class Streams:
     def hurry_heartbeat(self, heartbeat_id: str) -> None:
         """Its ping URL is another one, or known for the first time: what waits for it is tried at once."""
         self._connection.execute(
-            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE heartbeat_id = ? AND due_boot_ns IS NOT NULL",
-            (heartbeat_id,),
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE scope = ? AND heartbeat_id = ?"
+            " AND due_boot_ns IS NOT NULL",
+            (self._scopes.current(), heartbeat_id),
         )
 
     def set_due(self, stream_id: int, epoch: int, boot_ns: int) -> None:
@@ -305,30 +390,61 @@ class Streams:
 
     # -- private -------------------------------------------------------------------------------------------------
 
-    def _heartbeat_of(self, stream: sqlite3.Row) -> str | None:
+    def _scope_of(self, ref: str, scope: int | None) -> int:
+        if ref.startswith(Ref.URL):
+            return NO_SCOPE
+        return self._scopes.current() if scope is None else scope
+
+    def _feeding(self, scope: int, heartbeat_id: str) -> int | None:
+        row = self._connection.execute(
+            "SELECT id FROM streams WHERE scope = ? AND heartbeat_id = ?", (scope, heartbeat_id)
+        ).fetchone()
+        return None if row is None else int(row["id"])
+
+    def _heartbeat_of(self, stream: sqlite3.Row) -> tuple[int, str] | None:
         if stream["direct_url"] is not None:
             return self._heartbeats.at(stream["direct_url"])
         for ref in self.refs(stream["id"]):
-            found = self._heartbeats.find(ref)
+            found = self._heartbeats.find(ref, stream["scope"])
             if found:
-                return found[0].id if len(found) == 1 else None
+                return (stream["scope"], found[0].id) if len(found) == 1 else None
         return None
 
-    def _find_or_insert(self, ref: str) -> int:
+    def _find_or_insert(self, ref: str, scope: int) -> int:
         url = ref.removeprefix(Ref.URL) if ref.startswith(Ref.URL) else None
+        heartbeat: tuple[int, str] | None = None
         if url is not None:
-            heartbeat_id = self._heartbeats.at(url)
+            heartbeat = self._heartbeats.at(url)
         else:
-            found = self._heartbeats.find(ref)
-            heartbeat_id = found[0].id if len(found) == 1 else None
-        if heartbeat_id is not None:
-            row = self._connection.execute("SELECT id FROM streams WHERE heartbeat_id = ?", (heartbeat_id,)).fetchone()
-            if row is not None:
-                return int(row["id"])
+            found = self._heartbeats.find(ref, scope)
+            heartbeat = (scope, found[0].id) if len(found) == 1 else None
+        if heartbeat is not None and (feeding := self._feeding(*heartbeat)) is not None:
+            return feeding
+        return self._insert(scope, None, url) if heartbeat is None else self._insert(*heartbeat, url)
+
+    def _insert(self, scope: int, heartbeat_id: str | None, direct_url: str | None = None) -> int:
         inserted = self._connection.execute(
-            "INSERT INTO streams (heartbeat_id, direct_url) VALUES (?, ?)", (heartbeat_id, url)
+            "INSERT INTO streams (scope, heartbeat_id, direct_url) VALUES (?, ?, ?)", (scope, heartbeat_id, direct_url)
         )
         return int(inserted.lastrowid or 0)
+
+    def _move_ref(self, source: sqlite3.Row, ref: str, heartbeat_id: str | None) -> None:
+        """Let *ref* leave a stream for that of *heartbeat_id*; None: for one of its own."""
+        scope = source["scope"]
+        target = None if heartbeat_id is None else self._feeding(scope, heartbeat_id)
+        if target is None:
+            target = self._insert(scope, heartbeat_id)
+        self._refs.move(scope, ref, source["id"], target)
+
+    def _move_entry(self, source: sqlite3.Row, entry_id: int, target: int) -> None:
+        """Let a waiting entry follow its ref. It has waited as long as *source* has."""
+        self._connection.execute("UPDATE entries SET stream_id = ? WHERE id = ?", (target, entry_id))
+        self._connection.execute(
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, told = max(told, ?), since_boot_ns = CASE WHEN"
+            " since_epoch IS NULL THEN ? ELSE since_boot_ns END, since_wall_ns = CASE WHEN since_epoch IS NULL THEN ?"
+            " ELSE since_wall_ns END, since_epoch = coalesce(since_epoch, ?) WHERE id = ?",
+            (source["told"], source["since_boot_ns"], source["since_wall_ns"], source["since_epoch"], target),
+        )
 
     def _merge(self, source: int, target: int, now: Moment) -> None:
         row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (source,)).fetchone()
@@ -337,10 +453,10 @@ class Streams:
         other = self._connection.execute("SELECT * FROM streams WHERE id = ?", (target,)).fetchone()
         if row["lease_entry"] is not None and _is_leased(row, now) and not _is_leased(other, now):
             self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
-        for mark in _MARKS:
-            key = _key(row, mark)
+        for mark in MARKS:
+            key = key_in(row, mark)
             if key is not None:
-                self._raise_mark(target, mark, key)
+                raise_mark(self._connection, target, mark, key)
         self._merge_trouble(row, other, now)
         self._connection.execute("UPDATE entries SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("UPDATE refs SET stream_id = ? WHERE stream_id = ?", (target, source))
@@ -359,13 +475,6 @@ class Streams:
         self._connection.execute(
             "UPDATE streams SET delivered_wall_ns = ?, told = ? WHERE id = ?",
             (max(deliveries_ns, default=None), any(one["told"] for one in still), target["id"]),
-        )
-
-    def _raise_mark(self, stream_id: int, mark: str, key: Key) -> None:
-        self._connection.execute(
-            f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?"
-            f" AND ({mark}_epoch IS NULL OR ({mark}_epoch, {mark}_boot_ns, {mark}_run) < (?, ?, ?))",
-            (*key, stream_id, *key),
         )
 
 
@@ -394,22 +503,3 @@ def _since(stream: sqlite3.Row) -> Moment | None:
     if stream["since_epoch"] is None:
         return None
     return Moment(stream["since_epoch"], stream["since_boot_ns"], stream["since_wall_ns"])
-
-
-def _stored(ref: str) -> str:
-    """Return the form in which the database keeps *ref*: of a URL, a digest that names it."""
-    if not ref.startswith(Ref.URL):
-        return ref
-    return Ref.URL + sha256(ref.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _label(stored: str) -> str:
-    if stored.startswith(Ref.URL):
-        return f"ping URL {stored.removeprefix(Ref.URL)[:8]}"
-    return stored.partition(":")[2]
-
-
-def _key(row: sqlite3.Row, mark: str) -> Key | None:
-    if row[f"{mark}_epoch"] is None:
-        return None
-    return Key(row[f"{mark}_epoch"], row[f"{mark}_boot_ns"], row[f"{mark}_run"])

@@ -41,7 +41,9 @@ class Report:
     """One run, ended. Instants are pairs of clocks; *boot_id* says to which boot their first halves belong.
 
     *started* is the start of the deciding attempt, the last one. *ref* is None where no heartbeat is named: such a
-    run has a history and no ping. *calls_hooks* is false where nobody shall be told of it by a hook, or has been.
+    run has a history and no ping. *account* is the fingerprint (``report.account``) of the API token that the run was
+    made with, empty where the report doesn't say. *calls_hooks* is false where nobody shall be told of it by a hook,
+    or has been.
     """
 
     run_id: str
@@ -50,6 +52,7 @@ class Report:
     ended: Reading
     outcome: Outcome
     ref: str | None = None
+    account: str = ""
     job: str = ""
     exit_code: int | None = None
     signal: int | None = None
@@ -91,6 +94,7 @@ class Report:
                 ended=Reading(_int(fields["end_boot_ns"]), _int(fields["end_ns"])),
                 outcome=Outcome(fields["outcome"]),
                 ref=_ref(fields.get("ref")),
+                account=_account(fields.get("account", "")),
                 job=fields.get("job", "")[:200],
                 exit_code=_int(fields["code"]) if "code" in fields else None,
                 signal=_int(fields["signal"]) if "signal" in fields else None,
@@ -116,6 +120,7 @@ class Report:
             "end_ns": str(self.ended.wall_ns),
             "outcome": self.outcome.value,
             "ref": self.ref or "",
+            "account": self.account,
             "job": self.job,
             "code": "" if self.exit_code is None else str(self.exit_code),
             "signal": "" if self.signal is None else str(self.signal),
@@ -168,6 +173,12 @@ def _ref(text: str | None) -> str | None:
         return None
     if not text.startswith((Ref.HEARTBEAT, Ref.AUTO, Ref.URL)) or len(text) > 4096:
         raise ValueError("not a heartbeat's name, id or URL")
+    return text
+
+
+def _account(text: str) -> str:
+    if text and not (len(text) == 32 and text.isascii() and text.isalnum()):
+        raise ValueError("not an account's fingerprint")
     return text
 
 

@@ -14,6 +14,7 @@ from aura_agent.outbox.store import open_outbox
 from aura_agent.report import spool
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
+from aura_agent.wrapper import lookup
 from aura_agent.wrapper.reporting import Delivery
 from aura_agent.wrapper.warnings import warn
 
@@ -60,7 +61,7 @@ def _send(what: Delivery, report: Report) -> None:
     deadline = monotonic() + what.options.wait_s
     in_memory = what.path is None
     try:
-        if not in_memory and not _anything_waits(what.store, what.options.wait_s):
+        if not in_memory and not _anything_waits(what):
             return
     except StoreBusyError:
         return  # others are at it, and the report is safe
@@ -104,18 +105,19 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None) -> bool:
     )
 
 
-def _anything_waits(store: str, wait_s: float) -> bool:
+def _anything_waits(what: Delivery) -> bool:
     """Whether there is something to send: it takes no HTTP client to see that a failure sends nothing.
 
     A damaged database is set aside before it takes anything in, and a fresh one asked. Raises StoreError.
     """
-    outbox = open_outbox(store, "run", check=True, patience_s=min(wait_s, _LOCKED_S))
+    outbox = open_outbox(what.store, "run", check=True, patience_s=min(what.options.wait_s, _LOCKED_S))
     try:
+        outbox.enter(lookup.account(what.config))
         outbox.take_in()
         return outbox.waiting_count() > 0
     finally:
         for notice in outbox.take_notices():
-            warn(store, "set aside", notice)
+            warn(what.store, "set aside", notice)
         outbox.close()
 
 

@@ -7,9 +7,10 @@ import os
 
 from aura_agent.config.lend import lend, matching_jobs
 from aura_agent.config.load import load_config
-from aura_agent.config.models import Config, Job
-from aura_agent.config.settings import config_path
+from aura_agent.config.models import ApiSettings, Config, Job
+from aura_agent.config.settings import account_in, config_path
 from aura_agent.errors import AuraError, ConfigError
+from aura_agent.report.account import Account
 from aura_agent.wrapper.options import Options, Usage
 from aura_agent.wrapper.warnings import print_line, warn
 
@@ -38,6 +39,14 @@ def take_job(options: Options) -> None:
         )
         return
     _take(options, options.job or "", job)
+
+
+def account(config: Config | None) -> Account | None:
+    """Return how stores name the API token that this run has; None: it has none that can be read."""
+    try:
+        return account_in(ApiSettings() if config is None else config.api, os.environ)
+    except ConfigError:
+        return None  # whoever sends says so
 
 
 def read(flag: str | None, store: str) -> Config | None:

@@ -29,6 +29,7 @@ _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
 _MAX_NAME_CHARS = 4000
 _MAX_TAIL_CHARS = 50_000
+_ACCOUNT_BYTES = 64  # in a line, for the fingerprint that the spool's has
 _TOO_LONG = "[the output is left out: it has too many bytes that are no text]\n"
 
 # Names of these say nothing about the job: what they run does.
@@ -59,6 +60,7 @@ class Reporter:
         self._socket_path = socket_path(os.environ, None)
         self._left_alone: Daemon | None = None  # one that takes nothing from us, or doesn't answer
         self._config: Config | None = None
+        self._account: str | None = None  # None: not looked for yet
         self._looked = False  # whether the config has been looked for
         self._store = state_dir(os.environ, None, os.geteuid())
         self._ref, self._no_ref = reference(options)
@@ -105,6 +107,8 @@ class Reporter:
             self._record_start()
         if self._record is not None:
             self._record.sync()
+        if self._daemon is None:
+            self._name_account()
 
     def keep(
         self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None, tail: str
@@ -131,12 +135,13 @@ class Reporter:
             "body": "" if body is None or outcome != "succeeded" else body.decode("utf-8", "surrogateescape"),
             "tail": tail[-_MAX_TAIL_CHARS:],
         }
-        if len(encode("run", fields)) > MAX_LINE_BYTES:
+        if len(encode("run", fields)) > MAX_LINE_BYTES - _ACCOUNT_BYTES:
             fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
         if self._hand_over(encode("run", fields)) or self._ref is None:
             self._forget_start()
             return None
         self._look_for_store()
+        fields["account"] = self._name_account()
         path = self._spool(fields)
         spooled = path is not None
         if spooled:
@@ -151,6 +156,21 @@ class Reporter:
             return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
         report = {key: value for key, value in fields.items() if value}
         return Delivery(options, self._config, self._store, report, path, served, calls_hooks, self._forget_start)
+
+    def _name_account(self) -> str:
+        """Return the fingerprint of our token: whoever sends the ping may have another one by then."""
+        if self._account is None:
+            self._account = ""
+            variables = ("AURA_TOKEN", "AURA_TOKEN_FILE", "CREDENTIALS_DIRECTORY")
+            if self._config is not None or any(map(os.environ.get, variables)):
+                try:
+                    from aura_agent.wrapper import lookup
+
+                    account = lookup.account(self._config)
+                    self._account = "" if account is None else account.fingerprint
+                except Exception:  # noqa: BLE001, S110  # no report may be lost for it: it is then read as whoever sends
+                    pass
+        return self._account
 
     def _has_hooks(self, *, others: bool) -> bool:
         """Whether the config has hooks for this job; with *others* also for one whose lost run may come to light."""

@@ -871,14 +871,6 @@ def test_the_second_of_two_attempts_in_one_heartbeat_is_still_waited_for(at: Ben
     assert _only(at.outbox.claim(10)).run_id == later
 
 
-def test_a_stream_whose_name_is_still_its_heartbeats_goes_over_to_nobody(at: Bench) -> None:
-    """The name leads to where it has always led."""
-    at.know("backup", "id-1")
-    at.run()
-
-    assert not at.outbox.follow_name("id-1")
-
-
 @pytest.mark.parametrize("known_before", [True, False])
 def test_a_name_that_several_heartbeats_have_is_nobodys(at: Bench, known_before: bool) -> None:
     """Nothing is sent to one of them at random: the resolver is asked, and says which there are."""
@@ -955,7 +947,6 @@ def test_a_stream_that_goes_over_to_a_busy_one_leaves_it_its_lease(at: Bench) ->
     at.run(ref="heartbeat:id-after")
     after = _only(at.outbox.claim(10))
 
-    assert at.outbox.follow_name("id-before")
     not_delivered(at.outbox, before, "404", delay_s=0)
 
     assert at.outbox.claim(10).attempts == ()
