@@ -33,7 +33,7 @@ from aura_agent.config.schema import write_duration
 from aura_agent.config.settings import config_path
 from aura_agent.discover.accounts import Account
 from aura_agent.discover.changes import Written, to_undo, undo, write
-from aura_agent.discover.host import Host, needed_by, read_host, read_text
+from aura_agent.discover.host import Host, needed_by, read_text
 from aura_agent.discover.installation import find_aura_run, why_not_lasting
 from aura_agent.discover.plan import (
     DROP_INS,
@@ -48,6 +48,7 @@ from aura_agent.discover.plan import (
     propose,
 )
 from aura_agent.discover.runnable import why_not_runnable
+from aura_agent.discover.survey import read_host
 from aura_agent.errors import AuraError, UsageError
 from aura_agent.report.places import SYSTEM_CONFIG, state_dir
 
@@ -253,9 +254,7 @@ def _facts(host: Host) -> Facts:
         needed=needed_by(aura_run),
         systemd=host.systemd,
         anacron=host.anacron,
-        cron_tz=host.cron_tz,
-        max_command_bytes=host.max_command_bytes,
-        run_parts_tells=host.run_parts_tells,
+        run_parts_tells=host.run_parts != "script",
         batches=host.batches,
     )
 

@@ -1,36 +1,23 @@
-"""What this host, or a copy of one below *root*, has of crontabs and timers. Reads, and changes nothing.
-
-Where cron looks, and which files it passes over: cron(8) of Debian and of cronie.
-"""
+"""A host, or a copy of one below *root*: its files, and what of crontabs and timers was found in them."""
 
 import os
 import pwd
-import re
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import aura_agent
 from aura_agent.discover.below import below
-from aura_agent.discover.crontab import Form, without_header
+from aura_agent.discover.cronfiles import RunParts
+from aura_agent.discover.crontab import without_header
 from aura_agent.discover.plan import DROP_INS, Batch, Left, Table, Timer
-from aura_agent.discover.units import read_unit
 
 _MAX_FILE_BYTES = 1024**2
-_SPOOLS = ("/var/spool/cron/crontabs", "/var/spool/cron")  # Debian's, cronie's
-_BATCHES = tuple(f"/etc/cron.{how_often}" for how_often in ("hourly", "daily", "weekly", "monthly", "yearly"))
-_RUN_PARTS_NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # run-parts(8), and Debian's cron for /etc/cron.d
-_CRONIE_IGNORES = re.compile(r"[.#].*|.*~|.*\.rpm(?:save|orig|new)")
-_UNIT_PATH = (  # systemd.unit(5), the first that has a file counts
-    *("/etc/systemd/system", "/run/systemd/transient", "/run/systemd/system"),
-    *("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"),
-)
-MAX_COMMAND_BYTES = 998  # MAX_COMMAND of Debian's cron, with its end
-_COMMAND_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -47,9 +34,7 @@ class Host:
     unreadable: list[str] = field(default_factory=list)
     systemd: bool = False
     anacron: bool = False
-    cron_tz: bool | None = None
-    max_command_bytes: int | None = None
-    run_parts_tells: bool = True
+    run_parts: RunParts = "debianutils"
 
     @property
     def is_live(self) -> bool:
@@ -59,6 +44,23 @@ class Host:
     def path(self, inside: str) -> str:
         """Return where a path of the host is, links followed."""
         return below(self.root, inside)
+
+    def tried(self, inside: str, read: Callable[[str], _T]) -> _T | None:
+        """Return what *read* makes of a path of the host; None for what isn't there, or can't be read."""
+        try:
+            return read(self.path(inside))
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            self.unreadable.append(f"{inside}: {problem.strerror}")
+            return None
+
+    def listed(self, directory: str) -> list[str]:
+        """Return the names in a directory; none if it can't be read."""
+        try:
+            return sorted(os.listdir(self.path(directory)))
+        except OSError:
+            return []
 
     def may_write(self, inside: str) -> bool:
         """Whether the user who asks may put another file in the place of this one.
@@ -82,28 +84,6 @@ class Host:
         if self.timers and not self.may_write(f"{DROP_INS}/x.service.d/x.conf"):
             self.ignored += [Left(timer.name, "", "only root can change it") for timer in self.timers]
             self.timers = []
-
-
-def read_host(root: str) -> Host:
-    """Look at everything; what can't be read is noted, not raised."""
-    host = Host(os.path.abspath(root))
-    host.systemd = os.path.isdir(host.path("/run/systemd/system"))
-    host.anacron = os.path.exists(host.path("/usr/sbin/anacron"))
-    host.cron_tz = _heeds_cron_tz(host)
-    host.max_command_bytes = MAX_COMMAND_BYTES if host.cron_tz is False else None
-    host.run_parts_tells = not _is_script(host, "/usr/bin/run-parts")
-    _read_user_crontabs(host)
-    _read_table(host, "/etc/crontab", "system")
-    for name in _names(host, "/etc/cron.d"):
-        _read_cron_d(host, name)
-    _read_table(host, "/etc/anacrontab", "anacron")
-    for directory in _BATCHES:
-        if os.path.isdir(host.path(directory)):
-            host.batches[directory] = _batch(host, directory, _names(host, directory))
-    for name in sorted(_timer_names(host)):
-        if not name.endswith("@.timer"):  # a template, of which nothing is in use by itself
-            _read_timer(host, name)
-    return host
 
 
 def needed_by(aura_run: str) -> list[str]:
@@ -145,163 +125,5 @@ def read_user_crontab(path: str) -> str:
 
 def read_own_crontab() -> str:
     """Return the crontab of the user who asks, as ``crontab -l`` shows it; empty for none. Raises OSError."""
-    done = subprocess.run(["crontab", "-l"], capture_output=True, check=False, timeout=_COMMAND_TIMEOUT_S)
+    done = subprocess.run(["crontab", "-l"], capture_output=True, check=False, timeout=COMMAND_TIMEOUT_S)
     return done.stdout.decode("utf-8", "surrogateescape") if done.returncode == 0 else ""
-
-
-def _read_user_crontabs(host: Host) -> None:
-    for spool in _SPOOLS:
-        try:
-            names = sorted(entry.name for entry in os.scandir(host.path(spool)) if entry.is_file(follow_symlinks=False))
-        except FileNotFoundError:
-            continue
-        except OSError as problem:
-            host.unreadable.append(f"{spool}: {problem.strerror}: only root sees the crontabs of others")
-            if host.is_live:
-                _read_own(host, f"{spool}/{own_name()}")
-            continue
-        for name in names:
-            if not _CRONIE_IGNORES.fullmatch(name):
-                path = f"{spool}/{name}"
-                text = _tried(host, path, read_user_crontab if by_crontab(host.root) else read_text)
-                if text is not None:
-                    host.tables.append(Table(path, text, "user", name))
-
-
-def _read_own(host: Host, path: str) -> None:
-    if any(table.path == path for table in host.tables):
-        return
-    try:
-        text = read_own_crontab()
-    except (OSError, subprocess.TimeoutExpired):
-        return  # without crontab(1) there is none either
-    if text:
-        host.tables.append(Table(path, text, "user", own_name()))
-
-
-def _read_table(host: Host, path: str, form: Form) -> None:
-    text = _tried(host, path, read_text)
-    if text is not None:
-        host.tables.append(Table(path, text, form))
-
-
-def _read_cron_d(host: Host, name: str) -> None:
-    path = f"/etc/cron.d/{name}"
-    cronie = host.cron_tz is True
-    if (_CRONIE_IGNORES.fullmatch(name) is not None) if cronie else (_RUN_PARTS_NAME.fullmatch(name) is None):
-        if name != ".placeholder":
-            host.ignored.append(Left(path, "", "cron ignores a file of this name"))
-    else:
-        _read_table(host, path, "system")
-
-
-def _batch(host: Host, directory: str, names: list[str]) -> Batch:
-    scripts: list[str] = []
-    ignored: list[str] = []
-    for name in names:
-        runs = _RUN_PARTS_NAME.fullmatch(name) and os.access(host.path(f"{directory}/{name}"), os.X_OK)
-        (scripts if runs else ignored).append(name)
-    return Batch(tuple(scripts), tuple(name for name in ignored if name != ".placeholder"))
-
-
-def _names(host: Host, directory: str) -> list[str]:
-    return sorted(_tried(host, directory, os.listdir) or [])
-
-
-def _tried(host: Host, path: str, read: Callable[[str], _T]) -> _T | None:
-    """Return what *read* makes of the path below the root; None for what isn't there, or can't be read."""
-    try:
-        return read(host.path(path))
-    except FileNotFoundError:
-        return None
-    except OSError as problem:
-        host.unreadable.append(f"{path}: {problem.strerror}")
-        return None
-
-
-def _heeds_cron_tz(host: Host) -> bool | None:
-    """Whether the cron that is installed knows CRON_TZ, as cronie does and Debian's cron doesn't; None without one."""
-    for name in ("crond", "cron"):
-        try:
-            with open(host.path(f"/usr/sbin/{name}"), "rb") as program:
-                return b"CRON_TZ" in program.read()
-        except OSError:
-            continue
-    return None
-
-
-def _is_script(host: Host, path: str) -> bool:
-    try:
-        with open(host.path(path), "rb") as program:
-            return program.read(2) == b"#!"
-    except OSError:
-        return False
-
-
-def _timer_names(host: Host) -> set[str]:
-    """Return the timers that are in use: those that systemd has active, else those that some target wants."""
-    if host.is_live and host.systemd:
-        command = ["systemctl", "list-units", "--type=timer", "--state=active", "--plain", "--no-legend", "--no-pager"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_COMMAND_TIMEOUT_S)
-        except (OSError, subprocess.SubprocessError):
-            host.unreadable.append("systemctl: can't tell which timers are active; those that are enabled are taken")
-        else:
-            return {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
-    return set(_wanted_timers(host))
-
-
-def _wanted_timers(host: Host) -> Iterator[str]:
-    for directory in _UNIT_PATH:
-        for target in _listed(host, directory):
-            if target.endswith((".wants", ".requires")):
-                yield from (name for name in _listed(host, f"{directory}/{target}") if name.endswith(".timer"))
-
-
-def _listed(host: Host, directory: str) -> list[str]:
-    """Return the names in a directory; none if it can't be read."""
-    try:
-        return os.listdir(host.path(directory))
-    except OSError:
-        return []
-
-
-def _read_timer(host: Host, name: str) -> None:
-    timer = _read_unit(host, name)
-    if timer is None:
-        return
-    service_name = (timer.get(("Timer", "Unit")) or [f"{name.removesuffix('.timer')}.service"])[-1]
-    service = _read_unit(host, service_name)
-    if service is None or "%" in service_name:
-        host.ignored.append(Left(name, "", f"its service {service_name} isn't there"))
-    else:
-        host.timers.append(Timer(name, service_name, timer, service))
-
-
-def _read_unit(host: Host, name: str) -> dict[tuple[str, str], list[str]] | None:
-    """Return the settings of a unit; None if it isn't there, or masked."""
-    stem, dot, suffix = name.rpartition(".")
-    template = f"{stem.partition('@')[0]}@{dot}{suffix}" if "@" in stem else name
-    fragment = next(
-        (
-            path
-            for path in (f"{directory}/{one}" for one in (name, template) for directory in _UNIT_PATH)
-            if os.path.exists(host.path(path)) or host.path(path) == host.path(os.devnull)
-        ),
-        None,
-    )
-    if fragment is None or host.path(fragment) == host.path(os.devnull):
-        return None
-    # Of drop-ins with one name the one of the first directory counts; they are read in the order of their names.
-    drop_ins: dict[str, str] = {}
-    for one in dict.fromkeys((name, template)):
-        for directory in _UNIT_PATH:
-            for drop_in in _listed(host, f"{directory}/{one}.d"):
-                if drop_in.endswith(".conf"):
-                    drop_ins.setdefault(drop_in, f"{directory}/{one}.d/{drop_in}")
-    texts = []
-    for path in (fragment, *(drop_ins[drop_in] for drop_in in sorted(drop_ins))):
-        text = None if host.path(path) == host.path(os.devnull) else _tried(host, path, read_text)
-        if text is not None:
-            texts.append(text)
-    return read_unit(texts)

@@ -13,6 +13,7 @@ from typing import Literal
 from aura_agent.config.schema import write_duration
 from aura_agent.discover.accounts import Account, service_account
 from aura_agent.discover.crontab import Entry, Form, Line, read_table
+from aura_agent.discover.dialects import CRONIE, Dialect
 from aura_agent.discover.jobname import name_of
 from aura_agent.discover.shellline import POSIX_SHELLS, called_line, doubt, is_plain, plain_words, shell_call
 from aura_agent.discover.units import Settings, bare_command, drop_in, hints, obstacle, service_command, timing_of
@@ -25,6 +26,7 @@ DROP_INS = "/etc/systemd/system"
 DROP_IN_NAME = "50-aura-run.conf"
 _SYSTEMD_RUNS = "/run/systemd/system"  # what lines that leave their work to a timer test for, sd_booted(3)
 _ANACRON = "/usr/sbin/anacron"
+_RUN_CRONS = "/usr/lib/cron/run-crons"  # SUSE's way to /etc/cron.daily and its like
 _OURS = re.compile(r"(?:^|[\s/;&|(\"'])aura-(?:run|agent)(?=\s)")
 _THEIR_HEARTBEAT = re.compile(r"aura-run\s[^|;&\n]*?(?:-H\s*|--heartbeat[= ]\s*)([\w./-]+)")
 _DECLARED_HEARTBEAT = re.compile(r"""^heartbeat\s*=\s*["']([^"']+)["']""")
@@ -45,12 +47,18 @@ HEAD = (
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A crontab or anacrontab; ``owner`` is whose, None for the system's."""
+    """A crontab or anacrontab, as *dialect* reads it; ``owner`` is whose, None for the system's.
+
+    ``unknown_users`` are those of its users that have no account, ``homeless`` those whose home isn't there.
+    """
 
     path: str
     text: str
     form: Form
     owner: str | None = None
+    dialect: Dialect = CRONIE
+    unknown_users: frozenset[str] = frozenset()
+    homeless: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +83,8 @@ class Batch:
 class Facts:
     """What decides about this host's lines.
 
-    ``cron_tz``: whether its cron heeds CRON_TZ, None if that isn't known; ``max_command_bytes``: the longest command
-    that it takes; ``run_parts_tells``: whether run-parts fails when a script does; ``needed``: the files and
-    directories without which aura-run doesn't run, itself if nothing else is known; ``cannot_run``: who can't execute
-    aura-run, and why.
+    ``run_parts_tells``: whether run-parts fails when a script does; ``needed``: the files and directories without which
+    aura-run doesn't run, itself if nothing else is known; ``cannot_run``: who can't execute aura-run, and why.
     """
 
     hostname: str
@@ -86,8 +92,6 @@ class Facts:
     needed: Sequence[str] = ()
     systemd: bool = False
     anacron: bool = False
-    cron_tz: bool | None = None
-    max_command_bytes: int | None = None
     run_parts_tells: bool = True
     batches: Mapping[str, Batch] = field(default_factory=dict)
     cannot_run: Mapping[Account, str] = field(default_factory=dict)
@@ -229,7 +233,7 @@ class _Part:
 
 def _propose_table(table: Table, facts: Facts, names: Names, shape: Shape, only: Collection[str]) -> _Part:
     part, texts = _Part(), []
-    for line in read_table(table.text, table.form):
+    for line in read_table(table.text, table.form, table.dialect):
         texts.append(line.text)
         where, entry = f"{table.path}:{line.number}", line.entry
         reason = line.problem if entry is None else _why_not(entry, table, facts, shape)
@@ -243,13 +247,13 @@ def _propose_table(table: Table, facts: Facts, names: Names, shape: Shape, only:
             continue
         text = _wrapped(line, job, facts) if shape == "crontab" else MOVED + line.text
         if shape == "crontab":
-            reason = facts.cannot_run.get(job.account, "") or _too_long(text[entry.at :], table, facts)
+            reason = facts.cannot_run.get(job.account, "") or _too_long(text[entry.at :], table)
         if reason:
             part.left.append(Left(where, entry.command, reason))
             continue
         texts[-1] = text
         part.jobs.append(job)
-        part.sections.append(_declaration(job) if shape == "crontab" else _moved(job, entry, facts))
+        part.sections.append(_declaration(job) if shape == "crontab" else _moved(job, entry, table))
     after = "".join(texts)
     if after != table.text:
         part.change = Change(table.path, table.text, after, table.owner, sections=tuple(part.sections))
@@ -261,6 +265,12 @@ def _why_not(entry: Entry, table: Table, facts: Facts, shape: Shape) -> str:
     shell = entry.settings.get("SHELL") or "/bin/sh"
     if _OURS.search(entry.command):
         return "aura-run is there already"
+    if entry.user in table.unknown_users:
+        return f'there is no user "{entry.user}"; cron doesn\'t run it'
+    if "HOME" not in entry.settings and (entry.user or table.owner) in table.homeless:
+        return f"the home of {entry.user or table.owner} isn't there, so {table.dialect.name} doesn't run it"
+    if entry.quiet and table.form == "user" and table.owner not in (None, "root"):
+        return "only lines of root may begin with -; cron doesn't run it"
     if entry.interval_s is None:
         return "runs at boot only, so no ping can be expected of it"
     if facts.systemd and _SYSTEMD_RUNS in entry.command:
@@ -269,16 +279,18 @@ def _why_not(entry: Entry, table: Table, facts: Facts, shape: Shape) -> str:
         return "does nothing where anacron is: see /etc/anacrontab"
     if shell.rpartition("/")[2] not in POSIX_SHELLS or not re.fullmatch(r"/[\w./+-]+", shell):
         return f"SHELL={shell} may read quotes in ways of its own"
+    if _RUN_CRONS in entry.command:
+        return f"{_RUN_CRONS} ends well whatever its scripts do; give them lines of their own"
     if "run-parts" in entry.command:
         if not facts.run_parts_tells:
             return "this run-parts ends well whatever its scripts do; give them lines of their own"
         batch = _batch(entry, facts)
         if batch is not None and not batch.scripts:
             return "there is no script for it to run"
-    return _why_not_config(entry, table, facts) if shape == "config" else ""
+    return _why_not_config(entry, table) if shape == "config" else ""
 
 
-def _why_not_config(entry: Entry, table: Table, facts: Facts) -> str:
+def _why_not_config(entry: Entry, table: Table) -> str:
     """Return why a job that could be wrapped can't be one of the daemon."""
     if table.form == "anacron":
         return "anacron decides when; --as crontab leaves it there"
@@ -286,10 +298,10 @@ def _why_not_config(entry: Entry, table: Table, facts: Facts) -> str:
         return "has input after a %, which a job of the config can't; --as crontab keeps it"
     if not entry.settings.get("HOME", "/").startswith("/"):
         return "HOME is no absolute path: where it runs is for cron to say; --as crontab leaves that to cron"
+    if entry.schedule is None:
+        return "cron takes a random time of its own for ~; --as crontab leaves that to cron"
     cron_tz = entry.settings.get("CRON_TZ")
-    if cron_tz and facts.cron_tz is None:
-        return "CRON_TZ: whether this host's cron heeds it can't be told; --as crontab leaves that to cron"
-    if cron_tz and facts.cron_tz:
+    if cron_tz and table.dialect.cron_tz:
         try:
             zone(cron_tz)
         except ScheduleError as problem:
@@ -301,17 +313,18 @@ def _why_not_config(entry: Entry, table: Table, facts: Facts) -> str:
     return ""
 
 
-def _too_long(command: str, table: Table, facts: Facts) -> str:
+def _too_long(command: str, table: Table) -> str:
     """Return why a command with aura-run in front of it can't be written; empty if it can."""
-    if table.form == "anacron" or facts.max_command_bytes is None:
+    limit = table.dialect.max_command_bytes
+    if table.form == "anacron" or limit is None:
         return ""
-    if len(command.rstrip("\n").encode("utf-8", "surrogateescape")) <= facts.max_command_bytes:
+    if len(command.rstrip("\n").encode("utf-8", "surrogateescape")) <= limit:
         return ""
-    return f"too long for cron with aura-run in front of it: more than {facts.max_command_bytes} bytes"
+    return f"too long for cron with aura-run in front of it: more than {limit} bytes"
 
 
 def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, shape: Shape) -> Job:
-    name, heartbeat = names.give(name_of(_as_shell_sees(entry)))
+    name, heartbeat = names.give(name_of(_as_shell_sees(entry, table)))
     notes = [doubt(entry.command)]
     batch = _batch(entry, facts)
     if batch is not None:
@@ -326,7 +339,7 @@ def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, sha
     if table.form == "anacron":
         notes.append("anacron runs it late where the host was off; set grace to suit")
     assert entry.interval_s is not None
-    interval_s = entry.interval_s + _random_delay_s(entry, table.form, facts)
+    interval_s = entry.interval_s + _random_delay_s(entry, table)
     user = entry.user or table.owner
     return Job(
         *(where, table.path, name, heartbeat, entry.when, interval_s, user, entry.command),
@@ -334,10 +347,10 @@ def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, sha
     )
 
 
-def _random_delay_s(entry: Entry, form: Form, facts: Facts) -> float:
+def _random_delay_s(entry: Entry, table: Table) -> float:
     """Return how much later anacron and cronie may start the job, crontab(5) and anacrontab(5) of cronie."""
     minutes = entry.settings.get("RANDOM_DELAY", "")
-    heeded = form == "anacron" or facts.cron_tz
+    heeded = table.form == "anacron" or table.dialect.cron_tz
     return 60.0 * int(minutes) if heeded and re.fullmatch(r"\d{1,5}", minutes, re.ASCII) else 0.0
 
 
@@ -383,17 +396,17 @@ def _declaration(job: Job) -> str:
     return _section(job, {"expected_interval": write_duration(job.interval_s)})
 
 
-def _moved(job: Job, entry: Entry, facts: Facts) -> str:
+def _moved(job: Job, entry: Entry, table: Table) -> str:
     """Return a job of the config that the daemon runs in cron's place."""
-    keys: dict[str, object] = {"schedule": entry.when}
-    if entry.settings.get("CRON_TZ") and facts.cron_tz:
+    keys: dict[str, object] = {"schedule": entry.schedule}
+    if entry.settings.get("CRON_TZ") and table.dialect.cron_tz:
         keys["timezone"] = entry.settings["CRON_TZ"]
     if job.user not in (None, "root"):
         keys["user"] = job.user
-    delay_s = _random_delay_s(entry, "system", facts)
+    delay_s = _random_delay_s(entry, table)
     if delay_s:
         keys["jitter"] = write_duration(delay_s)
-    line = _as_shell_sees(entry)
+    line = _as_shell_sees(entry, table)
     words = plain_words(line)
     if words is not None:
         keys["command"] = words
@@ -423,9 +436,13 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _as_shell_sees(entry: Entry) -> str:
-    """Return the command's line as the shell gets it: cron takes the backslashes off ``%``."""
-    return entry.command.replace("\\\n", "").replace("\\%", "%").strip()
+def _as_shell_sees(entry: Entry, table: Table) -> str:
+    """Return the command's line as the shell gets it: cron takes backslashes off ``%``, and Debian's off their like."""
+    line = entry.command.replace("\\\n", "")
+    if table.form != "anacron" and table.dialect.percent:
+        escaped = r"\\([%\\])" if table.dialect.halves_backslashes else r"\\(%)|(\\.)"
+        line = re.sub(escaped, lambda found: found[1] or found[0], line)
+    return line.strip()
 
 
 def _batch(entry: Entry, facts: Facts) -> Batch | None:

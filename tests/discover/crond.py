@@ -1,5 +1,5 @@
 """What cron does with the command of a crontab's line, told anew: the loop over the command in cronie's
-src/do_command.c, which is Debian's too, and the call of the shell after it.
+src/do_command.c, and in Debian's, and the call of the shell after it.
 """
 
 import os
@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def divide(command: str) -> tuple[str, str]:
-    """Return what the shell gets and what goes to its standard input, character by character as cron goes."""
+def divide(command: str, *, halves: bool = False) -> tuple[str, str]:
+    """Return what the shell gets and what goes to its standard input, character by character as cron goes.
+
+    *halves*: two backslashes become one, as in Debian's cron.
+    """
     kept: list[str] = []
     escaped = False
     for index, char in enumerate(command):
         if escaped:
-            if char == "%":
+            if char == "%" or (halves and char == "\\"):
                 kept[-1] = char
             else:
                 kept.append(char)

@@ -10,11 +10,17 @@ from tests.cli.running import Ran, aura_agent
 
 CONFIG = '[api]\ntoken_file = "/etc/aura-agent/token"\n'
 DISCOVERED = "/etc/aura-agent/conf.d/discovered.toml"
+_CRONS = {
+    "debian": ("/usr/sbin/cron", "INSECURE MODE (mode 0600 expected)"),
+    "cronie": ("/usr/sbin/crond", "CRON_TZ"),
+    "suse": ("/usr/sbin/cron", "CRON_TZ\0/var/spool/cron/tabs\0"),
+    "dcron": ("/usr/sbin/crond", "dillon's cron daemon"),
+}
 
 
 @dataclass
 class Copy:
-    """A copy of a host that has Debian's cron, unless something else is written there."""
+    """A copy of a host that has Debian's cron, unless ``cron`` gives it another."""
 
     root: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -22,7 +28,17 @@ class Copy:
     def __post_init__(self) -> None:
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.root)}
         self.write("/etc/aura-agent/config.toml", CONFIG)
-        self.write("/usr/sbin/cron", "knows no other zones")
+        self.cron("debian")
+
+    def cron(self, name: str) -> None:
+        """Give the host this cron, and no other. Programs are known by strings that they hold."""
+        for program in ("cron", "crond"):
+            self.path(f"/usr/sbin/{program}").unlink(missing_ok=True)
+        if name == "busybox":
+            self.path("/usr/sbin").mkdir(parents=True, exist_ok=True)
+            self.path("/usr/sbin/crond").symlink_to("/bin/busybox")
+        elif name:
+            self.write(*_CRONS[name])
 
     def path(self, inside: str) -> Path:
         return self.root / inside.lstrip("/")

@@ -85,6 +85,7 @@ class LiveHost:
         self.write("/etc/passwd", _PASSWD)
         self.write("/etc/group", _GROUP)
         self.write("/local-bin/crontab", _CRONTAB, 0o755)
+        self.write("/local-bin/cron", "INSECURE MODE (mode 0600 expected)", 0o755)  # as Debian's cron is known
         # A Python with a library of its own looks for it where it was built: tell the loader where it is here.
         cache = self.installation.parent / "ld.so.cache"
         if not cache.exists():

@@ -12,8 +12,10 @@ from tests.e2e.sites import Site
 @pytest.mark.parametrize("command", ["/bin/true", "cat | grep -q in && true%in"])
 def test_discover_then_sync_then_cron_pings(site: Site, command: str) -> None:
     """The heartbeat is created as often as cron runs the job, and the line that cron has now pings it."""
+    for place in ("etc", "usr/sbin"):
+        (site.home / place).mkdir(parents=True)
+    (site.home / "usr/sbin/crond").write_text("CRON_TZ")  # the copy of a host with cronie
     crontab = site.home / "etc/crontab"
-    crontab.parent.mkdir()
     crontab.write_text(f"0 3 * * * root {command}\n")
     told = site.agent("discover", "--root", str(site.home), "-c", str(site.config), "--write", "--json")
     assert told.returncode == 0, told.stderr

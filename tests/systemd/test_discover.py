@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aura_agent.discover.calendar import as_cron
-from aura_agent.discover.host import MAX_COMMAND_BYTES
+from aura_agent.discover.dialects import DEBIAN
 from aura_agent.schedule.expression import parse
 from aura_agent.schedule.zones import zone
 from tests.systemd.machine import Machine
@@ -82,7 +82,7 @@ def test_debian_s_cron_runs_wrapped_lines_as_it_ran_them(host: Machine) -> None:
 
 def test_debian_s_cron_takes_commands_of_just_that_length(host: Machine) -> None:
     """The limit that discover goes by is the one of the program; a line that would pass it is left alone."""
-    longest = "x" * MAX_COMMAND_BYTES
+    longest = "x" * (DEBIAN.max_command_bytes or 0)
     install_crontab(host, f"0 3 * * * {longest}\n")
     with pytest.raises(AssertionError, match="errors in crontab file"):
         install_crontab(host, f"0 3 * * * {longest}x\n")
