@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from aura_agent.report.ping_url import host_of
 from aura_agent.secret import Secret
 
 BASE_URL = "https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1"  # documented, not assumed
@@ -68,9 +69,13 @@ def count_of(value: object) -> int | None:
 
 def url_of(value: object) -> Secret | None:
     """Return a ping URL if *value* has the shape of one; the delivery judges it in full."""
-    if isinstance(value, str) and value.lower().startswith(("https://", "http://")) and value.isprintable():
-        return Secret(value)
-    return None
+    if not isinstance(value, str):
+        return None
+    try:
+        host_of(value)
+    except ValueError:
+        return None
+    return Secret(value)
 
 
 def instant_of(value: object) -> datetime | None:

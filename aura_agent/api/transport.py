@@ -15,6 +15,7 @@ import httpx
 from aura_agent import __version__
 from aura_agent.api.errors import ApiMisconfigured
 from aura_agent.api.trouble import Trouble
+from aura_agent.report.ping_url import host_of
 
 USER_AGENT = f"aura-agent/{__version__}"
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})  # the same list that bypasses the proxies below
@@ -88,14 +89,15 @@ def timeouts(total_s: float) -> httpx.Timeout:
 def judge_url(text: str, *, allow_insecure: bool) -> Trouble | httpx.URL:
     """Return *text* as a URL that may be asked, or why it may not."""
     try:
+        host_of(text)
         url = httpx.URL(text)
+        host = url.host  # decoding it fails for some names that begin with xn--
+        url.raw_host.decode("ascii").encode("idna")  # as the resolver will
     except (httpx.InvalidURL, ValueError, TypeError):
         return Trouble.BAD_URL
-    if url.scheme not in {"http", "https"} or not url.host or _ODD_IN_HOST & set(url.host):
+    if not host or _ODD_IN_HOST & set(host):
         return Trouble.BAD_URL
-    if url.port is not None and not 1 <= url.port <= 65535:
-        return Trouble.BAD_URL
-    if url.scheme == "http" and not allow_insecure and url.host not in LOOPBACK_HOSTS:
+    if url.scheme == "http" and not allow_insecure and host not in LOOPBACK_HOSTS:
         return Trouble.INSECURE_URL
     return url
 

@@ -29,6 +29,7 @@ from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.errors import StoreError
 from aura_agent.outbox.claims import Attempt, Claim, Ended, Rooms, Unresolved
+from aura_agent.outbox.leases import PARKED_S
 from aura_agent.outbox.queries import host_held_s
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox
@@ -36,7 +37,6 @@ from aura_agent.outbox.worker import OutboxWorker
 
 MAX_RATE_PER_S = 50.0  # pings that begin, unless the config says otherwise
 GATHER_S = 0.05  # between two looks that reports call for: those that come in a row share them
-PARKED_S = 3600.0
 SPOOL_S = 60.0  # a wrapper that found us too slow to answer wrote to the spool, and nothing tells us
 _STORE_TROUBLE_S = 5.0
 _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing tells us either
@@ -271,6 +271,8 @@ class Courier:
         self.store_problem = claim.problem
         for withdrawal in claim.withdrawn:
             self._observer.note("ping." + withdrawal.state, heartbeat=withdrawal.heartbeat, reason=withdrawal.reason)
+        for parked in claim.parked:
+            self._observer.note("ping.parked", heartbeat=parked.heartbeat, reason=parked.reason)
         for notice in claim.notices:
             self._observer.note("store.set_aside", what=notice)
         for job in claim.lost:

@@ -15,9 +15,9 @@ from aura_agent.delivery.answers import Verdict, classify
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.outbox.claims import Unresolved
-from aura_agent.outbox.leases import host_of
 from aura_agent.outbox.queries import stream_of, stream_problem
 from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report.ping_url import host_of
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
@@ -38,6 +38,14 @@ class Sent:
     duration_s: float = 0.0
     retry_after_s: float | None = None
     ahead_s: float | None = None  # of our clock, as for ``skew.Skew``
+
+
+def _host_of(url: Secret) -> str:
+    """Return the host of *url*; empty if it is invalid, which whoever sends says."""
+    try:
+        return host_of(url.reveal())
+    except ValueError:
+        return ""
 
 
 async def _none(_: str) -> str:
@@ -68,7 +76,7 @@ async def ping_now(
         problem = await worker.read(lambda outbox: stream_problem(outbox, stream_id))
         return not_sent(problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet")
     for _ in range(2):
-        host = host_of(url)
+        host = _host_of(url)
         if reason := await objection(host):
             return not_sent(reason)
         attempt = await post_ping(http, url, body, allow_insecure=allow_insecure)

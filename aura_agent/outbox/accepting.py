@@ -11,8 +11,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 from aura_agent.clock import Reading
-from aura_agent.outbox import rules
+from aura_agent.outbox import damage, rules
 from aura_agent.outbox.boot_numbers import BETWEEN_BOOTS_NS
+from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.hooks import HookCalls
@@ -76,20 +77,41 @@ class Accepting:
             self._entries.hear(stream_id, each, outcomes, now)
         return [report.run_id for report, _ in news]
 
-    def try_to_accept(self, reports: Sequence[Report], now: Moment) -> tuple[int, Sequence[Report]]:
-        """Accept *reports*; return how many were news, and those that are whole and yet nothing that can be kept."""
-        self._connection.execute("SAVEPOINT reports")
+    def accept_over_damage(
+        self, reports: Sequence[Report], now: Moment, *, epoch: int | None = None, scope: int | None = None
+    ) -> list[str]:
+        """Accept *reports*, where need be after quarantining what is damaged in their streams.
+
+        Raises one of ``damage.UNREADABLE``: one of *reports* can't be stored.
+        """
         try:
-            news = len(self.accept(reports, now))
-        except (ValueError, OverflowError, sqlite3.IntegrityError):
-            self._connection.execute("ROLLBACK TO reports")
-        else:
-            return news, ()
-        finally:
-            self._connection.execute("RELEASE reports")
-        if len(reports) == 1:
-            return 0, reports
-        each = [self.try_to_accept([report], now) for report in reports]  # one has spoilt it for all
+            with savepoint(self._connection):
+                return self.accept(reports, now, epoch=epoch, scope=scope)
+        except damage.UNREADABLE:
+            known = {
+                self._streams.known(report.ref, each)
+                for report in reports
+                if report.ref is not None
+                for each in (self._scopes_of(report) if scope is None else [scope])
+            }
+            repaired = [self._entries.quarantine(stream_id, now) for stream_id in known if stream_id is not None]
+            if True not in repaired:
+                raise
+        with savepoint(self._connection):
+            return self.accept(reports, now, epoch=epoch, scope=scope)
+
+    def try_to_accept(
+        self, reports: Sequence[Report], now: Moment, *, epoch: int | None = None, scope: int | None = None
+    ) -> tuple[int, Sequence[Report]]:
+        """Accept *reports*; return how many were news, and those that are whole and yet nothing that can be kept."""
+        try:
+            return len(self.accept_over_damage(reports, now, epoch=epoch, scope=scope)), ()
+        except damage.UNREADABLE:
+            if len(reports) == 1:
+                return 0, reports
+        each = [
+            self.try_to_accept([report], now, epoch=epoch, scope=scope) for report in reports
+        ]  # one has spoilt it for all
         return sum(news for news, _ in each), [report for _, unfit in each for report in unfit]
 
     def _scopes_of(self, report: Report) -> list[int]:

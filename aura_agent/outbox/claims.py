@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from aura_agent.outbox.rules import State
 from aura_agent.secret import Secret
 
+LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer hangs
+LONGEST_WAIT_S = 2 * 3600.0  # no back-off, parking or Retry-After lasts longer: a later instant is damage
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -66,6 +69,14 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """Pings of a heartbeat that need a person, found before anything was sent."""
+
+    heartbeat: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """What came of dropping entries by hand: ids of those that wait no more, and of those that were being sent."""
 
@@ -88,7 +99,7 @@ class Unresolved:
 class Claim:
     """What one look at the queue gave.
 
-    *settled* are the states of the entries whose attempts had ended, in their order.
+    *settled* are the states of the entries whose attempts had ended, in their order. *parked* are invalid ping URLs.
     *lost* are the jobs of runs that were judged since the last look, *notices* tell people what was set aside.
     *next_due_s*: seconds until there may be more to send; None: not before a report. *hook_calls*: there is something
     that people may want to be told of. *problem*: what is wrong with the store, though it can be read.
@@ -97,6 +108,7 @@ class Claim:
     settled: tuple[State, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
+    parked: tuple[Parked, ...] = ()
     withdrawn: tuple[Gone, ...] = ()
     lost: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from urllib.parse import quote
 
 from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError
@@ -196,6 +197,7 @@ _STEPS = (
     """,
 )
 SCHEMA_VERSION = len(_STEPS)
+_text = partial(str, encoding="utf-8", errors="replace")  # a damaged name is no reason to read nothing
 
 
 def open_database(
@@ -239,6 +241,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
     except sqlite3.Error as problem:
         raise translated(problem, path, "check the file's owner and the disk") from problem
     connection.row_factory = sqlite3.Row
+    connection.text_factory = _text
     return connection
 
 
@@ -269,6 +272,21 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
+def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """A part of a transaction that is undone alone if it raises."""
+    connection.execute("SAVEPOINT part")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # SQLite may have rolled back all of it
+            connection.execute("ROLLBACK TO part")
+        raise
+    finally:
+        if connection.in_transaction:
+            connection.execute("RELEASE part")
+
+
+@contextmanager
 def reading() -> Iterator[None]:
     """Translate what SQLite and the disk say where something can't be read, or be written. Raises StoreError."""
     try:
@@ -293,6 +311,7 @@ def _connect(path: str, patience_s: float) -> sqlite3.Connection:
     except sqlite3.Error as problem:
         raise translated(problem, path, "check the file's owner and the disk") from problem
     connection.row_factory = sqlite3.Row
+    connection.text_factory = _text
     return connection
 
 

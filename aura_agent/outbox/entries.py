@@ -7,8 +7,9 @@ until somebody is told. Works inside the transactions of ``aura_agent.outbox.sto
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 
-from aura_agent.outbox import rules
+from aura_agent.outbox import damage, rules
 from aura_agent.outbox.claims import Dropped, Gone
+from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.hooks import HookCalls, HookKind
 from aura_agent.outbox.refs import stored
@@ -83,12 +84,46 @@ class Entries:
         if heartbeat is None:
             self.part([stream_id], now, may_have_arrived)
             return stream_id
-        if self._streams.facts(stream_id, now).under_way is not None and self._streams.is_leased(*heartbeat, now):
-            return stream_id  # who next takes the heartbeat's lease asks again
+        try:
+            if self._streams.facts(stream_id, now).under_way is not None and self._streams.is_leased(*heartbeat, now):
+                return stream_id  # who next takes the heartbeat's lease asks again
+        except damage.UNREADABLE:
+            self.quarantine(stream_id, now)
         scope, heartbeat_id = heartbeat
-        target = self._streams.attach(stream_id, heartbeat_id, now, scope)
-        self.settle(target, now)
-        return target
+        return self.attach(stream_id, heartbeat_id, now, scope)
+
+    def attach(self, stream_id: int, heartbeat_id: str, now: Moment, scope: int | None = None) -> int:
+        """Make *stream_id* the heartbeat's, and apply the rules; return the stream that it is part of by now."""
+        try:
+            with savepoint(self._connection):
+                return self._attach(stream_id, heartbeat_id, now, scope)
+        except damage.UNREADABLE:
+            for each in (stream_id, self._streams.of_heartbeat(heartbeat_id, scope)):
+                if each is not None:
+                    self.quarantine(each, now)
+        return self._attach(stream_id, heartbeat_id, now, scope)
+
+    def quarantine(self, stream_id: int, now: Moment) -> bool:
+        """Set aside those waiting entries of the stream that can't be read; return whether there was anything damaged.
+
+        If the stream's own row is damaged, nobody can tell what speaks against any of its entries: all of them are
+        set aside, and the stream begins anew.
+        """
+        waiting = self._connection.execute(
+            "SELECT * FROM entries WHERE stream_id = ? AND state = 'waiting'", (stream_id,)
+        ).fetchall()
+        damaged = {row["id"]: found for row in waiting if (found := _damage(row, now))}
+        try:
+            self._streams.facts(stream_id, now)
+        except damage.UNREADABLE as problem:
+            damaged = {row["id"]: f"{problem}, in what is known of the heartbeat" for row in waiting} | damaged
+            self._streams.reset(stream_id)
+        else:
+            if not damaged:
+                return False
+        for entry_id, found in damaged.items():
+            self.withdraw(entry_id, stream_id, State.QUARANTINED, f"damaged in the store: {found}: not sent", now)
+        return True
 
     def part(self, stream_ids: Iterable[int], now: Moment, may_have_arrived: int | None = None) -> None:
         """Let what names another heartbeat by now leave each stream, and the one that it goes to; then judge.
@@ -104,7 +139,11 @@ class Entries:
                     left += targets
                     touched |= {stream_id, *targets}
         for stream_id in sorted(touched):
-            self.settle(stream_id, now, may_have_arrived)
+            try:
+                with savepoint(self._connection):
+                    self.settle(stream_id, now, may_have_arrived)
+            except damage.UNREADABLE:
+                self.quarantine(stream_id, now)
 
     def left_s(self, stream: rules.Stream, entry: rules.Waiting, now: Moment) -> float:
         """Return for how long *entry* of *stream* stays worth sending."""
@@ -119,7 +158,7 @@ class Entries:
         for row in waiting:
             if entry_ids is not None and row["id"] not in entry_ids:
                 continue
-            if self._streams.facts(row["stream_id"], now).under_way == row["id"]:
+            if self._is_under_way(row["id"], row["stream_id"], now):
                 under_way.append(row["id"])
                 continue
             self.withdraw(row["id"], row["stream_id"], State.DROPPED, reason, now)
@@ -141,6 +180,17 @@ class Entries:
 
     # -- private -------------------------------------------------------------------------------------------------
 
+    def _attach(self, stream_id: int, heartbeat_id: str, now: Moment, scope: int | None) -> int:
+        target = self._streams.attach(stream_id, heartbeat_id, now, scope)
+        self.settle(target, now)
+        return target
+
+    def _is_under_way(self, entry_id: int, stream_id: int, now: Moment) -> bool:
+        try:
+            return self._streams.facts(stream_id, now).under_way == entry_id
+        except damage.UNREADABLE:
+            return False
+
     def _run(self, report: Report, key: Key, now: Moment) -> rules.Run:
         """Return what *report* says, its end mended as far as the store knows better."""
         reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
@@ -157,6 +207,9 @@ class Entries:
             (stream_id,),
         ).fetchall()
         stream, under_way, leased = self._streams.facts(stream_id, now)
+        for row in rows:
+            if problem := _damage(row, now):
+                raise ValueError(problem)
         return stream, [
             rules.Waiting(
                 Key(row["epoch"], row["started_boot_ns"], row["run_id"]),
@@ -216,3 +269,15 @@ class Entries:
 
     def _note_gone(self, entry_id: int, stream_id: int, state: State, reason: str) -> None:
         self._withdrawn[entry_id] = Gone(entry_id, self._streams.name(stream_id), state, reason)
+
+
+def _damage(row: sqlite3.Row, now: Moment) -> str:
+    """Return which column of a waiting entry can't be what was written; empty if none."""
+    try:
+        damage.check_instant(row, "epoch", "started_boot_ns", now.epoch)
+        damage.check_instant(row, "epoch", "ended_boot_ns", now.epoch)
+        damage.check_run_id(row, "run_id")
+        damage.check_age(row, "max_age_s")
+    except damage.UNREADABLE as problem:
+        return str(problem)
+    return ""

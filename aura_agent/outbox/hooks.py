@@ -75,7 +75,7 @@ class HookCalls:
         row = self._connection.execute(
             "SELECT newest_epoch, newest_boot_ns, newest_run, failing FROM jobs WHERE job = ?", (job,)
         ).fetchone()
-        newest = None if row is None or row["newest_epoch"] is None else Key(*row[:3])
+        newest = None if row is None or None in row[:3] else Key(*row[:3])
         failing = row is not None and bool(row["failing"])
         before = newest, failing
         for report, key in outcomes:
@@ -118,7 +118,8 @@ class HookCalls:
     def take(self, owner: str, now: Moment, limit: int, noted_since_ns: int = 0) -> list[HookCall]:
         """Give up to *limit* calls to *owner*, oldest first: those noted since that instant of the wall clock."""
         self._connection.execute(
-            "DELETE FROM hook_calls WHERE owner IS NULL AND noted_wall_ns < ?", (now.wall_ns - int(KEPT_S * 1e9),)
+            "DELETE FROM hook_calls WHERE owner IS NULL AND (noted_wall_ns < ? OR kind NOT IN (?, ?, ?, ?))",
+            (now.wall_ns - int(KEPT_S * 1e9), *HookKind),
         )
         rows = self._connection.execute(
             "SELECT hook_calls.id, kind, hook_calls.job, run_id, hook_calls.reason, coalesce(heartbeat, '') AS"

@@ -193,7 +193,7 @@ class Intake:
 
     def _abandoned_runs(self, *, is_starting: bool = False) -> list[sqlite3.Row]:
         """Return the rows of runs whose daemon is gone; *is_starting*: we are the daemon, and have none yet."""
-        rows = self._connection.execute("SELECT * FROM open_runs").fetchall()
+        rows = self._connection.execute("SELECT rowid, * FROM open_runs").fetchall()
         if is_starting or not rows:
             return rows
         gone = {owner: self._is_gone(owner) for owner in {row["owner"] for row in rows}}
@@ -219,9 +219,13 @@ class Intake:
                 job=row["job"],
                 reason="the agent went away while it ran",
             )
-            if self._accepting.accept([lost], now, epoch=row["epoch"], scope=row["scope"]):
+            was_news, unfit = self._accepting.try_to_accept([lost], now, epoch=row["epoch"], scope=row["scope"])
+            if was_news:
                 self._lost[lost.run_id] = lost.job
                 news += 1
+            if unfit:
+                self._tell(f"the start record of a run of {row['job']!r} is damaged: it is not counted as lost")
+            self._connection.execute("DELETE FROM open_runs WHERE rowid = ?", (row["rowid"],))
         return news
 
     # -- private -------------------------------------------------------------------------------------------------

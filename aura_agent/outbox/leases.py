@@ -6,18 +6,36 @@ host's Retry-After holds for all streams. Works inside the transactions of ``aur
 """
 
 import sqlite3
-from urllib.parse import urlsplit
+from collections import Counter
+from dataclasses import dataclass, field
 
-from aura_agent.outbox.claims import Attempt, Ended, Rooms, Unresolved
+from aura_agent.outbox import damage
+from aura_agent.outbox.claims import LEASE_S, LONGEST_WAIT_S, Attempt, Ended, Parked, Rooms, Unresolved
+from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.pruning import Pruner
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import Streams, of_runs
+from aura_agent.report.ping_url import host_of
 from aura_agent.secret import Secret
 
-LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer hangs
+PARKED_S = 3600.0
+NO_HOST = "(none)"  # the host of an invalid ping URL; empty: not looked at yet
+_MOST_LOOKS = 1000  # at streams in one claim: nobody else writes meanwhile
+_LOOKS_AT_ONE = 3  # a stream may be due once more after a merge or a repair; more often is a fault of ours
+_SET_BACK_S = 60.0
+
+
+@dataclass(slots=True)
+class Leased:
+    """What one claim found to do. *more*: it stopped looking before it had seen all that is due."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    unresolved: list[Unresolved] = field(default_factory=list)
+    parked: list[Parked] = field(default_factory=list)
+    more: bool = False
 
 
 class Leases:
@@ -41,33 +59,36 @@ class Leases:
         self._senders = senders
         self._owner = owner
 
-    def take(
-        self, limit: int, only_runs: frozenset[str] | None, rooms: Rooms, now: Moment
-    ) -> tuple[list[Attempt], list[Unresolved]]:
-        """Lease up to *limit* entries that may be sent, the most urgent first, as far as their hosts have room."""
-        attempts: list[Attempt] = []
-        unresolved: list[Unresolved] = []
+    def take(self, limit: int, only_runs: frozenset[str] | None, rooms: Rooms, now: Moment) -> Leased:
+        """Lease up to *limit* entries that may be sent, the most urgent first, as far as their hosts have room.
+
+        Whatever a look at a stream comes to, it is looked at a few times at the most; so this ends.
+        """
+        leased = Leased()
         for host in rooms.reopened:
             self._streams.hurry_host(host)
         left = dict(rooms.known)
-        # Whatever becomes of a stream that is due and whose host has room, it is that no more: leased, postponed,
-        # merged, at rest, or known to be another host's.
-        while rows := self._due(now, only_runs, limit - len(attempts), left, rooms.unknown):
+        looks = Counter[int]()
+        while rows := self._due(now, only_runs, limit - len(leased.attempts), left, rooms.unknown):
+            if looks.total() >= _MOST_LOOKS:
+                leased.more = True
+                break
             for row in rows:
-                found = self._take_one(row, now, left, rooms.unknown)
-                if isinstance(found, Attempt):
-                    attempts.append(found)
-                elif found is not None:
-                    unresolved.append(found)
-        return attempts, unresolved
+                looks[row["id"]] += 1
+                if looks[row["id"]] > _LOOKS_AT_ONE:
+                    self._streams.set_due(row["id"], now.epoch, now.boot_ns + int(_SET_BACK_S * 1e9))
+                else:
+                    self._look(row, now, left, rooms.unknown, leased)
+        return leased
 
     def next_due_s(self, now: Moment, only_runs: frozenset[str] | None) -> float | None:
         """Return when the next stream is due, beside those whose hosts have no room. Two ranges of the index."""
         condition, values = of_runs(only_runs)
         (lease_ends_ns,) = self._connection.execute(
             "SELECT min(lease_until_ns) FROM streams WHERE due_boot_ns IS NOT NULL"
-            f" AND (due_epoch, due_boot_ns) <= (?, ?) AND lease_epoch = ? AND lease_until_ns > ?{condition}",
-            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values),
+            " AND (due_epoch, due_boot_ns) <= (?, ?) AND lease_epoch = ? AND lease_until_ns > ? AND lease_until_ns <= ?"
+            f"{condition}",
+            (now.epoch, now.boot_ns, now.epoch, now.boot_ns, _latest_lease_ns(now), *values),
         ).fetchone()
         (due_ns,) = self._connection.execute(
             "SELECT min(due_boot_ns) FROM streams WHERE due_boot_ns IS NOT NULL"
@@ -79,40 +100,11 @@ class Leases:
 
     def end(self, ended: Ended, now: Moment) -> State:
         """Settle one attempt. An acknowledgement is final, whatever has been reported since the attempt began."""
-        attempt = ended.attempt
-        self._pruner.saw(attempt.entry_id)
-        if ended.host_not_before_s is not None:
-            self._hold_host(attempt.host, now, ended.host_not_before_s)
-        row = self._connection.execute(
-            "SELECT ref, stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
-        ).fetchone()
-        if row is None:
-            self._release(attempt, attempt.stream_id)
-            return State.DROPPED
-        ref, stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
-        if ended.acknowledged:
-            self._release(attempt, stream_id)
-            self._connection.execute(
-                "UPDATE entries SET state = 'delivered', reason = ?, tries = tries + 1, changed_wall_ns = ?"
-                " WHERE id = ?",
-                (ended.reason, now.wall_ns, attempt.entry_id),
-            )
-            self._streams.note_delivery(stream_id, Key(*key), now, ref)
-        else:
-            self._connection.execute(
-                "UPDATE entries SET tries = tries + 1, reason = ?, changed_wall_ns = ?,"
-                " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
-                (ended.reason, now.wall_ns, ended.drop_body, attempt.entry_id),
-            )
-            hurried = self._streams.is_hurried(stream_id)
-            if self._release(attempt, stream_id):
-                # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
-                wait_s = 0.0 if ended.parked and hurried else ended.delay_s
-                self._streams.postpone(stream_id, now, wait_s, ended.reason, parked=ended.parked)
-        may_have_arrived = None if ended.acknowledged else attempt.entry_id
-        self._entries.settle(self._entries.merged(stream_id, now, may_have_arrived), now, may_have_arrived)
-        (state,) = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
-        return State(state)
+        try:
+            with savepoint(self._connection):
+                return self._end(ended, now)
+        except damage.UNREADABLE as problem:
+            return self._end_over_damage(ended, now, str(problem))
 
     def release_gone(self) -> list[str]:
         """Take from processes that have died their leases and hook calls: what they were at is due, and may be done.
@@ -127,11 +119,86 @@ class Leases:
 
     # -- private -------------------------------------------------------------------------------------------------
 
+    def _end(self, ended: Ended, now: Moment) -> State:
+        attempt = ended.attempt
+        self._pruner.saw(attempt.entry_id)
+        if ended.host_not_before_s is not None:
+            self._hold_host(attempt.host, now, ended.host_not_before_s)
+        row = self._connection.execute(
+            "SELECT ref, stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+        ).fetchone()
+        if row is None:
+            self._release(attempt, attempt.stream_id)
+            return State.DROPPED
+        ref, stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
+        if ended.acknowledged:
+            self._release(attempt, stream_id)
+            self._connection.execute(
+                "UPDATE entries SET state = 'delivered', reason = ?, tries = min(max(tries, 0), 1000000) + 1,"
+                " changed_wall_ns = ? WHERE id = ?",
+                (ended.reason, now.wall_ns, attempt.entry_id),
+            )
+            self._streams.note_delivery(stream_id, Key(*key), now, ref)
+        else:
+            self._connection.execute(
+                "UPDATE entries SET tries = min(max(tries, 0), 1000000) + 1, reason = ?, changed_wall_ns = ?,"
+                " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
+                (ended.reason, now.wall_ns, ended.drop_body, attempt.entry_id),
+            )
+            hurried = self._streams.is_hurried(stream_id)
+            if self._release(attempt, stream_id):
+                # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
+                wait_s = 0.0 if ended.parked and hurried else ended.delay_s
+                self._streams.postpone(stream_id, now, wait_s, ended.reason, parked=ended.parked)
+        may_have_arrived = None if ended.acknowledged else attempt.entry_id
+        self._entries.settle(self._entries.merged(stream_id, now, may_have_arrived), now, may_have_arrived)
+        (state,) = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        return State(state)
+
+    def _end_over_damage(self, ended: Ended, now: Moment, problem: str) -> State:
+        """Settle one attempt of which a row can't be read: as much as can be is put on record."""
+        attempt = ended.attempt
+        row = self._connection.execute("SELECT stream_id FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        stream_id = attempt.stream_id if row is None else row["stream_id"]
+        self._release(attempt, stream_id)
+        self._entries.quarantine(stream_id, now)
+        state = State.DELIVERED if ended.acknowledged else State.QUARANTINED
+        reason = ended.reason if ended.acknowledged else f"damaged in the store: {problem}: not sent again"
+        self._entries.withdraw(attempt.entry_id, stream_id, state, reason, now)
+        return state
+
+    def _look(self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int, leased: Leased) -> None:
+        """Look at one stream that is due, and put into *leased* what there is to do; damaged rows are quarantined."""
+        try:
+            with savepoint(self._connection):
+                found = self._take_one(row, now, rooms, unknown_room)
+        except damage.UNREADABLE as problem:
+            if self._entries.quarantine(row["id"], now):
+                return  # it is due anew
+            if isinstance(problem, sqlite3.Error):
+                raise  # it is the store that can't be written
+            reason = f"internal error while looking at the queue ({type(problem).__name__}): please report it"
+            found = self._park(row["id"], now, reason)
+        if isinstance(found, Attempt):
+            rooms[found.host] = rooms.get(found.host, unknown_room) - 1
+            leased.attempts.append(found)
+        elif isinstance(found, Unresolved):
+            leased.unresolved.append(found)
+        elif isinstance(found, Parked):
+            leased.parked.append(found)
+
+    def _park(self, stream_id: int, now: Moment, reason: str) -> Parked:
+        self._streams.postpone(stream_id, now, PARKED_S, reason, parked=True)
+        return Parked(self._streams.name(stream_id), reason)
+
     def _due(
         self, now: Moment, only_runs: frozenset[str] | None, limit: int, rooms: dict[str, int], unknown_room: int
     ) -> list[sqlite3.Row]:
         """Return up to *limit* streams that are due, the most urgent first, as far as their hosts have room."""
         condition, values = of_runs(only_runs)
+        # An instant that is further away than any wait or lease is damage, and holds up nothing.
+        waits = (now.epoch, now.boot_ns + 1, now.boot_ns + int(LONGEST_WAIT_S * 1e9))
+        leased = (now.epoch, now.boot_ns + 1, _latest_lease_ns(now))
         found: list[sqlite3.Row] = []
         for host in self._streams.hosts():
             # The URLs of those without a host are looked at first: what they need is known then.
@@ -139,20 +206,21 @@ class Leases:
             if room > 0:
                 found += self._connection.execute(
                     "SELECT * FROM streams WHERE host = ? AND due_boot_ns IS NOT NULL"
-                    " AND (due_epoch, due_boot_ns) <= (?, ?)"
-                    f" AND (lease_owner IS NULL OR lease_epoch <> ? OR lease_until_ns <= ?){condition}"
+                    " AND (due_epoch IS NOT ? OR due_boot_ns NOT BETWEEN ? AND ?)"
+                    " AND (lease_owner IS NULL OR lease_epoch IS NOT ?"
+                    f" OR coalesce(lease_until_ns, 0) NOT BETWEEN ? AND ?){condition}"
                     " ORDER BY urgency_wall_ns, id LIMIT ?",
-                    (host, now.epoch, now.boot_ns, now.epoch, now.boot_ns, *values, room),
+                    (host, *waits, *leased, *values, room),
                 )
         return sorted(found, key=lambda row: row["urgency_wall_ns"])[:limit]
 
     def _take_one(
         self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int
-    ) -> Attempt | Unresolved | None:
+    ) -> Attempt | Unresolved | Parked | None:
         stream_id = row["id"]
         if self._entries.merged(stream_id, now) != stream_id:
             return None  # the stream that it is part of is due
-        heartbeat_id, url = self._streams.target(stream_id)
+        heartbeat_id, url, host = self._target(stream_id)
         if heartbeat_id is not None and url is not None and self._takes_in(stream_id, url, now):
             return None  # it is due anew, unless an attempt was under way there
         entry = self._entries.settle(stream_id, now)
@@ -164,16 +232,16 @@ class Leases:
             self._streams.lease(stream_id, self._owner, None, now.epoch, lease_until_ns)
             refs, is_foreign = self._streams.refs(stream_id), self._streams.is_foreign(stream_id)
             return Unresolved(stream_id, heartbeat_id, refs, row["tries"], is_foreign)
-        host = host_of(url)
         if host != row["host"]:
             self._streams.set_host(stream_id, host)
+        if host == NO_HOST:
+            return self._park(stream_id, now, f"invalid ping URL: {_problem_with(url)}")
         if rooms.get(host, unknown_room) <= 0:
             return None  # it stays due, and is looked at again when its host has room
         held_until_ns = self._host_not_before_ns(host, now)
         if held_until_ns > now.boot_ns:
             self._streams.set_due(stream_id, now.epoch, held_until_ns)
             return None
-        rooms[host] = rooms.get(host, unknown_room) - 1
         sent = self._connection.execute(
             "SELECT id, run_id, job, body FROM entries WHERE run_id = ?", (entry.key.run_id,)
         ).fetchone()
@@ -196,6 +264,16 @@ class Leases:
             lease_until_ns=lease_until_ns,
         )
 
+    def _target(self, stream_id: int) -> tuple[str | None, Secret | None, str]:
+        """Return the stream's heartbeat, ping URL and host. A cached URL that is invalid is forgotten."""
+        heartbeat_id, url = self._streams.target(stream_id)
+        if url is not None and heartbeat_id is not None and _problem_with(url):
+            self._streams.forget_url(heartbeat_id, url)
+            heartbeat_id, url = self._streams.target(stream_id)
+        if url is None:
+            return heartbeat_id, None, ""
+        return heartbeat_id, url, NO_HOST if _problem_with(url) else host_of(url.reveal())
+
     def _takes_in(self, stream_id: int, url: Secret, now: Moment) -> bool:
         """Merge what came under the bare URL of the heartbeat and couldn't be before; whether there was any."""
         return any(self._entries.merged(twin, now) == stream_id for twin in self._streams.at_url(url))
@@ -216,12 +294,19 @@ class Leases:
 
     def _host_not_before_ns(self, host: str, now: Moment) -> int:
         row = self._connection.execute("SELECT epoch, not_before_ns FROM hosts WHERE host = ?", (host,)).fetchone()
-        return int(row["not_before_ns"]) if row is not None and row["epoch"] == now.epoch else 0
+        if row is None or row["epoch"] != now.epoch or row["not_before_ns"] > now.boot_ns + int(LONGEST_WAIT_S * 1e9):
+            return 0
+        return int(row["not_before_ns"])
 
 
-def host_of(url: Secret) -> str:
-    """Return host and port of *url*: what Retry-After holds for; empty where it is no URL, which whoever sends says."""
+def _problem_with(url: Secret) -> str:
+    """Return why nothing can be sent to *url*, empty if something can."""
     try:
-        return urlsplit(url.reveal()).netloc.rpartition("@")[2].lower()
-    except ValueError:
-        return ""
+        host_of(url.reveal())
+    except ValueError as problem:
+        return str(problem)
+    return ""
+
+
+def _latest_lease_ns(now: Moment) -> int:
+    return now.boot_ns + int(LEASE_S * 1e9)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
+from aura_agent.outbox import damage
 from aura_agent.outbox.reader import Readable
 from aura_agent.outbox.rules import Key, Moment, State, Stream, Waiting, judge, lifetime_s
 from aura_agent.report.record import Outcome, Report, report_in
@@ -102,7 +103,10 @@ def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
     if row is None:
         return None
     now = outbox.now()
-    stream, under_way, _ = outbox.streams.facts(row["stream_id"], now)
+    try:
+        stream, under_way, _ = outbox.streams.facts(row["stream_id"], now)
+    except damage.UNREADABLE:
+        stream, under_way = Stream(), None  # the next claim quarantines the entry
     names = {row["stream_id"]: outbox.streams.name(row["stream_id"])}
     return EntryRow(
         **asdict(_queue_row(row, names, _host_troubles(outbox.connection), now)),
@@ -232,7 +236,10 @@ def why_not_sent(outbox: Readable, report: Report, others: Iterable[Report]) -> 
         return f"it is {entry['state']} by now"
     now = outbox.now()
     known = None if report.ref is None else stream_of(outbox, report.ref)
-    stream = Stream() if known is None else outbox.streams.facts(known[0], now).stream
+    try:
+        stream = Stream() if known is None else outbox.streams.facts(known[0], now).stream
+    except damage.UNREADABLE as problem:
+        return f"what is known of its heartbeat is damaged in the store: {problem}"
     key = _key_in(now, report)
     for other in others:
         later = _key_in(now, other)

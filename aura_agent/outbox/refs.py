@@ -26,7 +26,9 @@ class Refs:
 
     def stream(self, scope: int, ref: str) -> int | None:
         """Return the stream that *ref* (as stored) belongs to."""
-        query = "SELECT stream_id FROM refs WHERE scope = ? AND ref = ?"
+        query = (
+            "SELECT stream_id FROM refs JOIN streams ON streams.id = stream_id WHERE refs.scope = ? AND refs.ref = ?"
+        )
         row = self._connection.execute(query, (scope, ref)).fetchone()
         return None if row is None else int(row["stream_id"])
 
@@ -36,7 +38,11 @@ class Refs:
 
     def insert(self, scope: int, ref: str, stream_id: int) -> None:
         """Add a ref. It may have been deleted before, so it begins with the marks of what was."""
-        self._connection.execute("INSERT INTO refs (scope, ref, stream_id) VALUES (?, ?, ?)", (scope, ref, stream_id))
+        self._connection.execute(
+            "INSERT INTO refs (scope, ref, stream_id) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET stream_id = excluded.stream_id",  # of one that is gone
+            (scope, ref, stream_id),
+        )
         self._carry_over((NO_SCOPE, _FLOOR), (scope, ref))
         self.raise_stream(stream_id, scope, ref)
 
@@ -77,6 +83,14 @@ class Refs:
         for mark in MARKS:
             if (key := key_in(row, mark)) is not None:
                 raise_mark(self._connection, stream_id, mark, key)
+
+    def forget_marks(self, stream_id: int) -> None:
+        """Forget what the refs of a stream brought: it is damaged."""
+        for mark in MARKS:
+            self._connection.execute(
+                f"UPDATE refs SET {mark}_epoch = NULL, {mark}_boot_ns = NULL, {mark}_run = NULL WHERE stream_id = ?",
+                (stream_id,),
+            )
 
     def prune(self, now: Moment, limit: int) -> int:
         """Delete up to *limit* streams, with their refs, for which nothing was reported in 90 days; return how many.

@@ -50,6 +50,7 @@ class State(StrEnum):
     INVALIDATED = "invalidated"
     EXPIRED = "expired"
     DROPPED = "dropped"
+    QUARANTINED = "quarantined"  # its row can't be read
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from aura_agent.clock import Clock, Reading, SystemClock
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.accepting import Accepting
-from aura_agent.outbox.claims import Attempt, Claim, Dropped, Ended, Rooms, Unresolved
+from aura_agent.outbox.claims import Claim, Dropped, Ended, Rooms
 from aura_agent.outbox.database import BUSY_TIMEOUT_S, open_database, reading, transaction
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
@@ -26,7 +26,7 @@ from aura_agent.outbox.heartbeats import CachedHeartbeat, Heartbeats
 from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
 from aura_agent.outbox.intake import BATCH, Intake, Taken
 from aura_agent.outbox.jobs import JobMarks
-from aura_agent.outbox.leases import Leases
+from aura_agent.outbox.leases import Leased, Leases
 from aura_agent.outbox.pruning import Bounds, Pruner
 from aura_agent.outbox.reader import Reader
 from aura_agent.outbox.rules import Key, Moment, State
@@ -154,7 +154,7 @@ class Outbox:
         """Make *reports* durable, in one transaction, and return the run ids that were news. Raises StoreError."""
         self._check_that_it_is_still_there()
         with self._deciding() as now:
-            accepted = self._accepting.accept(reports, now)
+            accepted = self._accepting.accept_over_damage(reports, now)
         self._pruner.step_if_due(now)
         return accepted
 
@@ -262,8 +262,7 @@ class Outbox:
         All in one transaction, whose sync they share. Of each host no more than *rooms* says, the most urgent first.
         With *only_runs*, nothing but the streams of those runs is looked at.
         """
-        attempts: list[Attempt] = []
-        unresolved: list[Unresolved] = []
+        leased = Leased()
         settled: list[State] = []
         next_due_s = None
         if ended or self._anything_to_do():
@@ -271,8 +270,9 @@ class Outbox:
                 now = self.now()
                 settled = [self._leases.end(each, now) for each in ended]
                 gone = self._leases.release_gone()
-                attempts, unresolved = self._leases.take(limit, only_runs, rooms or Rooms(), now)
-                next_due_s = 0.0 if len(attempts) >= limit else self._leases.next_due_s(now, only_runs)
+                leased = self._leases.take(limit, only_runs, rooms or Rooms(), now)
+                stopped = leased.more or len(leased.attempts) >= limit
+                next_due_s = 0.0 if stopped else self._leases.next_due_s(now, only_runs)
             self._senders.forget(gone)
         elif self._pruner.problem:
             self._pruner.step_if_due(self.now())
@@ -280,8 +280,9 @@ class Outbox:
             hook_calls = self._hook_calls.any()
         return Claim(
             tuple(settled),
-            tuple(attempts),
-            tuple(unresolved),
+            tuple(leased.attempts),
+            tuple(leased.unresolved),
+            tuple(leased.parked),
             self._entries.take_withdrawn(),
             self._intake.take_lost(),
             tuple(self.take_notices()),
@@ -314,7 +315,7 @@ class Outbox:
     def attach(self, stream_id: int, heartbeat_id: str) -> None:
         """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""
         with self._deciding() as now:
-            self._entries.settle(self.streams.attach(stream_id, heartbeat_id, now), now)
+            self._entries.attach(stream_id, heartbeat_id, now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
         """Return the stream of *ref*, its heartbeat's id and its ping URL, as far as they are known."""

@@ -10,6 +10,8 @@ import json
 import sqlite3
 from typing import NamedTuple
 
+from aura_agent.outbox import damage
+from aura_agent.outbox.claims import LEASE_S
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.hooks import Undelivered
 from aura_agent.outbox.refs import MARKS, Refs, key_in, label, raise_mark, stored
@@ -92,6 +94,10 @@ class Streams:
         self.end_look_up(target)
         self.hurry(target)
         return target
+
+    def of_heartbeat(self, heartbeat_id: str, scope: int | None = None) -> int | None:
+        """Return the heartbeat's stream, None if it has none yet."""
+        return self._feeding(self._scopes.current() if scope is None else scope, heartbeat_id)
 
     def unattached(self) -> list[int]:
         """Return the streams without a heartbeat."""
@@ -179,15 +185,19 @@ class Streams:
     # -- what a stream knows -------------------------------------------------------------------------------------
 
     def facts(self, stream_id: int, now: Moment) -> Facts:
-        """Return what the rules need of a stream, and which of its entries is under way, or may be."""
+        """Return what the rules need of a stream, and which of its entries is under way, or may be.
+
+        Raises ValueError: its row is damaged.
+        """
         row = self._connection.execute(
             f"SELECT streams.*, interval_s, grace_s FROM streams{_HEARTBEATS} WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row is None:
             return Facts(Stream())  # merged into another one meanwhile
-        patience_s = None if row["interval_s"] is None else row["interval_s"] + (row["grace_s"] or 0)
-        stream = Stream(key_in(row, "failed"), key_in(row, "delivered"), key_in(row, "succeeded"), patience_s)
+        patience_s = damage.lifetime_s(row["interval_s"], row["grace_s"])
+        failed, delivered, succeeded = (_key(row, mark, now) for mark in MARKS)
+        stream = Stream(failed, delivered, succeeded, patience_s)
         return Facts(stream, row["lease_entry"] if _is_leased(row, now) else None, row["lease_entry"])
 
     def target(self, stream_id: int) -> tuple[str | None, Secret | None]:
@@ -269,17 +279,37 @@ class Streams:
 
     def hosts(self) -> list[str]:
         """Return the hosts for which something waits; each is one look into an index, however much that is."""
-        found: list[str] = []
-        query = "SELECT min(host) FROM streams WHERE due_boot_ns IS NOT NULL AND host > ?"
-        while (host := self._connection.execute(query, (found[-1] if found else "",)).fetchone()[0]) is not None:
-            found.append(host)
-        return ["", *found]
+        rows = self._connection.execute(
+            "WITH RECURSIVE found (host) AS ("
+            " SELECT min(host) FROM streams WHERE due_boot_ns IS NOT NULL AND host > ''"
+            " UNION ALL SELECT (SELECT min(host) FROM streams WHERE due_boot_ns IS NOT NULL AND host > found.host)"
+            " FROM found WHERE found.host IS NOT NULL) SELECT CAST(host AS BLOB) FROM found WHERE host IS NOT NULL"
+        ).fetchall()
+        found = [""]
+        for (name,) in rows:
+            try:
+                found.append(name.decode())
+            except UnicodeDecodeError:  # damaged: to be looked at anew
+                self._connection.execute("UPDATE streams SET host = '' WHERE host = CAST(? AS TEXT)", (name,))
+        return found
 
     def release(self, owner: str) -> None:
         """End the leases of *owner*, whose attempts have no known end: their entries may have arrived, and are due."""
         self._connection.execute(
             "UPDATE streams SET lease_owner = NULL, due_epoch = 0, due_boot_ns = 0 WHERE lease_owner = ?", (owner,)
         )
+
+    def reset(self, stream_id: int) -> None:
+        """Forget all of a damaged row but which heartbeat it feeds: nothing is known to have been sent or to fail."""
+        self._connection.execute(
+            "UPDATE streams SET failed_epoch = NULL, failed_boot_ns = NULL, failed_run = NULL, delivered_epoch = NULL,"
+            " delivered_boot_ns = NULL, delivered_run = NULL, delivered_wall_ns = NULL, succeeded_epoch = NULL,"
+            " succeeded_boot_ns = NULL, succeeded_run = NULL, lease_owner = NULL, lease_entry = NULL, host = '',"
+            " urgency_wall_ns = 0, told = 0 WHERE id = ?",
+            (stream_id,),
+        )
+        self._refs.forget_marks(stream_id)
+        self.rest(stream_id)
 
     def is_hurried(self, stream_id: int) -> bool:
         """Whether ``hurry`` was called since the lease was taken."""
@@ -311,7 +341,7 @@ class Streams:
                 row["id"],
                 row["job"],
                 row["run_id"],
-                age_s(Moment(row["since_epoch"], row["since_boot_ns"], row["since_wall_ns"]), now),
+                age_s(Moment(row["since_epoch"], row["since_boot_ns"] or 0, row["since_wall_ns"] or 0), now),
                 row["problem"],
             )
             for row in rows
@@ -367,6 +397,12 @@ class Streams:
             (self._scopes.current(), heartbeat_id),
         )
 
+    def forget_url(self, heartbeat_id: str, url: Secret) -> None:
+        """The heartbeat's cached ping URL is invalid."""
+        self._connection.execute(
+            "UPDATE heartbeats SET ping_url = NULL WHERE id = ? AND ping_url = ?", (heartbeat_id, url.reveal())
+        )
+
     def set_due(self, stream_id: int, epoch: int, boot_ns: int) -> None:
         self._connection.execute(
             "UPDATE streams SET due_epoch = ?, due_boot_ns = ? WHERE id = ?", (epoch, boot_ns, stream_id)
@@ -375,8 +411,8 @@ class Streams:
     def postpone(self, stream_id: int, now: Moment, delay_s: float, problem: str, *, parked: bool) -> None:
         """An attempt failed: the next may begin after *delay_s*."""
         self._connection.execute(
-            "UPDATE streams SET due_epoch = ?, due_boot_ns = ?, tries = tries + 1, parked = ?, problem = ?"
-            " WHERE id = ?",
+            "UPDATE streams SET due_epoch = ?, due_boot_ns = ?, tries = min(max(tries, 0), 1000000) + 1, parked = ?,"
+            " problem = ? WHERE id = ?",
             (now.epoch, now.boot_ns + int(delay_s * 1e9), parked, problem, stream_id),
         )
 
@@ -454,7 +490,7 @@ class Streams:
         if row["lease_entry"] is not None and _is_leased(row, now) and not _is_leased(other, now):
             self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
         for mark in MARKS:
-            key = key_in(row, mark)
+            key = _key(row, mark, now)
             if key is not None:
                 raise_mark(self._connection, target, mark, key)
         self._merge_trouble(row, other, now)
@@ -487,10 +523,11 @@ def of_runs(run_ids: frozenset[str] | None) -> tuple[str, list[str]]:
 
 
 def _is_leased(stream: sqlite3.Row, now: Moment) -> bool:
+    left_ns = (stream["lease_until_ns"] or 0) - now.boot_ns
     return (
         stream["lease_owner"] is not None
         and stream["lease_epoch"] == now.epoch
-        and stream["lease_until_ns"] > now.boot_ns
+        and 0 < left_ns <= LEASE_S * 1e9  # no lease is longer: a later end is damage
     )
 
 
@@ -502,4 +539,12 @@ def _has_delivered_since(stream: sqlite3.Row, other: sqlite3.Row) -> bool:
 def _since(stream: sqlite3.Row) -> Moment | None:
     if stream["since_epoch"] is None:
         return None
-    return Moment(stream["since_epoch"], stream["since_boot_ns"], stream["since_wall_ns"])
+    return Moment(stream["since_epoch"], stream["since_boot_ns"] or 0, stream["since_wall_ns"] or 0)
+
+
+def _key(row: sqlite3.Row, mark: str, now: Moment) -> Key | None:
+    """Return a mark of the stream. Raises ValueError: it is damaged."""
+    if row[f"{mark}_epoch"] is not None:
+        damage.check_instant(row, f"{mark}_epoch", f"{mark}_boot_ns", now.epoch)
+        damage.check_run_id(row, f"{mark}_run")
+    return key_in(row, mark)

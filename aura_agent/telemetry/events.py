@@ -9,6 +9,7 @@ PING_PARKED = "ping.parked"
 PING_INVALIDATED = "ping.invalidated"
 PING_SUPERSEDED = "ping.superseded"
 PING_EXPIRED = "ping.expired"
+PING_QUARANTINED = "ping.quarantined"
 PING_DROPPED = "ping.dropped"
 HOST_DOWN = "host.down"
 HOST_RECOVERED = "host.recovered"
@@ -54,6 +55,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     PING_DELIVERED: ("info", "a ping was acknowledged with a 2xx"),
     PING_POSTPONED: ("info", "a ping was not acknowledged and will be sent again"),
     PING_PARKED: ("warning", "a ping needs a human: one try an hour until it expires"),
+    PING_QUARANTINED: ("error", "a ping's row in the store is damaged: it was set aside, and is not sent"),
     PING_INVALIDATED: ("warning", "a waiting success was withdrawn because a later run failed"),
     PING_SUPERSEDED: ("info", "a waiting success gave way to a newer one"),
     PING_EXPIRED: ("warning", "a success became too old to be told"),

@@ -13,7 +13,7 @@ from aura_agent.telemetry import counts, events
 from aura_agent.telemetry.counts import Counts, Metric
 from aura_agent.telemetry.repeats import Repeats
 
-_PING_STATES = ("delivered", "postponed", "parked", "invalidated", "superseded", "expired", "dropped")
+_PING_STATES = ("delivered", "postponed", "parked", "invalidated", "superseded", "expired", "dropped", "quarantined")
 _COUNTED: dict[str, tuple[Metric, dict[str, str]]] = {
     **{f"ping.{state}": (counts.PINGS, {"state": state}) for state in _PING_STATES},
     events.RUN_FINISHED: (counts.RUNS, {}),

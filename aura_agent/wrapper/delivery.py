@@ -60,6 +60,7 @@ def _send(what: Delivery, report: Report) -> None:
     """
     deadline = monotonic() + what.options.wait_s
     in_memory = what.path is None
+    heard = _Warnings(what.store)
     try:
         if not in_memory and not _anything_waits(what):
             return
@@ -69,12 +70,14 @@ def _send(what: Delivery, report: Report) -> None:
         warn(what.store, "store", str(problem))
         if report.outcome is not Outcome.SUCCEEDED:
             return
-        in_memory = True
+        in_memory = heard.is_store_failing = True
     try:
-        delivered = _deliver(what, deadline - monotonic(), report if in_memory else None)
+        delivered = _deliver(what, deadline - monotonic(), report if in_memory else None, heard)
     except AuraError as problem:
         warn(what.store, "delivery", str(problem))
     except (OSError, MemoryError) as problem:  # ulimit is the job's, and ours with it
+        if heard.is_store_failing:
+            return  # of the same shortage there has been a line
         why = problem.strerror if isinstance(problem, OSError) else "out of memory"
         warn(what.store, "delivery", f"no ping can be sent now: {why}")
     else:
@@ -84,12 +87,12 @@ def _send(what: Delivery, report: Report) -> None:
                 spool.remove(what.path)
 
 
-def _deliver(what: Delivery, wait_s: float, report: Report | None) -> bool:
+def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warnings") -> bool:
     """Deliver *report* from memory; None: what the store holds. Return whether nothing of it is left."""
     from aura_agent.delivery.inline import Service, deliver_now
 
     api = what.config.api if what.config is not None else ApiSettings()
-    token, token_problem = _token(api)
+    token, heard.token_problem = _token(api)
     return deliver_now(
         what.store if report is None else None,
         Service(
@@ -98,7 +101,7 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None) -> bool:
             allow_insecure=api.allow_insecure,
             state_dir=what.store,
         ),
-        _Warnings(what.store, token_problem),
+        heard,
         wait_s=wait_s,
         only_run=what.report["run"] if what.served else None,
         unspooled=report,
@@ -132,21 +135,23 @@ def _token(api: ApiSettings) -> tuple[Secret | None, str]:
 class _Warnings:
     """Hears what delivery has to say, and passes on only what a person must mend."""
 
-    def __init__(self, store: str, token_problem: str) -> None:
+    def __init__(self, store: str) -> None:
         self._store = store
-        self._token_problem = token_problem
+        self.token_problem = ""
+        self.is_store_failing = False
 
     def note(self, event: str, **facts: object) -> None:
         if event == "ping.parked":
             reason, heartbeat = facts.get("reason"), facts.get("heartbeat")
-            if self._token_problem and "token" in str(reason):
-                reason = self._token_problem
+            if self.token_problem and "token" in str(reason):
+                reason = self.token_problem
             # What the API refuses it refuses for every heartbeat: one cause.
             cause = "api" if str(reason).startswith("degraded: ") else f"parked {heartbeat}"
             warn(self._store, cause, f"ping for {heartbeat} waits: {reason}")
         elif event == "api.failed" and facts.get("status") in (401, 403):
             warn(self._store, "api", f"the ping waits: {facts.get('error')}")
         elif event == "store.failed":
+            self.is_store_failing = True
             warn(self._store, "store", str(facts.get("error")))
         elif event == "store.set_aside":
             warn(self._store, "set aside", str(facts.get("what")))

@@ -422,10 +422,13 @@ def _ping_url(said: str) -> tuple[str | None, str]:
             url = _content(path)
         except OSError as problem:
             return None, f"{source}: {problem.strerror}: no ping is sent; the job ran all the same"
+    from aura_agent.report.ping_url import host_of
+
     url = url.strip()
-    usable = url.isascii() and url.isprintable() and " " not in url and len(url) <= _MAX_URL_BYTES
-    if not usable or not url.startswith(("https://", "http://")):
-        return None, f"{source} doesn't hold a URL, alone in one line: no ping is sent; the job ran all the same"
+    try:
+        host_of(url if url.isascii() and len(url) <= _MAX_URL_BYTES else "")
+    except ValueError as problem:
+        return None, f"{source}: {problem}: no ping is sent; the job ran all the same"
     return f"url:{url}", ""
 
 

@@ -317,8 +317,28 @@ async def test_what_lies_in_the_spool_stops_no_courier(aura: DevServer, at: Disp
     assert sorted(os.listdir(place / "torn")) == ["directory.report", "link.report", os.path.basename(path)]
 
 
-@pytest.mark.parametrize("url", ["https://[::1/ping/key", "https://ping\u2100.example/key"])
-async def test_a_ping_url_that_is_none_is_parked_and_stops_no_courier(aura: DevServer, at: Dispatch, url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://[::1/ping/key", "invalid ping URL: the host is not an IPv6 address in brackets"),
+        ("https://ping\u2100.example/key", describe(Trouble.BAD_URL)),
+        ("https:///ping/key", "invalid ping URL: the URL has no host: is a variable in it empty?"),
+        ("https://user@/ping/key", "invalid ping URL: the URL has no host: is a variable in it empty?"),
+        ("https://xn--/ping/key", "invalid ping URL: a part of the host name begins with xn-- and encodes nothing"),
+        ("https://xn--a-.example/ping/key", describe(Trouble.BAD_URL)),
+        (
+            f"https://{'a' * 64}.example/key",
+            "invalid ping URL: the host name, or a part of it between dots, is too long",
+        ),
+        ("https://ping..example/key", "invalid ping URL: a part of the host name between dots is empty"),
+        ("https://ping.example:0/key", "invalid ping URL: the port is not between 1 and 65535"),
+        ("https://$HOST/ping/key", "invalid ping URL: the host name holds a character that no host name has"),
+        ("https://ping.example/a key", "invalid ping URL: the URL holds a space or a control character"),
+    ],
+)
+async def test_a_ping_url_that_is_none_is_parked_and_stops_no_courier(
+    aura: DevServer, at: Dispatch, url: str, reason: str
+) -> None:
     """Whoever reports may have mistyped it: its row says so, and the other pings go out."""
     aura.create_heartbeat("backup")
     async with at.running():
@@ -328,7 +348,7 @@ async def test_a_ping_url_that_is_none_is_parked_and_stops_no_courier(aura: DevS
         await at.hears("ping.parked", 1)
 
     row = (await at.rows())[mistyped]
-    assert (row.state, row.reason) == ("parked", describe(Trouble.BAD_URL))
+    assert (row.state, row.reason) == ("parked", reason)
 
 
 async def test_more_heartbeats_than_connections_all_get_their_ping(tmp_path: Path, aura: DevServer) -> None:

@@ -24,10 +24,9 @@ from hypothesis.stateful import (
 )
 
 from aura_agent.clock import Reading
-from aura_agent.outbox.claims import Attempt
+from aura_agent.outbox.claims import LEASE_S, Attempt
 from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.heartbeats import CachedHeartbeat
-from aura_agent.outbox.leases import LEASE_S
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import spool, wire
 from aura_agent.report.record import Outcome, Report

@@ -13,9 +13,8 @@ import pytest
 
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreDamagedError, StoreError
-from aura_agent.outbox.claims import Attempt, Claim, Rooms
+from aura_agent.outbox.claims import LEASE_S, Attempt, Claim, Rooms
 from aura_agent.outbox.heartbeats import CachedHeartbeat
-from aura_agent.outbox.leases import LEASE_S
 from aura_agent.outbox.queries import queue_rows, run_rows
 from aura_agent.outbox.rules import State
 from aura_agent.outbox.store import Outbox

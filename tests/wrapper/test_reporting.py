@@ -151,8 +151,17 @@ def test_an_ignored_signal_ends_no_retries(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, b"No such file"), ("", b"URL"), ("<html>\nnot it", b"URL"), ("ftp://x/s3cret", b"URL")],
-    ids=["missing", "empty", "page", "scheme"],
+    [
+        (None, b"No such file"),
+        ("", b"URL"),
+        ("<html>\nnot it", b"URL"),
+        ("ftp://x/s3cret", b"URL"),
+        ("https:///ping/s3cret", b"no host"),
+        ("https://xn--/ping/s3cret", b"xn--"),
+        (f"https://{'a' * 64}.example/s3cret", b"too long"),
+        ("https://ping.example:99999/s3cret", b"port"),
+    ],
+    ids=["missing", "empty", "page", "scheme", "host", "punycode", "label", "port"],
 )
 def test_a_ping_url_file_of_no_use_is_one_clear_line(alone: Site, content: str | None, word: bytes) -> None:
     """It names the file, not what is in it; the job is not affected."""
@@ -166,6 +175,7 @@ def test_a_ping_url_file_of_no_use_is_one_clear_line(alone: Site, content: str |
     assert str(alone.home / "url").encode() in ended.stderr
     assert word in ended.stderr
     assert b"s3cret" not in ended.stderr
+    assert alone.waiting() == 0
 
 
 def test_a_ping_url_without_tls_is_refused_off_loopback(alone: Site) -> None:
