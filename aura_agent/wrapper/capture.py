@@ -4,7 +4,8 @@ Only where asked for: without ``--quiet`` and ``--attach output`` the job writes
 and standard error stay apart, each in its order and unbuffered; one thread for each moves bytes and nothing else.
 What can't belong to the tail any more is moved from pipe to pipe by the kernel, uncopied (splice(2)).
 Held output lies in memory up to a bound, then in an unlinked file; when that disk is full it passes straight through.
-The threads are there before the job is: a host that has none left must not leave it with a pipe that nobody reads.
+The threads run before the job does: a host that has none left must not leave it with a pipe that nobody reads. Where
+memory is used up, output passes straight through by a buffer that is there from the beginning.
 Only they wait for whoever reads our output; the main thread hears signals meanwhile.
 """
 
@@ -15,14 +16,17 @@ from errno import EINVAL, EISDIR, EOPNOTSUPP
 from fcntl import fcntl, ioctl
 from sys import byteorder
 from termios import FIONREAD
+from time import monotonic
 
 from aura_agent.process.tail import Tail
 from aura_agent.wrapper.job import SIGCHLD, Signals
 
 _CHUNK_BYTES = 1 << 16
+_SHOWN_BYTES = 1 << 14
 _HELD_IN_MEMORY_BYTES = 1 << 20  # for each of the two streams
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031  # fcntl(2)
+_BEGIN_S = 5.0  # a thread that hasn't begun by then has no memory to begin with
 _WORTH_SPLICING_BYTES = 1 << 15  # below that two copies cost less than a call more
 
 
@@ -33,9 +37,8 @@ class _Target:
         self.descriptor = descriptor
         self.taken_bytes = 0
 
-    def write(self, data: bytes) -> None:
-        """Write all of *data*, however long that takes. Raises OSError: nobody takes it."""
-        view = memoryview(data)
+    def write(self, view: memoryview) -> None:
+        """Write all of *view*, however long that takes. Raises OSError: nobody takes it."""
         while view:
             try:
                 taken_bytes = os.write(self.descriptor, view)
@@ -61,20 +64,20 @@ class _Held:
         self._file: int | None = None
         self._straight = False
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: memoryview) -> None:
         if self._straight:
             self._target.write(chunk)
             return
-        if self._file is None and len(self._memory) + len(chunk) <= _HELD_IN_MEMORY_BYTES:
-            self._memory += chunk
-            return
         try:
+            if self._file is None and len(self._memory) + len(chunk) <= _HELD_IN_MEMORY_BYTES:
+                self._memory += chunk
+                return
             if self._file is None:
                 self._file = _unlinked_file()
-                self._spill(bytes(self._memory))
-                self._memory.clear()
+                self._spill(memoryview(self._memory))
+                self._memory = bytearray()
             self._spill(chunk)
-        except OSError:
+        except (OSError, MemoryError):
             self.show()
             self._straight = True
             self._target.write(chunk)
@@ -83,14 +86,14 @@ class _Held:
         """Print what is held, and hold no more of it. Raises OSError: nobody takes it."""
         if self._file is not None:
             os.lseek(self._file, 0, os.SEEK_SET)
-            while chunk := os.read(self._file, _CHUNK_BYTES):
-                self._target.write(chunk)
+            while chunk := os.read(self._file, _SHOWN_BYTES):
+                self._target.write(memoryview(chunk))
             os.close(self._file)
             self._file = None
-        self._target.write(bytes(self._memory))
-        self._memory.clear()
+        self._target.write(memoryview(self._memory))
+        self._memory = bytearray()
 
-    def _spill(self, chunk: bytes) -> None:
+    def _spill(self, chunk: memoryview) -> None:
         assert self._file is not None
         at = os.lseek(self._file, 0, os.SEEK_CUR)
         written = 0
@@ -114,6 +117,7 @@ class Capture:
         self._shows = False
         self._opened: list[int] = []
         self._wake_read, self._wake_write = self._pipe()
+        self._begun: list[_thread.LockType] = []
         self._done: list[_thread.LockType] = []
         ends = [self._pipe() for _ in (1, 2)]
         self.outputs = (ends[0][1], ends[1][1])  # what the job is to have as its stdout and stderr
@@ -122,22 +126,35 @@ class Capture:
                 fcntl(write, _F_SETPIPE_SZ, _PIPE_BYTES)
             except OSError:
                 pass  # the user's pipe budget is used up (pipe(7)): a smaller pipe serves
-            finished = _thread.allocate_lock()
-            finished.acquire()
-            try:
-                _thread.start_new_thread(self._move, (read, target, finished))
-            except RuntimeError:
-                os.write(self._wake_write, b"x")
-                self._close()
-                raise
-            self._opened.remove(read)  # the thread's now
-            self._done.append(finished)
+            self._start_thread(read, target)
+        deadline = monotonic() + _BEGIN_S
+        if not all(begun.acquire(timeout=max(0.0, deadline - monotonic())) for begun in self._begun):
+            self.abandon()
+            raise RuntimeError("no memory for a thread")
+
+    def _start_thread(self, read: int, target: _Target) -> None:
+        begun, finished = _thread.allocate_lock(), _thread.allocate_lock()
+        begun.acquire()
+        finished.acquire()
+        try:
+            _thread.start_new_thread(self._move, (read, target, begun, finished))
+        except BaseException:
+            self.abandon()
+            raise
+        self._opened.remove(read)  # the thread's now
+        self._begun.append(begun)
+        self._done.append(finished)
 
     def started(self) -> None:
         """The job has its own descriptors: close ours, so that its end is seen."""
         for output in self.outputs:
-            os.close(output)
             self._opened.remove(output)
+            os.close(output)
+
+    def abandon(self) -> None:
+        """No job writes to the pipes: let the threads end. What they may still use stays open."""
+        os.write(self._wake_write, b"x")
+        self.started()
 
     def finish(self, signals: Signals, *, show: bool, timed_out: bool) -> None:
         """The job has ended: take what is in the pipes, and no more; a grandchild may keep its ends open. With *show*
@@ -178,19 +195,21 @@ class Capture:
         self._opened += ends
         return ends
 
-    def _move(self, read: int, target: _Target, finished: "_thread.LockType") -> None:
+    def _move(self, read: int, target: _Target, begun: "_thread.LockType", finished: "_thread.LockType") -> None:
         """One thread: see to one stream to its end."""
-        held = _Held(target) if self._hold else None
         try:
+            buffer = memoryview(bytearray(_CHUNK_BYTES))
+            held = _Held(target) if self._hold else None
+            begun.release()
             try:
-                self._empty(read, target, held)
+                self._empty(read, target, held, buffer)
             finally:
                 os.close(read)
             if held is not None:
                 self._await_end()
                 if self._shows:
                     held.show()
-        except OSError:
+        except (OSError, MemoryError):
             pass  # the reader of our output is gone: closing the pipe tells the job so, by SIGPIPE, as without us
         finally:
             finished.release()
@@ -201,7 +220,7 @@ class Capture:
         woken.register(self._wake_read, select.POLLIN)
         woken.poll()
 
-    def _empty(self, read: int, target: _Target, held: _Held | None) -> None:
+    def _empty(self, read: int, target: _Target, held: _Held | None, buffer: memoryview) -> None:
         """Move what comes out of *read*, until that ends or the job has ended. Raises OSError: nobody takes it."""
         poll = select.poll()
         poll.register(read, select.POLLIN)
@@ -217,27 +236,34 @@ class Capture:
             passed = self._pass_by(read, target, left_bytes) if splices else 0
             splices = passed is not None and splices
             if not passed:
-                chunk = os.read(read, _CHUNK_BYTES)
-                if not chunk:
+                passed = os.readv(read, (buffer,))
+                if not passed:
                     break
-                passed = len(chunk)
-                if self.tail is not None:
-                    with self._feeding:
-                        self.tail.feed(chunk)
+                chunk = buffer[:passed]
+                self._feed(chunk)
                 (target if held is None else held).write(chunk)
             if left_bytes is not None:
                 left_bytes -= passed
+
+    def _feed(self, chunk: memoryview) -> None:
+        if (tail := self.tail) is not None:
+            try:
+                with self._feeding:
+                    tail.feed(bytes(chunk))
+            except MemoryError:
+                self.tail = None  # the ping goes without it
 
     def _pass_by(self, read: int, target: _Target, left_bytes: int | None) -> int | None:
         """Let the kernel move what a whole tail follows in the pipe already; return how many bytes that were.
 
         None: *target* takes nothing in this way (a terminal, a file that is appended to).
         """
-        assert self.tail is not None
+        if (tail := self.tail) is None:
+            return None
         waiting = int.from_bytes(ioctl(read, FIONREAD, bytes(4)), byteorder)
         if left_bytes is not None:
             waiting = min(waiting, left_bytes)
-        spare = waiting - self.tail.max_bytes
+        spare = waiting - tail.max_bytes
         if spare < _WORTH_SPLICING_BYTES:
             return 0
         try:
@@ -251,7 +277,7 @@ class Capture:
             return None
         target.taken_bytes += moved
         with self._feeding:
-            self.tail.skip(moved)
+            tail.skip(moved)
         return moved
 
 

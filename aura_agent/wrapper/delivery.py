@@ -25,11 +25,11 @@ _LOCKED_S = 5.0  # who keeps the store locked for longer is at it, or hangs
 def deliver(what: Delivery) -> None:
     """Deliver the run that has just ended and, in a store that no daemon serves, what else waits there.
 
-    Then call hooks. Each of the two takes ``wait_s`` at the most.
+    Then call hooks. Each of the two takes ``wait_s`` at the most, delivery from the job's end on: SIGALRM is set to end
+    it.
     """
     _silence_python()
     report = Report.from_fields(what.report)
-    _end_after(what.options.wait_s)
     if report.outcome is Outcome.SUCCEEDED or not (what.served or what.path is None):
         _send(what, report)
     if what.calls_hooks:
@@ -51,14 +51,14 @@ def _silence_python() -> None:
 
 def _end_after(wait_s: float) -> None:
     """What hangs where no time-out reaches (a name server, a lock on the store) ends with SIGALRM all the same."""
-    signal.setitimer(signal.ITIMER_REAL, wait_s + _LEEWAY_S)
+    signal.setitimer(signal.ITIMER_REAL, wait_s + _LEEWAY_S, 1.0)
 
 
 def _send(what: Delivery, report: Report) -> None:
     """Deliver what waits. A success whose store is of no use goes out from memory: nobody can tell there what stands
     against it.
     """
-    deadline = monotonic() + what.options.wait_s
+    deadline = what.deadline_s
     in_memory = what.path is None
     heard = _Warnings(what.store)
     try:
@@ -72,7 +72,7 @@ def _send(what: Delivery, report: Report) -> None:
             return
         in_memory = heard.is_store_failing = True
     try:
-        delivered = _deliver(what, deadline - monotonic(), report if in_memory else None, heard)
+        delivered = _deliver(what, max(0.0, deadline - monotonic()), report if in_memory else None, heard)
     except AuraError as problem:
         warn(what.store, "delivery", str(problem))
     except (OSError, MemoryError) as problem:  # ulimit is the job's, and ours with it
@@ -113,7 +113,8 @@ def _anything_waits(what: Delivery) -> bool:
 
     A damaged database is set aside before it takes anything in, and a fresh one asked. Raises StoreError.
     """
-    outbox = open_outbox(what.store, "run", check=True, patience_s=min(what.options.wait_s, _LOCKED_S))
+    patience_s = max(0.0, min(what.deadline_s - monotonic(), _LOCKED_S))
+    outbox = open_outbox(what.store, "run", check=True, patience_s=patience_s)
     try:
         outbox.enter(lookup.account(what.config))
         outbox.take_in()

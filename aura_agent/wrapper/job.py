@@ -44,6 +44,7 @@ TIMED_OUT = 124
 _STALL_NS = 1_000_000_000  # a reader that has taken nothing for so long won't
 _SENT_BY_A_PROCESS = (0, -1, -6)  # SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); the terminal's are SI_KERNEL
 _COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 puts into LC_CTYPE
+_SHORT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _LONGEST_SLEEP_S = 86400.0  # beyond 292 years the kernel's time has no room
 
 
@@ -53,6 +54,10 @@ class NotStarted(Exception):  # it is the shell's way of speaking, not an error 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status, self.text = status, text
+
+
+class NoResources(NotStarted):
+    """There was no memory, no process or no descriptor for the command."""
 
 
 class Ended:
@@ -79,6 +84,14 @@ class Ended:
         self.code: int | None = None
         self.killed_by: int | None = None
         self.timed_out = self.not_started = self.unmet = False
+
+    def take(self, status: int) -> None:
+        """Note that the process has just ended with *status*, as waitpid(2) has it."""
+        self.ended_boot_ns, self.ended_ns = now()
+        if os.WIFSIGNALED(status):
+            self.killed_by = os.WTERMSIG(status)
+        else:
+            self.code = os.WEXITSTATUS(status)
 
     @property
     def signal(self) -> int | None:
@@ -136,13 +149,14 @@ class Job:
             elif pid == self.pid:
                 self.stopped = True
 
+    def await_end(self) -> None:
+        """Wait for the job's end and nothing else. Raises ChildProcessError: it isn't ours, or known to have ended."""
+        if self._running:
+            self._finish(os.waitpid(self.pid, 0)[1])
+
     def _finish(self, status: int) -> None:
         self._running = False
-        self.ended.ended_boot_ns, self.ended.ended_ns = now()
-        if os.WIFSIGNALED(status):
-            self.ended.killed_by = os.WTERMSIG(status)
-        else:
-            self.ended.code = os.WEXITSTATUS(status)
+        self.ended.take(status)
 
 
 class Signals:
@@ -210,11 +224,13 @@ class Signals:
                 return False
         return True
 
-    def end_with(self, leave: "Callable[[], None]") -> None:
+    def end_with(self, leave: "Callable[[], None]", *, within_s: float) -> None:
         """From here on any signal ends us through *leave*: the job is over and on record, only its ping is left.
 
-        SIGALRM does so too, whatever we inherited: it is our own bound on the wait.
+        SIGALRM does so too, whatever we inherited: it is our own bound on the wait, *within_s* from now on. It comes
+        again each second, since without memory a handler can't be called.
         """
+        _signal.setitimer(_signal.ITIMER_REAL, within_s, 1.0)
         for signum in (*_lethal(), SIGALRM):
             _signal.signal(signum, lambda *_: leave())
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self.original - {SIGALRM})
@@ -319,7 +335,7 @@ def start(
     """Start *command* and return its job; *outputs* are its stdout and stderr instead of ours, *env* is added to ours.
 
     Looks for the command in PATH as execvp(3) does, and runs a script without an interpreter line by /bin/sh as shells
-    do. Raises NotStarted.
+    do. Raises NotStarted, NoResources.
     """
     variables = _callers_variables() | (env or {})
     problem: OSError | None = None
@@ -340,11 +356,64 @@ def start(
         except PermissionError as denied:
             problem = denied
         except OSError as other:
+            if other.errno in _SHORT:
+                raise NoResources(126, f"{command[0]}: {other.strerror}") from None
             problem = other
             break
         except ValueError:
             raise NotStarted(127, f"{command[0]!r}: not a command") from None
     raise _not_started(command[0], problem)
+
+
+def become(command: list[str], signals: Signals, env: dict[str, str]) -> None:
+    """Execute *command* in our own place, as it would run without us. Returns if that is impossible, too."""
+    try:
+        variables = _callers_variables() | env
+        for signum in (_signal.SIGPIPE, _signal.SIGXFSZ):
+            _signal.signal(signum, _signal.SIG_DFL)
+        if signals.sigchld_ignored:
+            _signal.signal(SIGCHLD, _signal.SIG_IGN)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, signals.original)
+        for path in _places(command[0], variables):
+            try:
+                os.execve(path, command, variables)
+            except OSError as problem:
+                if problem.errno == errno.ENOEXEC:
+                    _check_script(path)
+                    os.execve("/bin/sh", ["/bin/sh", path, *command[1:]], variables)
+    except BaseException:  # noqa: BLE001, S110
+        pass
+
+
+def end_of_child(started: tuple[int, int]) -> Ended | None:
+    """Wait for a job that was started although starting it raised; None: we have no child."""
+    try:
+        status = os.waitpid(-1, 0)[1]
+    except ChildProcessError:
+        return None
+    ended = Ended(started)
+    ended.take(status)
+    return ended
+
+
+def wait_whatever_happens(job: Job, signals: Signals) -> None:
+    """Return once *job* has ended. Signals are passed on as long as there is memory for that."""
+    over = False
+    while not over:
+        try:
+            over = signals.wait(job)
+        except BaseException:  # noqa: BLE001
+            over = _await_end(job)
+
+
+def _await_end(job: Job) -> bool:
+    try:
+        job.await_end()
+    except ChildProcessError:
+        return True
+    except BaseException:  # noqa: BLE001
+        return False
+    return True
 
 
 def _check_script(path: str) -> None:
@@ -384,12 +453,12 @@ def _leave_no_core() -> None:
     """The core worth having is the job's. One byte: at zero a core that is piped to a program is written all the same
     (do_coredump in fs/coredump.c).
     """
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
         resource.setrlimit(resource.RLIMIT_CORE, (1 if hard else 0, hard))
-    except (OSError, ValueError):
+    except BaseException:  # noqa: BLE001, S110
         pass  # the caller sees the same end, whatever becomes of the core
 
 
@@ -443,9 +512,9 @@ def _was_set(prefix: bytes) -> bool:
         return True
     given = b""
     try:
-        while chunk := os.read(file, 1 << 17):
+        while chunk := os.read(file, 1 << 14):
             given += chunk
-    except OSError:
+    except (OSError, MemoryError):
         return True
     finally:
         os.close(file)

@@ -2,7 +2,8 @@
 
 The order is the point. The job starts first; while it runs we introduce it to the daemon; when it has ended its report
 is made durable, by the daemon or in the spool; only then, and only without a daemon, we deliver by ourselves. What
-goes wrong with any of this is at the most one line on stderr.
+goes wrong with any of this is at the most one line on stderr. Modules may be replaced, memory and descriptors used up
+while the job runs: each step after the job's start is guarded, and the exit status depends on none of them.
 """
 
 import os
@@ -13,24 +14,32 @@ from aura_agent.wrapper.job import (
     SIGTERM,
     Ended,
     Job,
+    NoResources,
     NotStarted,
     Signals,
+    become,
     end_as,
+    end_of_child,
     in_foreground,
     let_ctrl_c_end_us,
     now,
     start,
+    wait_whatever_happens,
 )
 from aura_agent.wrapper.options import Options, Usage, parse
 
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aura_agent.wrapper.capture import Capture
     from aura_agent.wrapper.overlap import Turn
     from aura_agent.wrapper.reporting import Reporter
 
 SKIPPED = 75
 DEFAULT_TAIL_BYTES = 10_000
+_PIPE_BUF = 4096
+_LEEWAY_S = 0.5  # for what ends a delivery before its bound
 _BRIEF_S = 0.05  # a run that is over by then isn't worth a sync of its start
 
 
@@ -50,10 +59,27 @@ def main() -> int:
         except OSError:
             pass
         return end.status
-    status, signum = _Run(options).to_the_end()
-    _flush_lines()
-    end_as(status, signum)
-    return 125  # not reached: the line above ends the process
+    except Exception as problem:  # noqa: BLE001  # no memory, or a module is missing or damaged
+        return _run_alone(problem)
+    run = _Run(options)
+    status, signum = 1, None
+    try:
+        status, signum = run.to_the_end()
+        _flush_lines()
+    finally:
+        end_as(status, signum)  # never returns
+    return status
+
+
+def _run_alone(problem: Exception) -> int:
+    """There are no options to go by: become the command after ``--``. Returns an exit status if there is none."""
+    command = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    what = "the command runs without aura-run, and without a ping" if command else "nothing was run"
+    _print_plainly(f"{_named(problem)}: {what}")
+    if not command:
+        return 125
+    become(command, Signals(), {})
+    return 126
 
 
 def _flush_lines() -> None:
@@ -95,6 +121,16 @@ def _let_go_of_pipeline() -> None:
     os.close(nothing)
 
 
+def _check_memory() -> None:
+    """Raises MemoryError: ``ulimit`` leaves too little for the modules of delivery, and Python itself might hang."""
+    import resource
+
+    for limit, least_bytes in ((resource.RLIMIT_AS, 40 << 20), (resource.RLIMIT_DATA, 24 << 20)):
+        soft_bytes = resource.getrlimit(limit)[0]
+        if soft_bytes != resource.RLIM_INFINITY and soft_bytes < least_bytes:
+            raise MemoryError
+
+
 class _Run:
     """One run of the job with all its attempts."""
 
@@ -102,6 +138,7 @@ class _Run:
         self._options = options
         self._signals = Signals()
         self._attempts = 0
+        self._job: Job | None = None  # of the last attempt that could be started
         self._reason = ""
         self._body: bytes | None = None
         self._tail = ""  # of a failure's output, where it is captured
@@ -110,17 +147,43 @@ class _Run:
 
     def to_the_end(self) -> tuple[int, int | None]:
         """Return the exit status, and the signal to die of if that is how the job ended."""
-        if self._options.no_overlap and not self._take_turn():
-            return SKIPPED, None
+        try:
+            if self._options.no_overlap and not self._take_turn():
+                return SKIPPED, None
+            ended = self._run()
+        except BaseException as problem:  # noqa: BLE001  # whatever goes wrong here, the status is the job's
+            ended = self._end_without_us(problem)
+        self._guard(self._release_turn)
+        self._guard(lambda: self._tell(ended))
+        return ended.status, ended.signal
+
+    def _run(self) -> Ended:
+        """Make attempts until one succeeds or none is left; return how the last one ended."""
         ended = self._attempt()
         while not self._succeeded(ended) and self._may_retry():
-            ended = self._attempt()
-        self._release_turn()
-        try:
-            self._tell(ended)
-        except Exception as problem:  # noqa: BLE001  # whatever goes wrong here, the status is the job's
-            self._unforeseen(problem)
-        return ended.status, ended.signal
+            before = self._attempts, self._reason
+            try:
+                ended = self._attempt()
+            except NoResources as problem:
+                self._say(f"no retry: {problem.text}")
+                self._attempts, self._reason = before
+                break
+        return ended
+
+    def _end_without_us(self, problem: BaseException) -> Ended:
+        """What we need isn't there: wait for the job alone; without a process of its own, become the job."""
+        if self._job is None:
+            ended = end_of_child(now())
+            if ended is None:
+                text = problem.text if isinstance(problem, NoResources) else _named(problem)
+                self._say(f"{text}: the command runs without aura-run, and without a ping")
+                become(self._options.command, self._signals, self._options.env)
+                ended = Ended(now())
+                ended.code, ended.not_started = 126, True
+            return ended
+        self._unforeseen(problem)
+        wait_whatever_happens(self._job, self._signals)
+        return self._job.ended
 
     def _attempt(self) -> Ended:
         """Run the command once and return how that ended."""
@@ -136,6 +199,10 @@ class _Run:
                 outputs=None if capture is None else capture.outputs,
                 env=options.env,
             )
+        except NoResources:
+            if capture is not None:
+                capture.abandon()
+            raise
         except NotStarted as problem:
             self._say(problem.text)
             self._reason = problem.text
@@ -143,32 +210,35 @@ class _Run:
             ended.code, ended.not_started = problem.status, True
             self._introduce(ended)
         else:
+            self._job = job
             if capture is not None:
                 capture.started()
             if options.timeout_s is not None:
-                self._adopt()
-            self._mark_turn(job)
+                self._guard(self._adopt)
+            self._guard(lambda: self._mark_turn(job))
             self._introduce(job.ended)
             self._wait(job)
             ended = job.ended
         self._judge(ended)
         if self._is_last(ended):
-            self._release_turn()  # whoever reads the output slowly holds up no later run
+            self._guard(self._release_turn)  # whoever reads the output slowly holds up no later run
         if capture is not None:
-            capture.finish(self._signals, show=not self._succeeded(ended), timed_out=ended.timed_out)
-        self._take_output(ended, capture)
+            show = not self._succeeded(ended)
+            self._guard(lambda: capture.finish(self._signals, show=show, timed_out=ended.timed_out))
+        self._guard(lambda: self._take_output(ended, capture))
         return ended
 
     def _wait(self, job: Job) -> None:
         timeout_s = self._options.timeout_s
         deadline_boot_ns = None
         if timeout_s is not None:
-            self._adopt()  # if the config has just lent the time-out
+            self._guard(self._adopt)  # if the config has just lent the time-out
             deadline_boot_ns = job.ended.started_boot_ns + int(timeout_s * 1e9)
         if timeout_s is None or timeout_s > _BRIEF_S:
             if self._signals.wait(job, job.ended.started_boot_ns + int(_BRIEF_S * 1e9)):
                 return
-            self._settle()
+            self._guard(self._load_end)
+            self._guard(self._settle)
         if not self._signals.wait(job, deadline_boot_ns) and timeout_s is not None:
             kill_after_s = self._options.kill_after_s
             self._time_out(job, timeout_s, 10.0 if kill_after_s is None else kill_after_s)
@@ -185,12 +255,12 @@ class _Run:
             from aura_agent.wrapper.timeout import end_tree
 
             self._reason = end_tree(job, self._signals, timeout_s, kill_after_s)
-        except Exception as problem:  # noqa: BLE001  # no /proc, for one: the job itself can be ended all the same
+        except BaseException as problem:  # noqa: BLE001  # no /proc, for one: the job itself can be ended all the same
             self._unforeseen(problem)
             self._reason = "timed out: sent SIGTERM to the job"
-            job.send(SIGTERM)
+            job.send(SIGTERM, to_group=True)
             if not self._signals.wait(job, now()[0] + int(kill_after_s * 1e9)):
-                job.send(SIGKILL)
+                job.send(SIGKILL, to_group=True)
                 self._signals.wait(job)
         self._say(self._reason)
 
@@ -199,24 +269,21 @@ class _Run:
         if not (self._options.expect and self._succeeded(ended)):
             return
         try:
-            from aura_agent.wrapper.lookup import unmet_expectation
+            from aura_agent.wrapper.expectation import unmet_expectation
 
             self._reason = unmet_expectation(self._options.expect, ended.started_ns)
             ended.unmet = bool(self._reason)
             if ended.unmet:
                 self._say(f"the job exited well, but {self._reason}: no ping")
-        except Exception as problem:  # noqa: BLE001  # an expectation that can't be judged is not met
+        except BaseException as problem:  # noqa: BLE001  # an expectation that can't be judged is not met
             ended.unmet = True
             self._unforeseen(problem)
 
     def _take_output(self, ended: Ended, capture: "Capture | None") -> None:
         """Keep what of the output goes with the report: of a success the ping's body, of a failure the tail."""
-        try:
-            self._body = self._body_of(ended, capture)
-            tail = None if capture is None or self._succeeded(ended) else capture.tail
-            self._tail = "" if tail is None else tail.text()
-        except Exception as problem:  # noqa: BLE001  # the report matters more
-            self._unforeseen(problem)
+        self._body = self._body_of(ended, capture)
+        tail = None if capture is None or self._succeeded(ended) else capture.tail
+        self._tail = "" if tail is None else tail.text()
 
     def _succeeded(self, ended: Ended) -> bool:
         codes = self._options.success_codes or frozenset((0,))
@@ -232,21 +299,22 @@ class _Run:
     def _may_retry(self) -> bool:
         if self._attempts > (self._options.retries or 0) or self._signals.terminated_by is not None:
             return False
-        from aura_agent.schedule.retry import retry_delay_s
-
         options = self._options
-        first_s = 10.0 if options.retry_delay_s is None else options.retry_delay_s
-        delay_s = retry_delay_s(self._attempts, first_s, options.retry_backoff, options.retry_max_delay_s)
+        delay_s = first_s = 10.0 if options.retry_delay_s is None else options.retry_delay_s
+        if options.retry_backoff != 1:
+            try:
+                from aura_agent.schedule.retry import retry_delay_s
+
+                delay_s = retry_delay_s(self._attempts, first_s, options.retry_backoff, options.retry_max_delay_s)
+            except Exception as problem:  # noqa: BLE001  # it is tried again all the same
+                self._unforeseen(problem)
         return self._signals.pause(delay_s)
 
     # -- around the job ------------------------------------------------------------------------------------------
 
     def _introduce(self, ended: Ended) -> None:
         """While the job runs: put on record that it does, and learn what the config has to say about it."""
-        try:
-            self._make_reporter().introduce(ended)
-        except Exception as problem:  # noqa: BLE001  # the job runs, and somebody must wait for it
-            self._unforeseen(problem)
+        self._guard(lambda: self._make_reporter().introduce(ended))
 
     def _make_reporter(self) -> "Reporter":
         if self._reporter is None:
@@ -256,14 +324,19 @@ class _Run:
         return self._reporter
 
     def _settle(self) -> None:
-        try:
-            if self._reporter is not None:
-                self._reporter.settle()
-        except Exception as problem:  # noqa: BLE001  # the same
-            self._unforeseen(problem)
+        if self._reporter is not None:
+            self._reporter.settle()
+
+    def _load_end(self) -> None:
+        """Load what the end of the run needs, beside the job: an upgrade may replace or remove it meanwhile."""
+        from aura_agent.wrapper.preload import load_in_background
+
+        load_in_background(self._options)
 
     def _tell(self, ended: Ended) -> None:
         """Make the outcome durable, and deliver it where no daemon does. Signals can only end the latter."""
+        if self._reporter is None:
+            self._introduce(ended)  # it failed when the job began; perhaps for a moment
         delivery = None
         if self._reporter is not None:
             outcome = "succeeded" if self._succeeded(ended) else ended.failure
@@ -272,11 +345,17 @@ class _Run:
             )
         if delivery is None or self._signals.hurried:
             return
-        self._signals.end_with(lambda: end_as(ended.status, ended.signal))
+        self._signals.end_with(lambda: end_as(ended.status, ended.signal), within_s=delivery.options.wait_s + _LEEWAY_S)
         _let_go_of_pipeline()
-        from aura_agent.wrapper.delivery import deliver
+        try:
+            _check_memory()
+            from aura_agent.wrapper.delivery import deliver
 
-        deliver(delivery)
+            deliver(delivery)
+        except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory
+            from aura_agent.wrapper.warnings import warn
+
+            warn(delivery.store, "delivery", f"no ping can be sent now: {_named(problem)}; it is queued")
 
     def _take_turn(self) -> bool:
         from aura_agent.wrapper.overlap import Turn, job_identity
@@ -314,15 +393,16 @@ class _Run:
         options = self._options
         if not options.quiet and options.attach != "output":
             return None
-        from aura_agent.process.tail import CONTEXT_BYTES, Tail
-        from aura_agent.wrapper.capture import Capture
-
-        tail_bytes = DEFAULT_TAIL_BYTES if options.tail_bytes is None else options.tail_bytes
         try:
+            from aura_agent.process.tail import CONTEXT_BYTES, Tail
+            from aura_agent.wrapper.capture import Capture
+
+            tail_bytes = DEFAULT_TAIL_BYTES if options.tail_bytes is None else options.tail_bytes
             tail = Tail(tail_bytes + CONTEXT_BYTES) if options.attach == "output" else None
             return Capture(hold=options.quiet, tail=tail)
-        except (OSError, RuntimeError) as problem:
-            self._say(f"the output can't be captured: {problem}; it goes straight through")
+        except Exception as problem:  # noqa: BLE001  # the job's output is the job's
+            why = str(problem) if isinstance(problem, (OSError, RuntimeError)) else _named(problem)
+            self._say(f"the output can't be captured: {why}; it goes straight through")
             return None
 
     def _body_of(self, ended: Ended, capture: "Capture | None") -> bytes | None:
@@ -338,12 +418,38 @@ class _Run:
         tail_bytes = DEFAULT_TAIL_BYTES if self._options.tail_bytes is None else self._options.tail_bytes
         return attachment(capture.tail, tail_bytes, self._reporter.redact())
 
-    def _unforeseen(self, problem: Exception) -> None:
-        """Name *problem* without its text, which could hold anything."""
-        what = problem.strerror if isinstance(problem, OSError) else None
-        self._say(f"internal error ({type(problem).__name__}{f': {what}' if what else ''}): the job is not affected")
+    def _guard(self, step: "Callable[[], None]") -> None:
+        """Take *step*, and go on whatever comes of it."""
+        try:
+            step()
+        except BaseException as problem:  # noqa: BLE001  # nothing of ours may change how the job's end is told
+            self._unforeseen(problem)
+
+    def _unforeseen(self, problem: BaseException) -> None:
+        self._say(f"{_named(problem)}: the job is not affected")
 
     def _say(self, text: str) -> None:
-        from aura_agent.wrapper.warnings import print_line
+        try:
+            from aura_agent.wrapper.warnings import print_line
 
-        print_line(text)
+            print_line(text)
+        except BaseException:  # noqa: BLE001
+            _print_plainly(text)
+
+
+def _named(problem: BaseException) -> str:
+    """Name *problem* without its text, which could hold anything."""
+    what = problem.strerror if isinstance(problem, OSError) else None
+    return f"internal error ({type(problem).__name__}{f': {what}' if what else ''})"
+
+
+def _print_plainly(text: str) -> None:
+    """Write one line to stderr with what is loaded anyway. It never waits: a pipe without room gets nothing."""
+    try:
+        line = f"aura-run: {text}\n".encode("utf-8", "surrogateescape")[:_PIPE_BUF]
+        if os.fstat(2).st_mode & 0o170000 == 0o100000:
+            os.write(2, line)
+        else:
+            os.pwritev(2, (line,), -1, os.RWF_NOWAIT)
+    except BaseException:  # noqa: BLE001, S110
+        pass

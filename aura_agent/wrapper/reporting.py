@@ -8,9 +8,12 @@ The report is durable before anything is tried over the network, so whatever end
 here is one line on stderr and leaves the exit status alone.
 """
 
+import errno
 import os
+from time import monotonic
 
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id, namespace_offset_ns
+from aura_agent.report import boots, spool
 from aura_agent.report.places import DAEMON_LOCK, SYSTEM_CONFIG, own_state_dir, socket_path, state_dir
 from aura_agent.report.wire import MAX_LINE_BYTES, encode
 from aura_agent.wrapper.daemon import Busy, Daemon, Refused
@@ -114,7 +117,7 @@ class Reporter:
         self, ended: Ended, outcome: str, *, attempts: int, reason: str, body: bytes | None, tail: str
     ) -> "Delivery | None":
         """Make the outcome durable; return what is left to do by our own hands, if no daemon does it."""
-        options = self._options
+        options, ended_s = self._options, monotonic()
         if options.doubt:
             warn(self._store, "doubt", options.doubt)
         self._name_heartbeat()
@@ -137,10 +140,13 @@ class Reporter:
         }
         if len(encode("run", fields)) > MAX_LINE_BYTES - _ACCOUNT_BYTES:
             fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
-        if self._hand_over(encode("run", fields)) or self._ref is None:
+        if self._is_handed_over(encode("run", fields)) or self._ref is None:
             self._forget_start()
             return None
-        self._look_for_store()
+        try:
+            self._look_for_store()
+        except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory: the store that we know of serves
+            self._name_problem(problem)
         fields["account"] = self._name_account()
         path = self._spool(fields)
         spooled = path is not None
@@ -149,13 +155,16 @@ class Reporter:
         served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
         succeeded = outcome == "succeeded"
         may_wait = not options.no_wait and options.wait_s > 0
-        calls_hooks = may_wait and not self._start["hooks"] and self._has_hooks(others=not served)
+        calls_hooks = may_wait and not self._start.get("hooks") and self._has_hooks(others=not served)
         if spooled and not calls_hooks and (not may_wait or (served and not succeeded)):
             return None
         if not spooled and not calls_hooks and not succeeded:
             return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
         report = {key: value for key, value in fields.items() if value}
-        return Delivery(options, self._config, self._store, report, path, served, calls_hooks, self._forget_start)
+        deadline_s = ended_s + options.wait_s
+        return Delivery(
+            options, self._config, self._store, report, path, served, calls_hooks, self._forget_start, deadline_s
+        )
 
     def _name_account(self) -> str:
         """Return the fingerprint of our token: whoever sends the ping may have another one by then."""
@@ -168,7 +177,7 @@ class Reporter:
 
                     account = lookup.account(self._config)
                     self._account = "" if account is None else account.fingerprint
-                except Exception:  # noqa: BLE001, S110  # no report may be lost for it: it is then read as whoever sends
+                except BaseException:  # noqa: BLE001, S110  # no report may be lost for it: it is then read as whoever sends
                     pass
         return self._account
 
@@ -227,6 +236,17 @@ class Reporter:
         except OSError:
             self._daemon = None
 
+    def _is_handed_over(self, record: bytes) -> bool:
+        """The same as ``_hand_over``; whatever keeps us from it leaves *record* to the spool."""
+        try:
+            return self._hand_over(record)
+        except BaseException as problem:  # noqa: BLE001
+            self._name_problem(problem)
+            return False
+
+    def _name_problem(self, problem: BaseException) -> None:
+        warn(self._store, type(problem).__name__, f"internal error ({type(problem).__name__}): the report is stored")
+
     def _hand_over(self, record: bytes) -> bool:
         """Give what waits in our store, then *record*, to the daemon; return whether it has the latter."""
         for _ in range(2):  # the daemon that heard of the run's start may have been restarted since
@@ -255,9 +275,14 @@ class Reporter:
     def _hand_over_what_waits(self) -> None:
         store = self._store
         if os.path.isdir(store) and not os.path.exists(os.path.join(store, DAEMON_LOCK)):
-            from aura_agent.wrapper.handover import hand_over
+            try:
+                from aura_agent.wrapper.handover import hand_over
 
-            hand_over(store, self._socket_path)
+                hand_over(store, self._socket_path)
+            except OSError:
+                raise
+            except BaseException as problem:  # noqa: BLE001  # it waits there for the next aura-run
+                self._name_problem(problem)
 
     def _connect(self) -> None:
         if self._left_alone is None:
@@ -334,8 +359,6 @@ class Reporter:
 
     def _prepare_store(self) -> str:
         """Return by which id our store knows this boot. Raises OSError."""
-        from aura_agent.report import boots, spool
-
         spool.prepare(self._store)
         boot_id = self._boot_id or boots.identify(self._store)
         try:
@@ -346,18 +369,25 @@ class Reporter:
 
     def _spool(self, fields: dict[str, str]) -> str | None:
         """Return the spool file that holds the report *fields* now; None, with a warning, if there can't be one."""
-        from aura_agent.report import spool
-
-        try:
-            fields["boot"] = self._prepare_store()
-            path = spool.write(self._store, self._run_id, encode("run", fields))
-        except OSError as problem:
-            text = f"{self._store}: {problem.strerror}: this run's ping can't be kept, only sent at once"
-            warn(self._store, "store", text)
-            return None
-        if not self._boot_id:
-            warn(self._store, "boot", f"{NO_BOOT_ID}: the ping is sent, and its order is told by the clocks alone")
-        return path
+        problem: OSError | MemoryError | None = None
+        for _ in range(2):
+            try:
+                fields["boot"] = self._prepare_store()
+                path = spool.write(self._store, self._run_id, encode("run", fields))
+            except (OSError, MemoryError) as refusal:
+                problem = refusal
+            else:
+                if not self._boot_id:
+                    text = f"{NO_BOOT_ID}: the ping is sent, and its order is told by the clocks alone"
+                    warn(self._store, "boot", text)
+                return path
+            if not (isinstance(problem, OSError) and problem.errno == errno.EMFILE):
+                break
+            os.close(0)  # the job has ended, and the report takes a descriptor
+        why = problem.strerror if isinstance(problem, OSError) else "out of memory"
+        text = f"{self._store}: {why}: this run's ping can't be kept, only sent at once"
+        warn(self._store, "store", text)
+        return None
 
     def _job_name(self) -> str:
         return self._options.job or os.path.basename(self._options.command[0])
@@ -369,6 +399,7 @@ class Delivery:
     *report* are the fields of the run's report, *path* is the spool file that holds it, None if no disk took it. In a
     store that is *served* a daemon sees to all other runs. *calls_hooks*: the job has some, and no daemon calls them.
     *done* is to be called once a report that no disk took has been delivered: until then its start stays on record.
+    *deadline_s*, of the monotonic clock, is when delivery ends at the latest.
     """
 
     def __init__(
@@ -381,9 +412,11 @@ class Delivery:
         served: bool,
         calls_hooks: bool,
         done: "Callable[[], None]",
+        deadline_s: float,
     ) -> None:
         self.options, self.config, self.store = options, config, store
         self.report, self.path, self.served, self.calls_hooks, self.done = report, path, served, calls_hooks, done
+        self.deadline_s = deadline_s
 
 
 def reference(options: Options) -> tuple[str | None, str]:

@@ -9,6 +9,7 @@ import _thread
 import os
 from time import monotonic, time
 
+_PIPE_BUF = 4096
 _DAY_S = 86400.0
 _PATIENCE_S = 0.05  # per line, until the first that takes longer: the job may be waiting to be started, or to be reaped
 _LEAVING_S = 1.0  # for all that is left when we end
@@ -20,17 +21,19 @@ _is_stuck = False
 
 def warn(directory: str, cause: str, text: str) -> None:
     """Print *text* unless *cause* has been warned of within a day; where that can't be remembered, print it."""
-    if _is_new(directory, cause):
+    try:
+        is_new = _is_new(directory, cause)
+    except BaseException:  # noqa: BLE001  # what can't be loaded any more keeps no line back
+        is_new = True
+    if is_new:
         print_line(text)
 
 
 def print_line(text: str) -> None:
     """Print one line of ours to stderr, after those before it; later, or never, if stderr takes none now."""
-    from select import PIPE_BUF
-
     global _is_stuck
     line = f"aura-run: {text}".encode("utf-8", "surrogateescape")
-    _lines.append(line[: PIPE_BUF - 1] + b"\n")  # a longer one would not be written in one piece
+    _lines.append(line[: _PIPE_BUF - 1] + b"\n")  # a longer one would not be written in one piece
     _is_stuck = not _written(0.0 if _is_stuck else _PATIENCE_S)
 
 
