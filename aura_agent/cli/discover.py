@@ -3,7 +3,6 @@
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,7 +10,15 @@ from dataclasses import replace
 
 import click
 
-from aura_agent.cli.discover_switch import quiet_moment, reload_daemon, why_no_daemon
+from aura_agent.cli.discover_switch import (
+    backups_of,
+    new_stamp,
+    quiet_moment,
+    reload_daemon,
+    reload_units,
+    why_no_daemon,
+)
+from aura_agent.cli.discover_unwrap import unwrap_host
 from aura_agent.cli.discover_view import (
     change_rows,
     file_rows,
@@ -26,7 +33,6 @@ from aura_agent.cli.discover_view import (
     silence_text,
 )
 from aura_agent.cli.settings import config_option, json_option, on_one_line, print_json
-from aura_agent.clock import SystemClock
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
 from aura_agent.config.schema import write_duration
@@ -36,7 +42,6 @@ from aura_agent.discover.changes import Written, to_undo, undo, write
 from aura_agent.discover.host import Host, needed_by, read_text
 from aura_agent.discover.installation import find_aura_run, why_not_lasting
 from aura_agent.discover.plan import (
-    DROP_INS,
     MOVED,
     Change,
     Facts,
@@ -49,23 +54,24 @@ from aura_agent.discover.plan import (
 )
 from aura_agent.discover.runnable import why_not_runnable
 from aura_agent.discover.survey import read_host
-from aura_agent.errors import AuraError, UsageError
-from aura_agent.report.places import SYSTEM_CONFIG, state_dir
+from aura_agent.errors import AuraError, ConfigError, UsageError
+from aura_agent.report.places import SYSTEM_CONFIG
 
 _EXAMPLE = """\b
 Examples:
   aura-agent discover
   aura-agent discover --only backup --write
   aura-agent discover --undo
+  aura-agent discover --unwrap --write
   aura-agent discover --as config --root /srv/copy-of-a-host
 """
-_BACKUPS = "/var/backups/aura-agent"  # of root; others have theirs with their store
 _DISCOVERED = "conf.d/discovered.toml"
 
 
 @click.command("discover", epilog=_EXAMPLE)
 @click.option("--write", "writes", is_flag=True, help="Do what is shown, with a backup.")
-@click.option("--undo", "undoes", is_flag=True, help="Take the last --write back.")
+@click.option("--undo", "undoes", is_flag=True, help="Take the last --write back, file by file.")
+@click.option("--unwrap", "unwraps", is_flag=True, help="The way back: take aura-run out of every line and unit.")
 @click.option(
     "--as",
     "shape",
@@ -84,6 +90,7 @@ def discover(
     *,
     writes: bool,
     undoes: bool,
+    unwraps: bool,
     shape: Shape,
     force: bool,
     only: tuple[str, ...],
@@ -93,26 +100,35 @@ def discover(
     """Find what cron, anacron and systemd timers run on this host, and put aura-run in front of it.
 
     Shows what would change, line by line, and changes nothing without --write. Lines that have aura-run already, and
-    those that can't be wrapped without a change of their meaning, are left alone, with the reason.
+    those that can't be wrapped without a change of their meaning, are left alone, with the reason. --unwrap goes
+    the way back, whatever else was changed since; it too changes nothing without --write.
     """
     if not os.path.isdir(root):
         raise UsageError(f"--root {root}: no such directory")
     if undoes:
-        if writes or only:
+        if writes or only or unwraps:
             raise UsageError("--undo takes back the last --write as a whole; give it alone")
         _undo(os.path.abspath(root), config_file, as_json=as_json)
         return
+    if unwraps and shape == "config":
+        raise UsageError("--unwrap finds lines and jobs of both forms; leave --as config out")
     host = read_host(root)
     if host.unreadable and not host.tables and not host.timers:
         raise AuraError("\n".join(host.unreadable))
     place = config_path(config_file, os.environ) if host.is_live or config_file else host.path(SYSTEM_CONFIG)
     declared = _declared(host, place or SYSTEM_CONFIG)
     config_exists = place is not None and os.path.exists(place)
-    config = load_config(place, check_rules=False) if config_exists else Config()
+    config = _config(place if config_exists else None, needed=not unwraps)
     taken = {name for job, spec in config.jobs.items() for name in (job, spec.heartbeat or job)}
     if declared is None and shape == "config":
         raise AuraError(f"{place or SYSTEM_CONFIG}: only root can add jobs there; or name a config of your own with -c")
     host.set_aside_what_others_own()
+    if unwraps:
+        hostname = os.uname().nodename
+        unwrap_host(
+            *(host, config_file, config, declared), hostname=hostname, only=only, writes=writes, as_json=as_json
+        )
+        return
 
     def plan(facts: Facts) -> Proposal:
         return propose(host.tables, host.timers, declared, facts, taken=taken, shape=shape, only=only)
@@ -163,15 +179,25 @@ def discover(
         sys.exit(1)
 
 
+def _config(place: str | None, *, needed: bool) -> Config:
+    """Return the config at *place*; if it is broken and not *needed*, an empty one. The way back needs none."""
+    try:
+        return Config() if place is None else load_config(place, check_rules=False)
+    except ConfigError as problem:
+        if needed:
+            raise
+        click.echo(f"aura-agent: {problem}; going on without the config", err=True)
+        return Config()
+
+
 def _write(host: Host, changes: Sequence[Change], declared: Change | None, shape: Shape) -> Written:
     tables = [change for change in changes if declared is None or change.path != declared.path]
 
     def sections(done: Sequence[Change]) -> Change | None:
         return None if declared is None else declare(declared, done, shape)
 
-    stamp = f"{SystemClock().read().wall:%Y%m%dT%H%M%S.%fZ}"
-    written = write(tables, sections, host.root, _backups(host.root), stamp, whole=shape == "config")
-    _reload_units(host.root, [change.path for change in written.done])
+    written = write(tables, sections, host.root, backups_of(host.root), new_stamp(), whole=shape == "config")
+    reload_units(host.root, [change.path for change in written.done])
     return written
 
 
@@ -183,7 +209,7 @@ def _moved(proposal: Proposal, written: Written) -> dict[str, str]:
 
 def _put_back(root: str, config_file: str | None, problem: str) -> str:
     """Give cron its jobs back; return what to say about it."""
-    results = undo(root, _backups(root))[1]
+    results = undo(root, backups_of(root))[1]
     reload_daemon(config_file, {})
     left = [result_text(result) for result in results if result.problem]
     return "\n".join(
@@ -199,13 +225,13 @@ def _cannot_run(aura_run: str, proposal: Proposal) -> dict[Account, str]:
 
 
 def _undo(root: str, config_file: str | None, *, as_json: bool) -> None:
-    backups = _backups(root)
+    backups = backups_of(root)
     switches = root == "/" and any(MOVED in text for text in to_undo(backups))
     with quiet_moment() if switches else nullcontext():
         directory, results = undo(root, backups)
         if switches and not why_no_daemon(config_file) and (problem := reload_daemon(config_file, {})):
             click.echo(f"aura-agent: the daemon goes on running these jobs, beside cron: {problem}", err=True)
-    _reload_units(root, [result.path for result in results])
+    reload_units(root, [result.path for result in results])
     problems = [result for result in results if result.problem]
     silenced = sorted(
         {name for result in results for name in heartbeats_in(result.was)}
@@ -257,21 +283,6 @@ def _facts(host: Host) -> Facts:
         run_parts_tells=host.run_parts != "script",
         batches=host.batches,
     )
-
-
-def _backups(root: str) -> str:
-    if root != "/":
-        return os.path.join(root, _BACKUPS.lstrip("/"))
-    return _BACKUPS if os.geteuid() == 0 else os.path.join(state_dir(os.environ, None, os.geteuid()), "discover")
-
-
-def _reload_units(root: str, paths: list[str]) -> None:
-    """Let systemd know of drop-ins that have come or gone."""
-    if root != "/" or not any(path.startswith(DROP_INS) for path in paths) or not os.path.isdir("/run/systemd/system"):
-        return
-    done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, check=False)
-    if done.returncode != 0:
-        click.echo("aura-agent: systemctl daemon-reload failed; until it is done, timers run as before", err=True)
 
 
 def _following(host: Host, jobs: Sequence[Job], shape: Shape, *, declared: bool, done: bool) -> list[str]:

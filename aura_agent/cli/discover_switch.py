@@ -1,12 +1,15 @@
-"""Hand jobs from cron to the daemon, or back: at a quiet moment, as a whole, and with the daemon's word for it.
+"""What happens around a write of ``discover``: where backups are, and who must know.
 
-The order is: cron's lines, then the config, then the daemon's reload. A job never has two masters, and no fire time
-falls into the instant in which it has none.
+Jobs go from cron to the daemon, or back, at a quiet moment, as a whole, and with the daemon's word for it. The order to
+it is: cron's lines, then the config, then the daemon's reload. A job never has two masters, and no fire time falls into
+the instant in which it has none.
 """
 
+import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import click
@@ -15,8 +18,31 @@ from aura_agent.cli.daemon import ask_daemon
 from aura_agent.clock import SystemClock
 from aura_agent.discover.quiet_moment import wait_s
 from aura_agent.errors import DaemonError
+from aura_agent.report.places import state_dir
 
+_BACKUPS = "/var/backups/aura-agent"  # of root; others have theirs with their store
 _ENDING = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+
+
+def backups_of(root: str) -> str:
+    """Return where the backups of what is written below *root* are."""
+    if root != "/":
+        return os.path.join(root, _BACKUPS.lstrip("/"))
+    return _BACKUPS if os.geteuid() == 0 else os.path.join(state_dir(os.environ, None, os.geteuid()), "discover")
+
+
+def new_stamp() -> str:
+    """Return a name for a backup, by the time."""
+    return f"{SystemClock().read().wall:%Y%m%dT%H%M%S.%fZ}"
+
+
+def reload_units(root: str, paths: Iterable[str]) -> None:
+    """Let systemd know of unit files that were written or removed."""
+    if root != "/" or not any("/systemd/" in path for path in paths) or not os.path.isdir("/run/systemd/system"):
+        return
+    done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, check=False)
+    if done.returncode != 0:
+        click.echo("aura-agent: systemctl daemon-reload failed; until it is done, timers run as before", err=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from aura_agent.cli.settings import on_one_line, print_table
 from aura_agent.discover.changes import FileResult, Written
 from aura_agent.discover.host import own_name
 from aura_agent.discover.plan import Change, Job, Left, Shape
+from aura_agent.discover.unwrap import TakenOut
 from aura_agent.report.places import SYSTEM_CONFIG
 from aura_agent.units import format_duration
 
@@ -33,6 +34,14 @@ def show_jobs(jobs: Sequence[Job], *, empty: str = "nothing to propose") -> None
             for job in jobs
         ],
         empty=empty,
+    )
+
+
+def show_taken_out(taken_out: Sequence[TakenOut]) -> None:
+    print_table(
+        ["where", "heartbeat", "command, without aura-run"],
+        [[item.where, item.heartbeat, item.command] for item in taken_out],
+        empty="nothing has aura-run",
     )
 
 
@@ -111,6 +120,10 @@ def change_rows(
         "not_written": [] if written is None else file_rows(written.left),
         "backup": None if written is None else written.backup,
     }
+
+
+def taken_out_rows(taken_out: Iterable[TakenOut]) -> list[dict[str, Any]]:
+    return [{"where": item.where, "command": item.command, "heartbeat": item.heartbeat or None} for item in taken_out]
 
 
 def file_rows(results: Iterable[FileResult]) -> list[dict[str, Any]]:

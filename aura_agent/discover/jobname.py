@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aura_agent.discover.shellline import POSIX_SHELLS, SHELLS_OWN, is_assignment, tokens, unquoted
 
 # Words of the shell that the command itself may follow.
-_LEADING = frozenset(
+LEADING = frozenset(
     {"!", "{", "builtin", "command", "do", "elif", "else", "exec", "if", "then", "time", "until", "while"}
 )
 # Commands that prepare the work, or tell of it: they give the name only where nothing else is done.
@@ -123,6 +123,11 @@ _NOTHING: _Guess = (0, "")
 _CARRIER, _HELPER, _WORK = 1, 2, 3
 
 
+def runs_another(program: str) -> bool:
+    """Whether *program* runs the command that its arguments name: ``sudo``, ``flock``, ``timeout``."""
+    return program.rpartition("/")[2] in _RUNNERS
+
+
 def name_of(line: str) -> str | None:
     """Return what to call *line*: the program that does the work, without extension; None if none can be told."""
     return _guess_line(line)[1] or None
@@ -158,7 +163,7 @@ def _guess(words: list[str]) -> _Guess:
     while words:
         base = _base(words.pop(0))
         plain = _EXTENSIONS.sub("", base)
-        if base in _LEADING:
+        if base in LEADING:
             if base == "command" and words[:1] in (["-v"], ["-V"]):
                 return _NOTHING
             _drop_options(words, _Options("a" if base == "exec" else ""))

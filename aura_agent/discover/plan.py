@@ -324,7 +324,7 @@ def _too_long(command: str, table: Table) -> str:
 
 
 def _job(where: str, entry: Entry, table: Table, facts: Facts, names: Names, shape: Shape) -> Job:
-    name, heartbeat = names.give(name_of(_as_shell_sees(entry, table)))
+    name, heartbeat = names.give(name_of(as_shell_sees(entry, table)))
     notes = [doubt(entry.command)]
     batch = _batch(entry, facts)
     if batch is not None:
@@ -406,7 +406,7 @@ def _moved(job: Job, entry: Entry, table: Table) -> str:
     delay_s = _random_delay_s(entry, table)
     if delay_s:
         keys["jitter"] = write_duration(delay_s)
-    line = _as_shell_sees(entry, table)
+    line = as_shell_sees(entry, table)
     words = plain_words(line)
     if words is not None:
         keys["command"] = words
@@ -436,7 +436,7 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _as_shell_sees(entry: Entry, table: Table) -> str:
+def as_shell_sees(entry: Entry, table: Table) -> str:
     """Return the command's line as the shell gets it: cron takes backslashes off ``%``, and Debian's off their like."""
     line = entry.command.replace("\\\n", "")
     if table.form != "anacron" and table.dialect.percent:

@@ -82,11 +82,17 @@ def doubt(line: str) -> str:
 
 def tokens(line: str) -> Iterator[tuple[str, str]]:
     """Yield the words and operators of *line*; ``odd`` is what fits nowhere, as a quote without its partner."""
-    for found in _TOKEN.finditer(line.strip()):
+    for kind, text, _ in token_spans(line.strip()):
+        yield kind, text
+
+
+def token_spans(line: str) -> Iterator[tuple[str, str, int]]:
+    """Yield the same as ``tokens``, each with where it begins in *line*."""
+    for found in _TOKEN.finditer(line):
         kind = found.lastgroup
         assert kind is not None
         if kind != "blank":
-            yield kind, found[0]
+            yield kind, found[0], found.start()
 
 
 def is_assignment(word: str) -> bool:

@@ -30,7 +30,7 @@ In a crontab, by full path (cron's PATH may lack /usr/local/bin):
 man aura-run has the rest.
 """
 
-_WITH_VALUE = {
+WITH_VALUE = {
     "-H": "heartbeat",
     "--heartbeat": "heartbeat",
     "--ping-url": "ping_url",
@@ -47,7 +47,7 @@ _WITH_VALUE = {
     "--tail-bytes": "tail_bytes",
     "--wait": "wait",
 }
-_FLAGS = {"--no-overlap": "no_overlap", "-q": "quiet", "--quiet": "quiet", "--no-wait": "no_wait"}
+FLAGS = {"--no-overlap": "no_overlap", "-q": "quiet", "--quiet": "quiet", "--no-wait": "no_wait"}
 _FROM_ENVIRONMENT = {"AURA_JOB": "job", "AURA_CONFIG": "config"}
 _MAX_TAIL_BYTES = 200_000
 _MAX_DURATION_S = 3.2e9  # a hundred years
@@ -166,19 +166,19 @@ def parse(arguments: list[str], environ: "os._Environ[str]") -> Options:
         if word == "--version":
             raise Usage(f"aura-run {__version__}\n", 0)
         name, equals, value = word.partition("=")
-        if word in _FLAGS:
-            said[_FLAGS[word]] = "yes"
-        elif name in _WITH_VALUE:
+        if word in FLAGS:
+            said[FLAGS[word]] = "yes"
+        elif name in WITH_VALUE:
             if not equals:
                 if at == len(arguments):
                     raise _wrong(f"{word} needs a value")
                 value = arguments[at]
                 at += 1
-            said[_WITH_VALUE[name]] = value
-        elif word[:2] in _WITH_VALUE and not word.startswith("--"):
-            said[_WITH_VALUE[word[:2]]] = word[2:]
+            said[WITH_VALUE[name]] = value
+        elif word[:2] in WITH_VALUE and not word.startswith("--"):
+            said[WITH_VALUE[word[:2]]] = word[2:]
         else:
-            raise _wrong(f"{name} takes no value" if name in _FLAGS else f"unknown option {name}")
+            raise _wrong(f"{name} takes no value" if name in FLAGS else f"unknown option {name}")
     _check_target(said)
     # A target on the command line stands alone: an inherited variable must not redirect it.
     if not said.keys() & {"heartbeat", "ping_url", "job"}:

@@ -127,6 +127,35 @@ class TestLive:
         assert host.read("/var/spool/cron/crontabs/bob") == TABLE
         assert not host.path(DISCOVERED).exists()
 
+    def test_an_unwrap_takes_jobs_from_the_daemon_and_gives_them_to_cron(self, host: LiveHost) -> None:
+        """In this order, and without a command that could be forgotten; wrapped lines of others are done as well."""
+        host.write("/etc/cron.d/own", "0 3 * * * root aura-run -H mine -- /x\n")
+
+        done = beside_daemon(
+            host, f"{AS_CONFIG} >&2; aura-agent discover --unwrap --write >&2; echo $? >&2; aura-agent status --json"
+        )
+
+        assert json.loads(done.stdout)["jobs"] == [], done.stderr
+        assert host.read("/var/spool/cron/crontabs/bob") == TABLE
+        assert host.read("/etc/cron.d/own") == "0 3 * * * root /x\n"
+        assert not host.path(DISCOVERED).exists()
+        assert "No ping comes any more for: mine, " in done.stderr
+
+    def test_an_unwrap_leaves_a_table_alone_that_cannot_be_written(self, host: LiveHost) -> None:
+        """The others are done, only theirs is no longer declared, and the exit status is 1."""
+        host.write("/etc/cron.d/own", "0 3 * * * root /x/own.sh\n")
+        assert host.discover("--write").returncode == 0
+        host.write("/etc/cron.deny", "bob\n")
+
+        done = host.discover("--unwrap", "--write")
+
+        assert done.returncode == 1
+        assert "crontabs/bob: crontab refuses it: bob is not allowed to use crontab; left alone" in done.stderr
+        assert "Written: 2 of 3 files; " in done.stdout
+        assert host.read("/etc/cron.d/own") == "0 3 * * * root /x/own.sh\n"
+        assert host.read("/var/spool/cron/crontabs/bob").count("aura-run") == 2
+        assert host.read(DISCOVERED).count("[jobs.") == 2
+
     def test_without_the_config_s_file_cron_keeps_its_lines(self, host: LiveHost) -> None:
         """A table that was written already is put back."""
         directory = host.path("/etc/aura-agent/conf.d")

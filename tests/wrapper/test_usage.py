@@ -64,7 +64,7 @@ def test_help_fits_on_one_screen(host: Host) -> None:
 
 def _options() -> list[str]:
     """Return every option in its long form."""
-    return sorted({*filter(re.compile("--").match, {**options._WITH_VALUE, **options._FLAGS}), "--help", "--version"})
+    return sorted({*filter(re.compile("--").match, {**options.WITH_VALUE, **options.FLAGS}), "--help", "--version"})
 
 
 @pytest.mark.parametrize("option", _options())
