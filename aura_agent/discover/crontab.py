@@ -115,8 +115,8 @@ def _setting(line: str, dialect: Dialect) -> tuple[str, str] | None:
         found = re.match(r"[ \t]*(?P<name>[A-Za-z_]\w*)=(?P<value>[^ \t\n#]*)", line, re.ASCII)
         return None if found is None else (found["name"], found["value"])
     found = _SETTING.fullmatch(line)
-    # Debian's env.c wants something behind the "=", at least a pair of quotes.
-    if found is None or (dialect.strict and found["rest"] is not None and not found["rest"].strip()):
+    # An old env.c of Debian wants something behind the "=", at least a pair of quotes.
+    if found is None or (not dialect.empty_values and found["rest"] is not None and not found["rest"].strip()):
         return None
     name = found["quoted"] or found["single"] or found["plain"] or ""
     value = next(value for value in found.group("value", "other", "rest") if value is not None)

@@ -23,6 +23,7 @@ class Dialect:
     ``variables``: the only ones that it knows, None for any; ``hash_ends``: a command ends at ``#``. ``quiet_prefix``,
     ``mail_option``, ``random``: ``-`` in front of a line, ``-n`` in front of a command, and ``~`` in a field.
     ``nicknames``: whether it knows ``@daily`` and its like. ``needs_home``: it runs nothing for a user without a home.
+    ``empty_values``: ``A=`` sets a variable.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Dialect:
     nicknames: bool = True
     needs_home: bool = False
     cron_tz: bool = False
+    empty_values: bool = True
     max_command_bytes: int | None = None
 
 
@@ -52,6 +54,9 @@ DEBIAN = Dialect(
     halves_backslashes=True,
     max_command_bytes=998,  # MAX_COMMAND, with its end
 )
+# Before 3.0pl1-187 (Debian 12 and Ubuntu 24.04 have an older one) "A=" was a bad line: changelog.Debian.
+OLD_DEBIAN = replace(DEBIAN, empty_values=False)
+_FIRST_WITH_EMPTY_VALUES = 187
 CRONIE = Dialect(
     "cronie",
     ("/var/spool/cron/tabs", "/var/spool/cron/crontabs", "/var/spool/cron"),  # SUSE; Debian and Gentoo; all others
@@ -72,6 +77,7 @@ BUSYBOX = Dialect(
     hash_ends=True,
 )
 SPOOLS = tuple(dict.fromkeys((*DEBIAN.spools, *BUSYBOX.spools, *CRONIE.spools)))
+_DEBIAN_VERSION = re.compile(rb"^Package: cron\n(?:.+\n)*?Version: 3\.0pl1-(\d+)", re.MULTILINE)
 _SPOOL = re.compile(rb"\0(/(?:var|etc)/[a-z/]*cron[a-z/]*)\0")
 # A string that the program of each implementation holds, and no other's. The first that is found counts.
 _MARKS: tuple[tuple[bytes, Dialect | str], ...] = (
@@ -93,6 +99,12 @@ def dialect_of(program: bytes, *, is_busybox: bool = False) -> Dialect | str:
         built_in = {found.decode().rstrip("/") for found in _SPOOL.findall(program)} & set(CRONIE.spools)
         return replace(CRONIE, spools=tuple(built_in)) if len(built_in) == 1 else CRONIE
     return known
+
+
+def of_packages(cron: Dialect, status: bytes) -> Dialect:
+    """Return the dialect of *cron* in its version, by the text of /var/lib/dpkg/status."""
+    found = _DEBIAN_VERSION.search(status) if cron is DEBIAN else None
+    return OLD_DEBIAN if found is not None and int(found[1]) < _FIRST_WITH_EMPTY_VALUES else cron
 
 
 def chosen(crons: Mapping[str, Dialect | str]) -> tuple[Dialect | None, str]:

@@ -24,10 +24,15 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class Host:
-    """What was found below ``root``; ``unreadable`` are places and why they couldn't be read."""
+    """What was found below ``root``.
+
+    ``idle`` are tables that nothing runs, each with its reason in ``ignored``; ``unreadable`` are places and why they
+    couldn't be read.
+    """
 
     root: str
     tables: list[Table] = field(default_factory=list)
+    idle: list[Table] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
     batches: dict[str, Batch] = field(default_factory=dict)
     ignored: list[Left] = field(default_factory=list)
@@ -74,16 +79,18 @@ class Host:
 
     def set_aside_what_others_own(self) -> None:
         """Leave to root what only root can change: all but the own crontab, which crontab(1) writes."""
-        kept = []
-        for table in self.tables:
-            if self.may_write(table.path) or (self.is_live and table.owner == own_name()):
-                kept.append(table)
-            else:
-                self.ignored.append(Left(table.path, "", "only root can change it"))
-        self.tables = kept
+        self.idle = [table for table in self.idle if self._is_ours(table)]
+        self.ignored += [
+            Left(table.path, "", "only root can change it") for table in self.tables if not self._is_ours(table)
+        ]
+        self.tables = [table for table in self.tables if self._is_ours(table)]
         if self.timers and not self.may_write(f"{DROP_INS}/x.service.d/x.conf"):
             self.ignored += [Left(timer.name, "", "only root can change it") for timer in self.timers]
             self.timers = []
+
+    def _is_ours(self, table: Table) -> bool:
+        """Whether the user who asks may change a table."""
+        return self.may_write(table.path) or (self.is_live and table.owner == own_name())
 
 
 def needed_by(aura_run: str) -> list[str]:

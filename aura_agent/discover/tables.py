@@ -20,7 +20,7 @@ from aura_agent.discover.cronfiles import (
     why_no_script,
 )
 from aura_agent.discover.crontab import Form
-from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, SPOOLS, Dialect, chosen, dialect_of
+from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, SPOOLS, Dialect, chosen, dialect_of, of_packages
 from aura_agent.discover.host import Host, by_crontab, own_name, read_own_crontab, read_text, read_user_crontab
 from aura_agent.discover.passwd import Accounts
 from aura_agent.discover.plan import Batch, Left, Table
@@ -38,7 +38,7 @@ _BATCHES = (
     *(f"/etc/cron.{how_often}" for how_often in ("hourly", "daily", "weekly", "monthly", "yearly")),
     *(f"/etc/periodic/{how_often}" for how_often in ("15min", "hourly", "daily", "weekly", "monthly")),  # Alpine's
 )
-_MAX_PROGRAM_BYTES = 16 * 1024**2
+_MAX_FILE_BYTES = 16 * 1024**2
 
 
 def read_tables(host: Host) -> None:
@@ -53,6 +53,7 @@ def read_tables(host: Host) -> None:
         host.tables.append(Table("/etc/anacrontab", text, "anacron"))
     elif text is not None:
         host.ignored.append(Left("/etc/anacrontab", "", "no anacron is installed here, so nothing runs it"))
+        host.idle.append(Table("/etc/anacrontab", text, "anacron"))
 
 
 def read_batches(host: Host) -> None:
@@ -78,7 +79,8 @@ class _Reader:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._cron, self._no_cron = chosen(dict(_installed(host)))
+        cron, self._no_cron = chosen(dict(_installed(host)))
+        self._cron = None if cron is None else of_packages(cron, _bytes_of(host.path("/var/lib/dpkg/status")))
         self._accounts = Accounts.of_host(host.root, lambda path: host.tried(path, read_text))
         root_owner = os.stat(host.root).st_uid
         # A copy that somebody else has made says nothing of owners.
@@ -91,12 +93,12 @@ class _Reader:
         spool = self._spool()
         if spool is not None:
             self._read_spool(spool)
-        real = None if spool is None else self._host.path(spool)
+        seen = set() if spool is None else {self._host.path(spool)}
         for other in SPOOLS:
-            if self._host.path(other) == real or (
-                self._cron is not None and spool is None and other in self._cron.spools
-            ):
+            real = self._host.path(other)
+            if real in seen:
                 continue
+            seen.add(real)
             for name in self._host.listed(other):
                 if os.path.isfile(self._host.path(f"{other}/{name}")) and not name.startswith("."):
                     where = "" if self._cron is None else f"{self._cron.name} reads no crontabs in {other}"
@@ -139,10 +141,8 @@ class _Reader:
             path = f"{spool}/{name}"
             if ignored_crontab_name(name, self._cron) or os.path.isdir(self._host.path(path)):
                 continue
-            if not self._accounts.may_know(name):
-                self._host.ignored.append(Left(path, "", f'there is no user "{name}"; cron ignores the file'))
-                continue
-            self._read_table(path, "user", name)
+            orphan = not self._accounts.may_know(name)
+            self._read_table(path, "user", name, f'there is no user "{name}"; cron' if orphan else "")
 
     def _read_own(self, path: str) -> None:
         assert self._cron is not None
@@ -153,21 +153,22 @@ class _Reader:
         if text:
             self._host.tables.append(Table(path, text, "user", own_name(), self._cron))
 
-    def _read_table(self, path: str, form: Form, owner: str | None) -> None:
+    def _read_table(self, path: str, form: Form, owner: str | None, ignorer: str = "") -> None:
+        """Read one table. *ignorer* says who ignores it, and why, if that is known already."""
         assert self._cron is not None
         cron = self._cron
         live = form == "user" and by_crontab(self._host.root)
         text = self._host.tried(path, read_user_crontab if live else read_text)
         if text is None:
             return
-        reason = "" if self._any_file else self._why_ignored(path, cron, owner)
-        if not reason:
-            bad = unreadable_line(text, form, cron, self._accounts.may_know)
-            reason = f"{bad}; {cron.name} ignores the whole file" if bad else ""
-        else:
-            reason = f"{reason}; {cron.name} ignores the file"
+        reason = f"{ignorer} ignores the file" if ignorer else ""
+        if not reason and not self._any_file and (file := self._why_ignored(path, cron, owner)):
+            reason = f"{file}; {cron.name} ignores the file"
+        if not reason and (line := unreadable_line(text, form, cron, self._accounts.may_know)):
+            reason = f"{line}; {cron.name} ignores the whole file"
         if reason:
             self._host.ignored.append(Left(path, "", reason))
+            self._host.idle.append(Table(path, text, form, owner, cron))
             return
         users = users_of(text, cron) if form == "system" else frozenset({owner or ""})
         unknown = frozenset(user for user in users if not self._accounts.may_know(user))
@@ -232,20 +233,21 @@ def _installed(host: Host) -> Iterator[tuple[str, Dialect | str]]:
     for directory in _PROGRAM_DIRECTORIES:
         for name in _CRONS:
             path = host.path(f"{directory}/{name}")
-            try:
-                with open(path, "rb") as program:
-                    content = program.read(_MAX_PROGRAM_BYTES)
-            except OSError:
-                # A link to busybox that isn't in the copy, or a program that isn't ours to read.
-                if os.path.basename(path).startswith("busybox"):
-                    yield path, BUSYBOX
+            is_busybox = os.path.basename(path).startswith("busybox")
+            if not is_busybox and not os.path.isfile(path):  # busybox itself may be missing in a copy
                 continue
-            if name in ("cron", "crond"):
-                yield path, dialect_of(content, is_busybox=os.path.basename(path).startswith("busybox"))
-            else:
-                yield path, name
+            yield path, dialect_of(_bytes_of(path), is_busybox=is_busybox) if name in ("cron", "crond") else name
     if any(os.path.exists(host.path(generator)) for generator in _SYSTEMD_CRON):
         yield _SYSTEMD_CRON[0], "systemd-cron"
+
+
+def _bytes_of(path: str) -> bytes:
+    """Return what a file holds; nothing if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_MAX_FILE_BYTES)
+    except OSError:
+        return b""
 
 
 def _run_parts(host: Host) -> RunParts:
@@ -253,9 +255,6 @@ def _run_parts(host: Host) -> RunParts:
         path = host.path(f"{directory}/run-parts")
         if os.path.basename(path).startswith("busybox"):
             return "busybox"
-        try:
-            with open(path, "rb") as program:
-                return "script" if program.read(2) == b"#!" else "debianutils"
-        except OSError:
-            continue
+        if os.path.isfile(path):
+            return "script" if _bytes_of(path).startswith(b"#!") else "debianutils"
     return "debianutils"

@@ -4,7 +4,7 @@ import pytest
 
 from aura_agent.discover.cronfiles import unreadable_line
 from aura_agent.discover.crontab import Form, Line, read_table
-from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, Dialect, chosen, dialect_of
+from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, Dialect, chosen, dialect_of, of_packages
 from aura_agent.discover.plan import Facts, Table, propose
 from tests.discover import crond
 
@@ -167,7 +167,6 @@ def test_lines_of_an_unknown_cron_are_nobody_s() -> None:
         ("-*/5 * * * * x\n", "user", "line 1: bad minute"),
         ("@fortnightly x\n", "user", "line 1: bad time specifier"),
         ("0 3 * * * *x\n", "user", "line 1: bad command"),
-        ("MAILTO=\n0 3 * * * x\n", "user", "line 1: bad minute"),
         ("A='b\n", "user", "line 1: bad minute"),
         ("0 3 * * * root x\n0 3 * * * nobody-here x\n", "system", 'line 2: bad username "nobody-here"'),
         ("0 3 * * * root\n", "system", "line 1: bad username"),
@@ -182,7 +181,7 @@ def test_lines_of_an_unknown_cron_are_nobody_s() -> None:
         ("0 3 * * *\n", "user", ""),
         ("0 22-2 * * * x\n", "user", ""),
         ("0 3 * JAN-dec Sun,7 x\n", "user", ""),
-        ("MAILTO=''\nA = b\n=c\n\n  # d", "user", ""),
+        ("MAILTO=''\nA = b\n=c\nB=\n\n  # d", "user", ""),
         ("@daily root x\n", "system", ""),
     ],
 )
@@ -195,6 +194,19 @@ def test_one_bad_line_and_debian_s_cron_ignores_the_file(text: str, form: Form, 
     assert unreadable_line(text, form, DEBIAN, knows).startswith(reason)
     assert bool(unreadable_line(text, form, DEBIAN, knows)) == bool(reason)
     assert unreadable_line(text, form, CRONIE, knows) == unreadable_line(text, form, BUSYBOX, knows) == ""
+
+
+@pytest.mark.parametrize("line", ["MAILTO=", "MAILTO= ", "MAILTO =\r"])
+def test_an_empty_value_is_a_bad_line_to_older_versions(line: str) -> None:
+    """Of Debian's cron, up to Debian 12 and Ubuntu 24.04; dpkg knows the version."""
+    old = of_packages(DEBIAN, b"Package: cron-x\nVersion: 9\n\nPackage: cron\nStatus: ok\nVersion: 3.0pl1-162\n")
+    new = of_packages(DEBIAN, b"Package: cron\nStatus: ok\nVersion: 3.0pl1-197ubuntu1\n")
+    table = f"{line}\n0 3 * * * x\n"
+
+    assert unreadable_line(table, "user", old, lambda _: True) == "line 1: bad minute"
+    assert unreadable_line(table, "user", new, lambda _: True) == ""
+    assert of_packages(DEBIAN, b"Package: cron-daemon-common\nVersion: 3.0pl1-162\n") == DEBIAN
+    assert of_packages(CRONIE, b"Package: cron\nVersion: 3.0pl1-162\n") == CRONIE
 
 
 @pytest.mark.parametrize("command", ["a \\\\ b; c", "echo '\\\\' \\% \\\\\\\\", "it\\'s | b", "a \\\\% in"])

@@ -88,6 +88,7 @@ def test_debian_s_cron_ignores_a_file_with_a_bad_line(copy: Copy) -> None:
     copy.write("/etc/cron.d/open-end", "0 3 * * * root six\n0 4 * * * root seven")
     copy.write("/var/spool/cron/crontabs/bob", "MAILTO=\n0 3 * * * eight\n", 0o600)
     copy.write("/etc/passwd", PASSWD)
+    copy.write("/var/lib/dpkg/status", "Package: cron\nStatus: install ok installed\nVersion: 3.0pl1-162\n")
 
     debian = copy.told()
     copy.cron("cronie")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from aura_agent.discover.calendar import as_cron
-from aura_agent.discover.dialects import DEBIAN
+from aura_agent.discover.cronfiles import unreadable_line
+from aura_agent.discover.dialects import DEBIAN, OLD_DEBIAN
 from aura_agent.schedule.expression import parse
 from aura_agent.schedule.zones import zone
 from tests.systemd.machine import Machine
@@ -90,6 +91,45 @@ def test_debian_s_cron_takes_commands_of_just_that_length(host: Machine) -> None
     (left,) = [item for item in discover(host)["left_alone"] if item["where"].startswith(_SPOOL)]
 
     assert "too long for cron" in left["reason"]
+
+
+def test_debian_s_cron_refuses_what_is_said_to_be_ignored(host: Machine) -> None:
+    """And takes all else, odd as it is: crontab(1) reads a table as the daemon does."""
+    lines = [
+        *("0 3 * * * x", "0 3 * * *", "60 3 * * * x", "5/15 * * * * x", "0~30 3 * * * x", "5!x 3 * * * x"),
+        *("*x,99 * * * * x", "1, 2 * * * x", "0 22-2 * * * x", "*/0 * * * * x", "0 3 * JAN-dec Sun,7 x"),
+        *("0 3 * january * x", "-0 3 * * * x", "0 3 * * * -n x", "0 3 * * * *x", "0 24 * * * x", "0 3 0 * * x"),
+        *("@daily x", "@daily", "@fortnightly x", "@Daily x", "A=", "A=''", "A = b", "=c", "A='b", 'A="b" c', "A"),
+        *("# c", "", "  ", f"0 3 * * * {'x' * 998}", f"0 3 * * * {'x' * 999}", "0 3 * * * caf\u00e9"),
+    ]
+    tables = [f"0 1 * * * a\n{line}{end}" for line in lines for end in ("\n", "")]
+    taken = []
+    for table in tables:
+        host.path("/run/table").write_text(table)
+        taken.append(host.try_run("crontab", "-u", "backup-user", "/run/table").returncode == 0)
+
+    said = [not unreadable_line(table, "user", OLD_DEBIAN, lambda _: True) for table in tables]
+
+    assert [table for table, one, other in zip(tables, taken, said, strict=True) if one != other] == []
+    assert {True, False} <= set(taken)
+
+
+def test_debian_s_cron_runs_only_the_files_that_have_jobs(host: Machine) -> None:
+    """Waits for its next minute: what is named as ignored isn't run, what is to be wrapped is."""
+    for name, mode in (("good", 0o644), ("writable", 0o664), ("with.dot", 0o644), ("foreign", 0o644), ("bad", 0o644)):
+        bad = "* * * * * no-such-user x\n" if name == "bad" else ""
+        host.write(f"/etc/cron.d/{name}", f"* * * * * root mkdir -p /root/cron/{name}\n{bad}", mode)
+    host.run("chown", "backup-user", "/etc/cron.d/foreign")
+    host.run("systemctl", "restart", "cron")
+
+    jobs = {job["where"] for job in discover(host)["jobs"] if job["where"].startswith("/etc/cron.d/")}
+    wait_until(lambda: host.path("/root/cron/good").exists(), 90.0, "cron has run what it runs")
+
+    try:
+        ran = {path.name for path in host.path("/root/cron").iterdir()}
+        assert {where.partition(":")[0].rpartition("/")[2] for where in jobs} - {"e2scrub_all"} == ran == {"good"}
+    finally:
+        host.run("sh", "-c", "cd /etc/cron.d && rm -f good writable with.dot foreign bad")
 
 
 def test_a_crontab_is_put_back(host: Machine) -> None:
