@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from aura_agent.api.transport import http_environment
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id
 from aura_agent.clock import SystemClock, until_beat_s
 from aura_agent.config.addresses import parse_listen
@@ -199,6 +200,9 @@ async def _built(
         skew = Skew()
         insecure = config.api.allow_insecure
         http = await stack.enter_async_context(build_http())
+        http_environment().load()
+        for problem in http_environment().problems():
+            observer.note("http.setting_ignored", reason=problem)
         resolver = Resolver(
             worker, service.client_factory(), clock, rng, observer, learn=lambda url: redactor.add(url.reveal())
         )

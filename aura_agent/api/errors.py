@@ -11,7 +11,7 @@
     ├── InternalError      500 internal_error, and every other 5xx
     ├── ApiUnreachable     no answer came
     ├── ApiGarbled         an answer came that isn't what the contract says: a captive portal, truncated JSON
-    └── ApiMisconfigured   base URL, token or the environment's proxy settings can't be used; nothing was sent
+    └── ApiMisconfigured   base URL or token can't be used; nothing was sent
 
 Names follow the reference's error codes. Texts are one line, quote the server's message and request id,
 and hold neither token nor ping URL.

@@ -12,6 +12,11 @@ class Trouble(StrEnum):
     REFUSED = "refused"
     CONNECT = "connect"
     TLS = "tls"
+    TLS_EXPIRED = "tls_expired"
+    TLS_NOT_YET_VALID = "tls_not_yet_valid"
+    TLS_WRONG_NAME = "tls_wrong_name"
+    TLS_UNKNOWN_ISSUER = "tls_unknown_issuer"
+    TLS_SETUP = "tls_setup"
     RESET = "reset"
     NETWORK = "network"
     NOT_HTTP = "not_http"
@@ -30,7 +35,12 @@ TEXTS = {
     Trouble.DNS: "the host name was not found (DNS)",
     Trouble.REFUSED: "connection refused",
     Trouble.CONNECT: "can't connect",
-    Trouble.TLS: "TLS failed: is the certificate trusted and this machine's clock right?",
+    Trouble.TLS: "TLS failed: the server doesn't speak it, or refuses this client",
+    Trouble.TLS_EXPIRED: "the server's certificate has expired, or this host's clock is ahead",
+    Trouble.TLS_NOT_YET_VALID: "the server's certificate is not valid yet: is this host's clock behind?",
+    Trouble.TLS_WRONG_NAME: "the server's certificate is for another name: check the URL, the DNS and the proxy",
+    Trouble.TLS_UNKNOWN_ISSUER: "the certificate is by an unknown issuer: install its CA, or set SSL_CERT_FILE",
+    Trouble.TLS_SETUP: "TLS can't be set up on this host: check OpenSSL's configuration",
     Trouble.RESET: "connection reset",
     Trouble.NETWORK: "network error",
     Trouble.NOT_HTTP: "the connection was closed early, or the answer isn't HTTP",
@@ -52,6 +62,11 @@ BEFORE_SENDING = frozenset(
         Trouble.REFUSED,
         Trouble.CONNECT,
         Trouble.TLS,
+        Trouble.TLS_EXPIRED,
+        Trouble.TLS_NOT_YET_VALID,
+        Trouble.TLS_WRONG_NAME,
+        Trouble.TLS_UNKNOWN_ISSUER,
+        Trouble.TLS_SETUP,
         Trouble.PROXY,
         Trouble.CONNECT_TIMEOUT,
         Trouble.POOL_TIMEOUT,

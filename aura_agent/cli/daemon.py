@@ -117,10 +117,11 @@ def ask_daemon(config_file: str | None, method: str, path: str, body: object = N
     """Return the daemon's JSON answer; *body* goes as JSON. Raises DaemonError."""
     import httpx
 
+    from aura_agent.api.transport import build_socket_client
+
     socket = _control_socket(config_file)
     try:
-        transport = httpx.HTTPTransport(uds=socket)
-        with httpx.Client(transport=transport, base_url="http://aura-agent", timeout=_TIMEOUT_S) as client:
+        with build_socket_client(socket, base_url="http://aura-agent", timeout_s=_TIMEOUT_S) as client:
             response = client.request(method, path, json=body)
             answer = cast("dict[str, Any]", response.json())
     except httpx.ConnectError as problem:

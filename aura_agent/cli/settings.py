@@ -86,8 +86,12 @@ def open_to_look(config: Config, role: str) -> Outbox:
 
 def service(config: Config) -> "Service":
     """Return where Aura is, from config and environment. Raises ConfigError: the token's file can't be read."""
+    from aura_agent.api.transport import http_environment
     from aura_agent.delivery.inline import Service
 
+    http_environment().load()
+    for problem in http_environment().problems():
+        click.echo(f"aura-agent: {problem}", err=True)
     return Service(
         base_url=base_url(config.api, os.environ),
         token=find_token(config.api, os.environ),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from aura_agent import __version__
+from aura_agent.api.transport import http_environment
 from aura_agent.clock import Clock
 from aura_agent.config.models import Config, Job
 from aura_agent.daemon.runner import Firing, Runner
@@ -277,6 +278,7 @@ class Agent:
             "degraded": self._parts.resolver.standing.degraded,
             "warnings": [
                 *(text for text in (self.surroundings, self._parts.skew.warning, self._log.problem) if text),
+                *http_environment().problems(),
                 *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
             ],
             "clock_ahead_s": self._parts.skew.ahead_s,

@@ -39,10 +39,7 @@ class Attempt:
 
 
 def build_http() -> httpx.AsyncClient:
-    """Return the client for pings. Who sends bounds how many are under way: none waits for another's connection.
-
-    Raises ApiMisconfigured.
-    """
+    """Return the client for pings. Who sends bounds how many are under way: none waits for another's connection."""
     silence_http_loggers()
     return build_client(max_connections=None)
 

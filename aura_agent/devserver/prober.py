@@ -98,9 +98,9 @@ class Prober:
 
     async def _ask(self, url: str) -> int | None:
         """Return the status of the answer; None: there was none in time."""
-        if self._http is None:
-            self._http = _client()
         try:
+            if self._http is None:
+                self._http = _client()
             async with asyncio.timeout(self._timeout_s), self._http.stream("GET", url) as response:
                 return response.status_code
         except Exception:  # noqa: BLE001  # whatever is wrong with a URL of the client's choice: it can't be asked
@@ -108,10 +108,16 @@ class Prober:
 
 
 def _client() -> "httpx.AsyncClient":
-    """Return a client that takes nothing from probe to probe: no cookie, and no connection, since no body is read."""
+    """Return a client that takes nothing from probe to probe: no cookie, and no connection, since no body is read.
+
+    It trusts whom this host trusts. Raises ssl.SSLError: OpenSSL can't be used here.
+    """
     import httpx
 
+    from aura_agent.api.transport import http_environment
+
     return httpx.AsyncClient(
+        verify=http_environment().trust.context(),
         trust_env=False,
         timeout=None,  # noqa: S113  # each probe is bounded as a whole
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),

@@ -17,6 +17,7 @@ HEARTBEAT_RESOLVED = "heartbeat.resolved"
 HEARTBEAT_INTERVAL_UNKNOWN = "heartbeat.interval_unknown"
 API_FAILED = "api.failed"
 API_RECOVERED = "api.recovered"
+HTTP_SETTING_IGNORED = "http.setting_ignored"
 STORE_FAILED = "store.failed"
 STORE_RECOVERED = "store.recovered"
 STORE_SET_ASIDE = "store.set_aside"
@@ -66,6 +67,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     HEARTBEAT_INTERVAL_UNKNOWN: ("warning", "a heartbeat's interval is unknown: its pings expire after 24 h"),
     API_FAILED: ("warning", "a call of the Aura API failed"),
     API_RECOVERED: ("info", "the Aura API answers again"),
+    HTTP_SETTING_IGNORED: ("warning", "an environment variable for proxies or certificates can't be used as it is"),
     STORE_FAILED: ("error", "the outbox can't be read or written"),
     STORE_RECOVERED: ("info", "the outbox works again"),
     STORE_SET_ASIDE: ("error", "a file of the store is damaged, and was given another name"),

@@ -89,11 +89,12 @@ def _send(what: Delivery, report: Report) -> None:
 
 def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warnings") -> bool:
     """Deliver *report* from memory; None: what the store holds. Return whether nothing of it is left."""
+    from aura_agent.api.transport import http_environment
     from aura_agent.delivery.inline import Service, deliver_now
 
     api = what.config.api if what.config is not None else ApiSettings()
     token, heard.token_problem = _token(api)
-    return deliver_now(
+    done = deliver_now(
         what.store if report is None else None,
         Service(
             base_url=base_url(api, os.environ),
@@ -106,6 +107,9 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warn
         only_run=what.report["run"] if what.served else None,
         unspooled=report,
     )
+    for problem in http_environment().problems():
+        warn(what.store, problem, problem)
+    return done
 
 
 def _anything_waits(what: Delivery) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import ssl
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,7 +14,17 @@ from aura_agent.api.trouble import Trouble
 from aura_agent.delivery.answers import Verdict, classify
 from aura_agent.delivery.post import Attempt, build_http, post_ping
 from aura_agent.secret import Secret
-from tests.api.raw_server import Conversation, RawServer, answer, closed_port, for_ever, hang, reset, serving
+from tests.api.raw_server import (
+    Conversation,
+    RawServer,
+    answer,
+    closed_port,
+    for_ever,
+    hang,
+    read_request,
+    reset,
+    serving,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -292,12 +303,88 @@ async def test_proxy_variables_are_honoured_but_never_for_loopback() -> None:
     assert [f"http://somewhere.invalid{KEY}"] == proxy.targets
 
 
-@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "SSL_CERT_FILE"])
-def test_a_broken_environment_is_one_clear_error(variable: str) -> None:
-    """A proxy or CA variable that can't be used is told as such, without its value, which may hold a password."""
-    child = in_child({variable: "nonsense://user:hunter2@x"}, "https://127.0.0.1:1/")
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTPS_PROXY", "nonsense://user:hunter2@x"),
+        ("ALL_PROXY", "socks5://user:hunter2@x"),
+        ("http_proxy", "http://[hunter2"),
+        ("NO_PROXY", "fd00::/8"),
+        ("no_proxy", "[::1,hunter2:x"),
+        ("SSL_CERT_FILE", "/nonexistent/hunter2"),
+        ("SSL_CERT_DIR", "/dev/null"),
+        ("SSLKEYLOGFILE", "/nonexistent/hunter2"),
+        ("OPENSSL_CONF", "/nonexistent/hunter2"),
+        ("REQUESTS_CA_BUNDLE", "/nonexistent/hunter2"),
+    ],
+)
+async def test_a_variable_that_cannot_be_used_stops_no_ping(variable: str, value: str) -> None:
+    """A ping to loopback arrives; one over https fails as it would without the variable."""
+    async with serving(answer(200)) as server:
+        environment = {variable: value, "NO_COLOR": "1"}
+        child = await asyncio.to_thread(in_child, environment, server.url + KEY, "https://127.0.0.1:1/")
 
-    assert child.returncode == 1
-    assert variable in child.stderr
-    assert "ApiMisconfigured" in child.stderr
-    assert "hunter2" not in child.stderr
+    assert child.stdout == "200 None\nNone refused\n", child.stderr
+    assert child.stderr == ""
+
+
+KEPT = b"HTTP/1.1 %s\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+FALSE_SUCCESS = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def keeping(first: bytes, then: bytes) -> Conversation:
+    """Answer *first*, and on the same connection *then* to each further request; count what comes by it."""
+
+    async def conversation(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        while True:
+            await read_request(reader)
+            writer.write(then)
+
+    return conversation
+
+
+async def two_pings(
+    first: bytes, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> tuple[list[int | None], int]:
+    """Return what two pings with one client came to, and on how many connections; each but the first *first* is 503."""
+    refusal = KEPT % b"503 No"
+    async with serving(keeping(first, refusal), keeping(refusal, refusal), tls=tls) as server, build_http() as http:
+        url = Secret(f"{'https' if tls else 'http'}://{host}:{server.port}{KEY}")
+        statuses = [(await post_ping(http, url, None, allow_insecure=False)).status for _ in (1, 2)]
+        return statuses, len(server.requests)
+
+
+@pytest.mark.parametrize("first", [KEPT % b"200 OK", KEPT % b"201 Yes", CHUNKED, b"HTTP/1.1 204 No Content\r\n\r\n"])
+async def test_connection_is_used_again_after_a_clean_2xx(first: bytes) -> None:
+    """Draining a queue costs one handshake, not one for each ping."""
+    statuses, connections = await two_pings(first)
+
+    assert (statuses[1], connections) == (503, 1)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(KEPT % b"503 No" + FALSE_SUCCESS, id="behind a 503"),
+        pytest.param(KEPT % b"200 OK" + FALSE_SUCCESS, id="behind a 200"),
+        pytest.param(CHUNKED + FALSE_SUCCESS, id="behind a chunked 200"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n" + FALSE_SUCCESS, id="behind a 204"),
+        pytest.param(KEPT % b"200 OK" + b"\r\n", id="a line break behind a 200"),
+        pytest.param(KEPT % b"200 OK" + b"x" * 300_000 + FALSE_SUCCESS, id="more than one read"),
+        pytest.param(KEPT % b"302 Go" + FALSE_SUCCESS, id="behind a 302"),
+    ],
+)
+async def test_bytes_behind_an_answer_answer_no_other_ping(first: bytes) -> None:
+    """The second ping is refused by the server, on a connection of its own: it must not count as delivered."""
+    statuses, connections = await two_pings(first)
+
+    assert (statuses[1], connections) == (503, 2)
+
+
+async def test_connection_is_not_used_again_after_anything_but_a_2xx() -> None:
+    """What a proxy or load balancer in trouble does with it afterwards is its own affair."""
+    statuses, connections = await two_pings(KEPT % b"503 No")
+
+    assert (statuses, connections) == ([503, 503], 2)

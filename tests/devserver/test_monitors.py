@@ -1,6 +1,7 @@
 """Monitors, and the probes that they are for: real requests to real servers."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -164,6 +165,29 @@ async def test_the_timer_probes_without_anyone_asking(aura: DevServer, target: T
     aura.create_monitor("web", target.url, check_interval=1)
 
     await until(lambda: len(target.raw.requests) >= 2, what="the second probe")
+
+
+def test_a_probe_needs_no_certificate_variable_that_can_be_used() -> None:
+    """Nor does the server end over one."""
+    program = """
+import asyncio, os
+from aura_agent.devserver.server import DevServer
+
+async def main() -> None:
+    async with DevServer() as aura:
+        aura.create_monitor("web", aura.base_url + "/health")
+        while not aura.checks("web"):
+            await asyncio.sleep(0.01)
+        print(aura.checks("web")[0].status_code is not None)
+
+asyncio.run(main())
+"""
+    environment = os.environ | {"SSLKEYLOGFILE": "/nonexistent/keys", "SSL_CERT_FILE": "/nonexistent/ca.pem"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout == "True\n"
 
 
 def test_the_client_is_loaded_by_the_first_probe_alone() -> None:

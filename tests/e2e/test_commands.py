@@ -269,16 +269,6 @@ def test_run_names_a_socket_path_that_is_too_long(site: Site) -> None:
     assert "too long" in line
 
 
-def test_run_names_proxy_variables_that_cannot_be_used(site: Site) -> None:
-    """Without their values, which may hold a password."""
-    site.extra["HTTPS_PROXY"] = "http://user:hunter2@proxy:port"
-
-    line = _fails(site)
-
-    assert "HTTPS_PROXY" in line
-    assert "hunter2" not in line
-
-
 def test_the_sockets_let_in_whom_they_should(site: Site) -> None:
     """Anybody may try to report; only the daemon's user and root may control it."""
     site.start()
