@@ -26,6 +26,7 @@ from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
+from aura_agent.daemon.late_modules import load_late_modules
 from aura_agent.daemon.report_server import ReportServer
 from aura_agent.daemon.reports import Desk
 from aura_agent.daemon.runner import Runner
@@ -297,6 +298,7 @@ async def _built(
         vitals.start(_feed_watchdog(notifier, agent), "watchdog")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
+        load_late_modules(config, lambda: observer.note("modules.loaded"))
         yield _Daemon(agent, parts, reports, hooks, vitals, scheduling, delivering)
 
 
@@ -316,8 +318,11 @@ async def _listen(
 
         return status_app(agent, counts)
 
+    def http_failed(problem: Exception) -> None:
+        observer.note("http.failed", error=type(problem).__name__)
+
     with _listening_on(paths.control):
-        control_server = LazyServer(bind_socket(paths.control, 0o600), control, vitals.watch)
+        control_server = LazyServer(bind_socket(paths.control, 0o600), control, vitals.watch, http_failed)
         control_server.listen()
         stack.push_async_callback(control_server.close)
     with _listening_on(paths.reports):
@@ -326,7 +331,7 @@ async def _listen(
     if status_address is not None:
         with _listening_on(status_address):
             bound = _bind_tcp(status_address)
-            page = LazyServer(bound, status, vitals.watch)
+            page = LazyServer(bound, status, vitals.watch, http_failed)
             await page.start()
             stack.push_async_callback(page.close)
         observer.note("status.listening", port=bound.getsockname()[1])

@@ -15,21 +15,21 @@ async def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
     """Return what the run should have brought about and didn't; empty when all is well."""
     if job.expect is None or job.expect.file is None:
         return ""
-    from aura_agent.watch.expect import expect_file
-
     wanted = job.expect.file
-    looking = aside(
-        partial(
-            expect_file,
-            path=wanted.path,
-            started_at=started.wall,
-            now=ended.wall,
-            newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
-            min_size_bytes=wanted.min_size,
-        ),
-        "expectation",
-    )
     try:
+        from aura_agent.watch.expect import expect_file
+
+        looking = aside(
+            partial(
+                expect_file,
+                path=wanted.path,
+                started_at=started.wall,
+                now=ended.wall,
+                newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
+                min_size_bytes=wanted.min_size,
+            ),
+            "expectation",
+        )
         async with asyncio.timeout(_EXPECTATION_S):
             condition = await looking
     except TimeoutError:

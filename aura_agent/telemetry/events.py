@@ -43,6 +43,8 @@ WATCH_PING_FAILED = "watch.ping_failed"
 WATCH_PING_RECOVERED = "watch.ping_recovered"
 STATUS_LISTENING = "status.listening"
 SURROUNDINGS_MISSING = "surroundings.missing"
+MODULES_LOADED = "modules.loaded"
+HTTP_FAILED = "http.failed"
 AGENT_STOPPING = "agent.stopping"
 AGENT_STARTED = "agent.started"
 AGENT_STOPPED = "agent.stopped"
@@ -95,6 +97,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     WATCH_PING_RECOVERED: ("info", "a watch's pings arrive again"),
     STATUS_LISTENING: ("info", "page, probes and metrics are served"),
     SURROUNDINGS_MISSING: ("warning", "the host lacks something; the line says what that costs"),
+    MODULES_LOADED: ("debug", "what the agent needs later is loaded: an upgrade under it does no harm"),
+    HTTP_FAILED: ("error", "HTTP can't be loaded, so commands and the status page fail: restart the agent"),
     AGENT_STOPPING: ("info", "the agent was told to stop"),
     WATCH_CHANGED: ("info", "what a watch sees has changed; a warning if it is unhealthy now"),
     AGENT_STARTED: ("info", "the agent is ready"),

@@ -7,6 +7,7 @@ may be opened lazily: the socket listens from the start, and HTTP is loaded when
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 Application = Callable[..., object]
 
@@ -14,15 +15,21 @@ Application = Callable[..., object]
 class LazyServer:
     """Serves ``build()``'s application on a bound socket, from the first connection on.
 
-    *watch* is given the task that loads HTTP then: nobody waits for it, and it may fail.
+    *watch* is given the task that loads HTTP then. Where HTTP can't be loaded (an upgrade has replaced its files),
+    *failed* is called, the connection is closed, and the next one tries again.
     """
 
     def __init__(
-        self, bound: socket.socket, build: Callable[[], Application], watch: Callable[["asyncio.Task[None]"], None]
+        self,
+        bound: socket.socket,
+        build: Callable[[], Application],
+        watch: Callable[["asyncio.Task[None]"], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._bound = bound
         self._build = build
         self._watch = watch
+        self._failed = failed
         self._stop: Callable[[], object] | None = None
         self._starting: asyncio.Task[None] | None = None
 
@@ -62,5 +69,14 @@ class LazyServer:
 
     def _somebody_is_there(self) -> None:
         asyncio.get_running_loop().remove_reader(self._bound.fileno())
-        self._starting = asyncio.create_task(self.start(), name="http")
+        self._starting = asyncio.create_task(self._start_late(), name="http")
         self._watch(self._starting)
+
+    async def _start_late(self) -> None:
+        try:
+            await self.start()
+        except Exception as problem:  # noqa: BLE001  # no command is worth the jobs that go on
+            self._failed(problem)
+            with suppress(OSError):
+                self._bound.accept()[0].close()
+            asyncio.get_running_loop().add_reader(self._bound.fileno(), self._somebody_is_there)

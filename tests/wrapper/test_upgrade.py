@@ -1,73 +1,20 @@
 """The package, or Python's own library, is replaced while a job runs: status and report stay as they would be."""
 
 import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import aura_agent
 from tests.e2e.sites import Site
 from tests.e2e.storm import is_waiting
 from tests.waiting import wait_until
+from tests.wrapper.installations import Installation
 from tests.wrapper.runs import Host
 
-# Our package and Python's library are found by paths that a test can take away.
-_LAUNCH = """
-import os, sys
-replaced = {os.environ.pop("STDLIB"): "stdlib", os.environ.pop("DYNLOAD"): "dynload"}
-home = os.environ["HOME"]
-sys.path = [f"{home}/site", *(f"{home}/{replaced[path]}" if path in replaced else path for path in sys.path if path)]
-from aura_agent.wrapper.main import main
-sys.exit(main())
-"""
-_PACKAGE = Path(aura_agent.__file__).parent
-
-
-class _Installation:
-    """A copy of the package for one aura-run, and what becomes of it."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        ignore = shutil.ignore_patterns("__pycache__", "devserver", "discover", "static")
-        shutil.copytree(_PACKAGE, home / "site" / "aura_agent", ignore=ignore)
-        self._paths = {"STDLIB": sysconfig.get_path("stdlib"), "DYNLOAD": f"{sysconfig.get_path('stdlib')}/lib-dynload"}
-        for name, path in self._paths.items():
-            (home / name.lower()).symlink_to(path)
-
-    def start(self, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [sys.executable, "-c", _LAUNCH, *arguments],
-            env=environment | self._paths | {"HOME": str(self.home), "PYTHONDONTWRITEBYTECODE": "1"},
-            cwd=self.home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def remove(self) -> None:
-        shutil.rmtree(self.home / "site")
-
-    def remove_with_stdlib(self) -> None:
-        self.remove()
-        (self.home / "stdlib").unlink()
-        (self.home / "dynload").unlink()
-
-    def replace(self) -> None:
-        """Put another version in its place, which has none of the names that ours looks for."""
-        for path in (self.home / "site").rglob("*.py"):
-            path.write_text("")
-
-    def damage(self) -> None:
-        for path in (self.home / "site").rglob("*.py"):
-            path.write_text("raise SystemExit(9)\n")
-
-
-_CHANGES = [_Installation.remove, _Installation.remove_with_stdlib, _Installation.replace, _Installation.damage]
+_CHANGES = [Installation.remove, Installation.remove_with_stdlib, Installation.replace, Installation.damage]
 
 
 def _is_loaded(pid: int, *libraries: str) -> bool:
@@ -77,10 +24,10 @@ def _is_loaded(pid: int, *libraries: str) -> bool:
 
 
 def _through_an_upgrade(
-    host: Host, change: Callable[[_Installation], None], options: list[str], script: str
+    host: Host, change: Callable[[Installation], None], options: list[str], script: str
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run *script*, which reads a line, and make the *change* before it gets that."""
-    installation = _Installation(host.home)
+    installation = Installation(host.home)
     run = installation.start(host.environment, *options, "--", "sh", "-c", f"read x; {script}")
     wait_until(lambda: is_waiting(run.pid) and _is_loaded(run.pid), what="an aura-run that waits")
     change(installation)
@@ -102,7 +49,7 @@ def _through_an_upgrade(
 )
 def test_upgrade_under_a_job_changes_neither_status_nor_report(
     host: Host,
-    change: Callable[[_Installation], None],
+    change: Callable[[Installation], None],
     options: list[str],
     script: str,
     status: int,
@@ -117,7 +64,7 @@ def test_upgrade_under_a_job_changes_neither_status_nor_report(
 
 
 @pytest.mark.parametrize("change", _CHANGES)
-def test_upgrade_under_a_job_leaves_the_ping_in_the_queue(host: Host, change: Callable[[_Installation], None]) -> None:
+def test_upgrade_under_a_job_leaves_the_ping_in_the_queue(host: Host, change: Callable[[Installation], None]) -> None:
     """Delivery is loaded after the job: without it the ping waits, and one line says so."""
     ended = _through_an_upgrade(host, change, ["--wait", "30s", "-H", "beat"], "exit 0")
 
@@ -128,9 +75,9 @@ def test_upgrade_under_a_job_leaves_the_ping_in_the_queue(host: Host, change: Ca
 
 
 @pytest.mark.parametrize("change", _CHANGES)
-def test_upgrade_under_a_job_keeps_its_time_out(host: Host, change: Callable[[_Installation], None]) -> None:
+def test_upgrade_under_a_job_keeps_its_time_out(host: Host, change: Callable[[Installation], None]) -> None:
     """The whole tree is ended, also what has left the job's group."""
-    installation = _Installation(host.home)
+    installation = Installation(host.home)
     script = "setsid sh -c 'echo $$; exec sleep 1000' & sleep 1000"
     options = ["--no-wait", "-H", "beat", "--timeout", "1s", "--kill-after", "0.1s", "--"]
     run = installation.start(host.environment, *options, "sh", "-c", script)
@@ -145,8 +92,8 @@ def test_upgrade_under_a_job_keeps_its_time_out(host: Host, change: Callable[[_I
     assert not Path(f"/proc/{grandchild}").exists()
 
 
-@pytest.mark.parametrize("change", [_Installation.remove, _Installation.replace])
-def test_upgrade_under_a_job_keeps_its_expectation(host: Host, change: Callable[[_Installation], None]) -> None:
+@pytest.mark.parametrize("change", [Installation.remove, Installation.replace])
+def test_upgrade_under_a_job_keeps_its_expectation(host: Host, change: Callable[[Installation], None]) -> None:
     """A file that the run has made is found all the same."""
     config = host.home / "config.toml"
     script = "read x; echo > made"
@@ -155,7 +102,7 @@ def test_upgrade_under_a_job_keeps_its_expectation(host: Host, change: Callable[
         f'expect.file = {{ path = "{host.home}/made" }}\n'
     )
     host.extra = {"AURA_CONFIG": str(config)}
-    installation = _Installation(host.home)
+    installation = Installation(host.home)
     run = installation.start(host.environment, "--no-wait", "--", "sh", "-c", script)
     wait_until(lambda: is_waiting(run.pid) and _is_loaded(run.pid), what="an aura-run that waits")
     change(installation)
@@ -169,7 +116,7 @@ def test_upgrade_of_daemon_and_package_loses_no_report(site: Site) -> None:
     """The daemon heard of the run's start, is stopped for the upgrade, and isn't back when the job ends."""
     site.server.create_heartbeat("beat")
     site.start()
-    installation = _Installation(site.home / "old")
+    installation = Installation(site.home / "old")
     environment = site.environment | {"AURA_SOCKET": f"{site.home}/run/agent.sock"}
     run = installation.start(environment, "-H", "beat", "--no-wait", "--", "sh", "-c", "read x; exit 0")
     wait_until(lambda: is_waiting(run.pid) and _is_loaded(run.pid), what="an aura-run that waits")
