@@ -10,6 +10,7 @@ import pytest
 from aura_agent.discover.calendar import as_cron
 from aura_agent.discover.cronfiles import unreadable_line
 from aura_agent.discover.dialects import DEBIAN, OLD_DEBIAN
+from aura_agent.discover.units import obstacle, read_unit
 from aura_agent.schedule.expression import parse
 from aura_agent.schedule.zones import zone
 from tests.systemd.machine import Machine
@@ -184,6 +185,76 @@ def test_a_timer_s_service_runs_below_aura_run(host: Machine) -> None:
     discover(host, "--undo")
     assert host.show("tick.service", "ExecStart").partition(";")[0] == before.partition(";")[0]
     assert "aura-run" not in host.show("tick.service", "ExecStart")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["SystemCallFilter=~@aio @clock @cpu-emulation @debug @keyring @module @mount", "MemoryDenyWriteExecute=yes"],
+        ["SystemCallFilter=~@obsolete @pkey @privileged @raw-io @reboot @swap", "PrivateUsers=yes"],
+        ["SystemCallFilter=@system-service", "SystemCallFilter=~@privileged", "ProtectHome=yes", "DynamicUser=yes"],
+        [
+            "InaccessiblePaths=-/boot /srv",
+            "TemporaryFileSystem=/var/empty:ro",
+            "ProtectSystem=strict",
+            "PrivateTmp=yes",
+        ],
+        ["NoNewPrivileges=yes", "RestrictNamespaces=yes", "LockPersonality=yes", "IPAddressDeny=any", "ExecPaths=/usr"],
+    ],
+)
+def test_aura_run_runs_in_services_that_are_wrapped(machine: Machine, settings: list[str]) -> None:
+    """What isn't named as an obstacle is none: the job has run, with its status."""
+    needed = ["/opt/aura-agent", "/usr/bin/python3"]
+    assert obstacle(read_unit(["[Service]\n" + "\n".join(settings)]), needed) == ""
+    words = [word for setting in settings for word in ("-p", setting)]
+
+    done = machine.try_run(
+        "systemd-run",
+        "--wait",
+        "--pipe",
+        "-q",
+        *words,
+        "/opt/aura-agent/bin/aura-run",
+        "--",
+        "sh",
+        "-c",
+        "echo ran; exit 7",
+    )
+
+    assert (done.returncode, done.stdout) == (7, "ran\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "RootDirectory=/var",
+        "NoExecPaths=/opt",
+        "InaccessiblePaths=/opt",
+        "TemporaryFileSystem=/opt",
+        "SystemCallFilter=@basic-io @file-system",
+        "SystemCallFilter=~@process",
+    ],
+)
+def test_aura_run_can_not_run_in_services_that_are_left_alone(machine: Machine, setting: str) -> None:
+    """What is named as an obstacle keeps the command from running below it."""
+    assert obstacle(read_unit([f"[Service]\n{setting}"]), ["/opt/aura-agent"]) != ""
+
+    done = machine.try_run(
+        "systemd-run",
+        "--wait",
+        "--pipe",
+        "-q",
+        "-p",
+        setting,
+        "/opt/aura-agent/bin/aura-run",
+        "--",
+        "sh",
+        "-c",
+        "echo ran",
+    )
+
+    assert done.returncode != 0
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
