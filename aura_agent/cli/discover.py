@@ -120,6 +120,7 @@ def discover(
     config_exists = place is not None and os.path.exists(place)
     config = _config(place if config_exists else None, needed=not unwraps)
     taken = {name for job, spec in config.jobs.items() for name in (job, spec.heartbeat or job)}
+    taken |= {name for table in host.idle for name in heartbeats_in(table.text)}
     if declared is None and shape == "config":
         raise AuraError(f"{place or SYSTEM_CONFIG}: only root can add jobs there; or name a config of your own with -c")
     host.set_aside_what_others_own()

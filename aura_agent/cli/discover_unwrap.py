@@ -49,7 +49,7 @@ def unwrap_host(
     units, packages = read_unit_files(host)
     heartbeats = {name: job.heartbeat or name for name, job in config.jobs.items()}
     known = Known(None if declared is None else declared.before, heartbeats, hostname)
-    found = unwrap(host.tables, units, known, only)
+    found = unwrap([*host.tables, *host.idle], units, known, only)
 
     def declare(done: Sequence[Change]) -> Change | None:
         return None if declared is None else undeclare(declared, found.jobs, done)

@@ -50,6 +50,20 @@ def test_a_line_of_alpine_is_rewritten_for_busybox(copy: Copy) -> None:
     assert after.endswith("/date -- /bin/sh -c 'date +%F > /x '# daily")
 
 
+def test_a_line_of_alpine_comes_back_as_it_was(copy: Copy) -> None:
+    """--unwrap reads it as busybox's crond does: % and # stay where they are."""
+    table = "0 2 * * * date +%F > /x # daily\n@daily a | b%c # d\n*/5 * * * * x \\\n  --y\n"
+    copy.cron("busybox")
+    copy.write("/etc/crontabs/root", table, 0o600)
+
+    copy.told("--write")
+    wrapped = copy.read("/etc/crontabs/root")
+    copy.told("--unwrap", "--write")
+
+    assert wrapped.count("aura-run") == 3
+    assert copy.read("/etc/crontabs/root") == table
+
+
 def test_alpine_s_init_script_may_name_another_place(copy: Copy) -> None:
     """By crond's option -c."""
     copy.cron("busybox")
@@ -105,6 +119,19 @@ def test_debian_s_cron_ignores_a_file_with_a_bad_line(copy: Copy) -> None:
     reasons = {item["where"]: item["reason"] for item in cronie["left_alone"]}
     assert reasons["/etc/cron.d/gone:2"] == 'there is no user "no-such-user"; cron doesn\'t run it'
     assert "no line feed" in reasons["/etc/cron.d/open-end:2"]
+
+
+def test_a_table_that_nothing_runs_may_still_hold_an_aura_run(copy: Copy) -> None:
+    """Its heartbeat's name is in use, and --unwrap takes it out as from any other."""
+    host = os.uname().nodename.partition(".")[0]
+    copy.write("/etc/cron.d/bad", f"0 3 * * * root aura-run -H {host}/x -- /a/x\nbad\n")
+    copy.write("/etc/cron.d/good", "0 3 * * * root /b/x\n")
+
+    assert names(copy) == ["x-2"]
+    copy.told("--unwrap", "--write")
+
+    assert copy.read("/etc/cron.d/bad") == "0 3 * * * root /a/x\nbad\n"
+    assert names(copy) == ["x"]
 
 
 @pytest.mark.parametrize("cron", ["debian", "cronie", "busybox"])
