@@ -209,6 +209,9 @@ async def _built(
         )
         hooks = Caller(worker, observer, hostname, lambda: agent.config, lambda url: redactor.add(url.reveal()))
 
+        async def caught_up() -> None:
+            await reports.caught_up()
+
         def got_through() -> None:
             watcher.hurry()
 
@@ -224,6 +227,7 @@ async def _built(
             claimed=hooks.saw,
             skew=skew,
             withheld=lambda: runner.records.are_owed,
+            caught_up=caught_up,
             got_through=got_through,
         )
 

@@ -27,6 +27,8 @@ MAX_CONNECTIONS = 2000
 GATHER_S = 0.05  # the loop has better to do than to wake up for each of many reports
 _RECEIVE_BYTES = 64 << 10
 _ACCEPTED_IN_A_TURN = 64
+_CATCH_UP_S = 5.0  # for so long a claim waits at the most for what lies in the sockets
+_CATCH_UP_TURNS = 1000
 _NO_DESCRIPTORS_S = 1.0  # until we try again to take connections, where the process has no more descriptors
 
 
@@ -49,6 +51,8 @@ class ReportServer:
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._ready: deque[_Connection] = deque()  # have a line that can be answered, or may have
         self._stopping = False
+        self._asking: deque[asyncio.Future[None]] = deque()  # who waits until all that lies in the sockets is seen
+        self._turns_asked = 0
         # In the loop:
         self._serving: asyncio.Task[None] | None = None
         self._news: deque[Report] = deque()
@@ -62,10 +66,26 @@ class ReportServer:
         self._loop = asyncio.get_running_loop()
         self._epoll = select.epoll()
         self._told_to_stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        for descriptor in (self._listener.fileno(), self._told_to_stop):
+        self._asked = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for descriptor in (self._listener.fileno(), self._told_to_stop, self._asked):
             self._epoll.register(descriptor, select.EPOLLIN)
         self._serving = asyncio.create_task(self._serve_in_thread(), name="report socket")
         self._watch(self._serving)
+
+    async def caught_up(self) -> None:
+        """Return once the thread has looked at all that lies in the sockets now; at the latest after some seconds.
+
+        What it found is on its way to the outbox's thread, before whatever is asked of that next. A daemon that was
+        frozen has reports there that are older than what it is about to send.
+        """
+        if self._serving is None or self._stopping:
+            return
+        answer: asyncio.Future[None] = self._loop.create_future()
+        self._asking.append(answer)
+        os.eventfd_write(self._asked, 1)
+        await asyncio.wait({answer}, timeout=_CATCH_UP_S)
+        if self._concluding:  # runs whose wrappers have hung up meanwhile
+            await asyncio.wait(set(self._concluding), timeout=_CATCH_UP_S)
 
     async def close(self) -> None:
         """Stop listening and hang up; a run that still goes on will find its way through the spool."""
@@ -79,6 +99,7 @@ class ReportServer:
             connection.socket.close()
         self._epoll.close()
         os.close(self._told_to_stop)
+        os.close(self._asked)
         self._tell()
         await asyncio.gather(*self._concluding, return_exceptions=True)
 
@@ -97,6 +118,7 @@ class ReportServer:
                 pass
         finally:
             self._stopping = True
+            self._answer_who_asked()
             self._listener.close()
             for connection in list(self._connections.values()):
                 if not connection.is_being_kept:
@@ -104,25 +126,38 @@ class ReportServer:
 
     def _turn(self) -> bool:
         """Go one step on with each connection that can; False: we were told to stop."""
-        for descriptor, _ in self._epoll.poll(self._patience_s()):
+        events = self._epoll.poll(self._patience_s())
+        for descriptor, _ in events:
             if descriptor == self._told_to_stop:
                 return False
-            if descriptor == self._listener.fileno():
+            if descriptor == self._asked:
+                os.eventfd_read(self._asked)
+                self._turns_asked = 0
+            elif descriptor == self._listener.fileno():
                 self._admit()
             else:
                 self._go_on(self._connections[descriptor])
+        if self._asking:
+            self._turns_asked += 1
+            if self._turns_asked > _CATCH_UP_TURNS or not (events or self._ready):
+                self._answer_who_asked()
         for _ in range(len(self._ready)):
             self._go_on(self._ready.popleft())
         return True
 
+    def _answer_who_asked(self) -> None:
+        """Tell who waits for it that nothing is left in the sockets; what was found there goes to the loop before."""
+        while self._asking:
+            self._soon(partial(_answer, self._asking.popleft()))
+
     def _patience_s(self) -> float | None:
         if self._listening_again_s is None:
-            return 0.0 if self._ready else None
+            return 0.0 if self._ready or self._asking else None
         left_s = self._listening_again_s - time.monotonic()
         if left_s <= 0:
             self._listening_again_s = None
             self._epoll.modify(self._listener, select.EPOLLIN)
-        return 0.0 if self._ready else max(0.0, left_s)
+        return 0.0 if self._ready or self._asking else max(0.0, left_s)
 
     def _admit(self) -> None:
         """Take the connections that wait, and hear at once those that have said something."""
@@ -248,6 +283,11 @@ class ReportServer:
         task = asyncio.create_task(self._desk.conclude(run), name=f"conclude {run.job}")
         self._concluding.add(task)
         task.add_done_callback(self._concluding.discard)
+
+
+def _answer(asked: "asyncio.Future[None]") -> None:
+    if not asked.done():
+        asked.set_result(None)
 
 
 class _Connection:

@@ -12,7 +12,7 @@ import asyncio
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 import httpx
@@ -47,7 +47,8 @@ class Courier:
 
     *claimed* hears of each look at the queue, *skew* what acknowledgements tell of our clock, *got_through* that there
     was one, also of a ping that is no entry. *withheld* says whether outcomes are known that the store isn't told of
-    yet: what they withdraw waits there, so nothing begins until it is.
+    yet: what they withdraw waits there, so nothing begins until it is. *caught_up* returns once reports that have
+    arrived before are on their way to the store.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Courier:
         claimed: Callable[[Claim], None] = lambda _: None,
         skew: Skew | None = None,
         withheld: Callable[[], bool] = lambda: False,
+        caught_up: Callable[[], Awaitable[None]] | None = None,
         got_through: Callable[[], None] = lambda: None,
     ) -> None:
         self._worker = worker
@@ -76,6 +78,7 @@ class Courier:
         self._claimed = claimed
         self._skew = skew or Skew()
         self._withheld = withheld
+        self._caught_up = caught_up
         self._tell_got_through = got_through
         self._hosts = Hosts(limit, rng)
         self._pace = Pace(max_rate_per_s, -math.inf)
@@ -221,6 +224,8 @@ class Courier:
 
         Without *probing*, a host that is down is left alone.
         """
+        if self._caught_up is not None:
+            await self._caught_up()
         now_s = self._looked_s = asyncio.get_running_loop().time()
         free = max(0, min(self._limit - len(self._under_way), self._pace.allows(now_s)))
         if self._withheld():

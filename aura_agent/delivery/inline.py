@@ -84,16 +84,30 @@ class Service:
 
 @asynccontextmanager
 async def courier_for(
-    outbox: Outbox, service: Service, observer: Observer, *, limit: int = 16
+    outbox: Outbox,
+    service: Service,
+    observer: Observer,
+    *,
+    limit: int = 16,
+    withheld: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[tuple[Courier, OutboxWorker]]:
-    """Wire a courier to *outbox* and close both at the end. Raises StoreError."""
+    """Wire a courier to *outbox* and close both at the end; *withheld*: as for the courier. Raises StoreError."""
     outbox.enter(service.account)
     rng = random.Random()  # spreads retries, protects nothing
     worker = OutboxWorker(outbox)
     resolver = Resolver(worker, service.client_factory(), SystemClock(), rng, observer)
     try:
         async with build_http() as http:
-            courier = Courier(worker, resolver, http, rng, observer, limit=limit, allow_insecure=service.allow_insecure)
+            courier = Courier(
+                worker,
+                resolver,
+                http,
+                rng,
+                observer,
+                limit=limit,
+                allow_insecure=service.allow_insecure,
+                withheld=withheld,
+            )
             yield courier, worker
     finally:
         await worker.close()
@@ -107,17 +121,18 @@ def deliver_now(
     wait_s: float,
     only_run: str | None = None,
     unspooled: Report | None = None,
+    withheld: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Deliver what waits in the store for *wait_s* at the most; return whether nothing sendable is left of it.
 
     *only_run* limits it to that run's stream. *unspooled* is a report that no spool could take: it goes straight into
-    the outbox, which may be one in memory (*directory* None).
+    the outbox, which may be one in memory (*directory* None). While *withheld* says so, nothing begins.
     """
     outbox = open_outbox(directory, "run", patience_s=min(wait_s, BUSY_TIMEOUT_S))
     only_runs = None if only_run is None else frozenset((only_run,))
 
     async def deliver() -> bool:
-        async with courier_for(outbox, service, observer, limit=8) as (courier, worker):
+        async with courier_for(outbox, service, observer, limit=8, withheld=withheld) as (courier, worker):
             if unspooled is not None:
                 await worker.accept(unspooled)
             began_s = monotonic()

@@ -4,6 +4,7 @@ A failure is handed over even where nothing waits: in the daemon's store a succe
 """
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aura_agent.clock import Reading
@@ -14,20 +15,18 @@ from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome, Ref, Report
 
 
-def to_hand_over(outbox: Outbox) -> list[Report]:
-    """Return each stream's newest failure and the entries that wait, but for those that somebody is just sending."""
+def to_hand_over(outbox: Outbox) -> Iterator[Report]:
+    """Yield each stream's newest failure and the entries that wait, but for those that somebody is just sending."""
     giver = _Giver(outbox)
     now = outbox.now()
-    reports = []
     for stream in outbox.connection.execute("SELECT * FROM streams ORDER BY id").fetchall():
         ref = giver.ref(stream["id"], stream["heartbeat_id"], stream["direct_url"])
         if ref is None:
             continue
         if stream["failed_run"] is not None:
             key = Key(stream["failed_epoch"], stream["failed_boot_ns"], stream["failed_run"])
-            reports.append(giver.failure(ref, key))
-        reports += giver.successes(ref, stream["id"], outbox.streams.facts(stream["id"], now).under_way)
-    return reports
+            yield giver.failure(ref, key)
+        yield from giver.successes(ref, stream["id"], outbox.streams.facts(stream["id"], now).under_way)
 
 
 def handed_over(outbox: Outbox, run_ids: list[str]) -> int:

@@ -62,6 +62,11 @@ def count(directory: str) -> int:
     return len(_names(directory))
 
 
+def others(directory: str, run_id: str | None) -> bool:
+    """Whether runs other than *run_id* have a record."""
+    return any(run_id is None or not name.startswith(run_id) for name in _names(directory))
+
+
 def abandoned(directory: str, wall_ns: int, at_most: int | None = None) -> list[tuple[str, bytes]]:
     """Return path and line of each record whose wrapper is gone, a run's last attempt first. Raises OSError.
 

@@ -15,6 +15,8 @@ from aura_agent.report import spool
 from aura_agent.report.record import Outcome, Report
 from aura_agent.secret import Secret
 from aura_agent.wrapper import lookup
+from aura_agent.wrapper.daemon import Daemon
+from aura_agent.wrapper.handover import hand_over
 from aura_agent.wrapper.reporting import Delivery
 from aura_agent.wrapper.warnings import warn
 
@@ -88,28 +90,70 @@ def _send(what: Delivery, report: Report) -> None:
 
 
 def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warnings") -> bool:
-    """Deliver *report* from memory; None: what the store holds. Return whether nothing of it is left."""
+    """Deliver *report* from memory; None: what the store holds. Return whether nothing of it is left.
+
+    Once a daemon answers, what the store holds is forwarded to it: the daemon knows what we may not.
+    """
     from aura_agent.api.transport import http_environment
     from aura_agent.delivery.inline import Service, deliver_now
 
+    deadline = monotonic() + wait_s
+    daemon = _Daemon(what, report)
     api = what.config.api if what.config is not None else ApiSettings()
     token, heard.token_problem = _token(api)
-    done = deliver_now(
-        what.store if report is None else None,
-        Service(
-            base_url=base_url(api, os.environ),
-            token=token,
-            allow_insecure=api.allow_insecure,
-            state_dir=what.store,
-        ),
-        heard,
-        wait_s=wait_s,
-        only_run=what.report["run"] if what.served else None,
-        unspooled=report,
+    service = Service(
+        base_url=base_url(api, os.environ),
+        token=token,
+        allow_insecure=api.allow_insecure,
+        state_dir=what.store,
     )
+
+    def deliver_ourselves() -> bool:
+        return deliver_now(
+            what.store if report is None else None,
+            service,
+            heard,
+            wait_s=deadline - monotonic(),
+            only_run=what.report["run"] if what.served else None,
+            unspooled=report,
+            withheld=daemon.answers,
+        )
+
+    done = deliver_ourselves()
+    if not daemon.takes_all():
+        done = deliver_ourselves()
     for problem in http_environment().problems():
         warn(what.store, problem, problem)
     return done
+
+
+class _Daemon:
+    """The daemon, in case that it comes up while we deliver what is in a store of our own."""
+
+    def __init__(self, what: Delivery, report: Report | None) -> None:
+        self._store = what.store
+        self._socket_path = None if what.served or report is not None else what.socket_path
+        self._answered = False
+
+    def answers(self) -> bool:
+        if self._socket_path is not None:
+            try:
+                Daemon(self._socket_path).close()
+            except OSError:
+                self._answered = False
+            else:
+                self._answered = True
+        return self._answered
+
+    def takes_all(self) -> bool:
+        """Forward what waits if the daemon answered; return False, once, if it did and yet doesn't take all of it."""
+        if not self._answered or self._socket_path is None:
+            return True
+        path, self._socket_path, self._answered = self._socket_path, None, False
+        try:
+            return hand_over(self._store, path)
+        except OSError:
+            return False
 
 
 def _anything_waits(what: Delivery) -> bool:

@@ -58,6 +58,9 @@ class Reporter:
         self._start: dict[str, str] = {}  # fields of the attempt's start
         self._record: StartRecord | None = None
         self._recorded = 0  # the attempt that it is of
+        self._copy: str | None = None  # the file that tells our own store of a failure that the daemon is given
+        self._is_refused = False
+        self._untold = False  # there was no room for that
         self._daemon: Daemon | None = None
         self._lent: dict[str, str] = {}  # what the daemon has said of the run
         self._socket_path = socket_path(os.environ, None)
@@ -97,7 +100,7 @@ class Reporter:
             self._introduce_to_daemon(fields, wants)
         if self._daemon is None and first:
             self._look_into_config(fields, wants)
-        if self._daemon is None:
+        if self._daemon is None or self._may_own_store_send():
             self._record_start()
 
     def settle(self) -> None:
@@ -140,8 +143,10 @@ class Reporter:
         }
         if len(encode("run", fields)) > MAX_LINE_BYTES - _ACCOUNT_BYTES:
             fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
-        if self._is_handed_over(encode("run", fields)) or self._ref is None:
-            self._forget_start()
+        withdraws = outcome not in ("succeeded", "skipped")
+        if self._is_handed_over(fields, withdraws=withdraws) or self._ref is None:
+            if not self._untold:
+                self._forget_start()
             return None
         try:
             self._look_for_store()
@@ -152,6 +157,7 @@ class Reporter:
         spooled = path is not None
         if spooled:
             self._forget_start()
+            self._forget_copy()
         served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
         succeeded = outcome == "succeeded"
         may_wait = not options.no_wait and options.wait_s > 0
@@ -162,8 +168,18 @@ class Reporter:
             return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
         report = {key: value for key, value in fields.items() if value}
         deadline_s = ended_s + options.wait_s
+        daemon = None if self._is_refused else self._socket_path
         return Delivery(
-            options, self._config, self._store, report, path, served, calls_hooks, self._forget_start, deadline_s
+            options,
+            self._config,
+            self._store,
+            report,
+            path,
+            served,
+            calls_hooks,
+            self._forget_start,
+            deadline_s,
+            daemon,
         )
 
     def _name_account(self) -> str:
@@ -236,10 +252,10 @@ class Reporter:
         except OSError:
             self._daemon = None
 
-    def _is_handed_over(self, record: bytes) -> bool:
-        """The same as ``_hand_over``; whatever keeps us from it leaves *record* to the spool."""
+    def _is_handed_over(self, fields: dict[str, str], *, withdraws: bool) -> bool:
+        """The same as ``_hand_over``; whatever keeps us from it leaves the report to the spool."""
         try:
-            return self._hand_over(record)
+            return self._hand_over(fields, withdraws=withdraws)
         except BaseException as problem:  # noqa: BLE001
             self._name_problem(problem)
             return False
@@ -247,14 +263,17 @@ class Reporter:
     def _name_problem(self, problem: BaseException) -> None:
         warn(self._store, type(problem).__name__, f"internal error ({type(problem).__name__}): the report is stored")
 
-    def _hand_over(self, record: bytes) -> bool:
-        """Give what waits in our store, then *record*, to the daemon; return whether it has the latter."""
+    def _hand_over(self, fields: dict[str, str], *, withdraws: bool) -> bool:
+        """Give what waits in our store, then the report *fields*, to the daemon; return whether it has the latter."""
+        record = encode("run", fields)
         for _ in range(2):  # the daemon that heard of the run's start may have been restarted since
             if self._daemon is None:
                 self._connect()
             if self._daemon is None:
                 return False
             try:
+                if withdraws:
+                    self._tell_own_store(fields)
                 self._hand_over_what_waits()
                 self._daemon.hand_over(record)
             except Refused as refusal:
@@ -273,16 +292,49 @@ class Reporter:
         return False
 
     def _hand_over_what_waits(self) -> None:
-        store = self._store
-        if os.path.isdir(store) and not os.path.exists(os.path.join(store, DAEMON_LOCK)):
+        if self._has_own_store():
             try:
                 from aura_agent.wrapper.handover import hand_over
 
-                hand_over(store, self._socket_path)
+                hand_over(self._store, self._socket_path, self._run_id)
             except OSError:
                 raise
             except BaseException as problem:  # noqa: BLE001  # it waits there for the next aura-run
                 self._name_problem(problem)
+
+    def _has_own_store(self) -> bool:
+        return os.path.isdir(self._store) and not os.path.exists(os.path.join(self._store, DAEMON_LOCK))
+
+    def _may_own_store_send(self) -> bool:
+        """Whether an older success may still be sent from our own store, beside the daemon."""
+        if self._ref is None or not self._has_own_store():
+            return False
+        from aura_agent.wrapper.handover import holds_anything
+
+        return holds_anything(self._store, self._run_id)
+
+    def _tell_own_store(self, fields: dict[str, str]) -> None:
+        """Put a failure into our own store, too, before the daemon has it: there it may withdraw a success.
+
+        Somebody may be sending that, or send it once the daemon is gone. Hooks are the daemon's.
+        """
+        if self._copy is not None:
+            return
+        try:
+            if not self._may_own_store_send():
+                return
+            from aura_agent.report import spool
+
+            copy = {"boot": self._prepare_store(), "hooks": "none", "account": self._name_account()}
+            self._copy = spool.write(self._store, f"{self._run_id}-copy", encode("run", fields | copy))
+        except BaseException:  # noqa: BLE001  # no room, an upgrade: the daemon is told all the same
+            self._untold = True  # a start record, if there is one, stays: it will count as a lost run
+
+    def _forget_copy(self) -> None:
+        if self._copy is not None:
+            from aura_agent.report import spool
+
+            spool.remove(self._copy)
 
     def _connect(self) -> None:
         if self._left_alone is None:
@@ -294,6 +346,7 @@ class Reporter:
     def _refused(self, refusal: Refused) -> None:
         text = f"the daemon takes no reports from this user ({refusal}): see reporters in its config"
         warn(self._store, "refused", text)
+        self._is_refused = True
         self._leave_alone()
 
     def _leave_alone(self) -> None:
@@ -400,6 +453,7 @@ class Delivery:
     store that is *served* a daemon sees to all other runs. *calls_hooks*: the job has some, and no daemon calls them.
     *done* is to be called once a report that no disk took has been delivered: until then its start stays on record.
     *deadline_s*, of the monotonic clock, is when delivery ends at the latest.
+    *socket_path* is where a daemon may come up that takes our reports.
     """
 
     def __init__(
@@ -413,10 +467,12 @@ class Delivery:
         calls_hooks: bool,
         done: "Callable[[], None]",
         deadline_s: float,
+        socket_path: str | None = None,
     ) -> None:
         self.options, self.config, self.store = options, config, store
         self.report, self.path, self.served, self.calls_hooks, self.done = report, path, served, calls_hooks, done
         self.deadline_s = deadline_s
+        self.socket_path = socket_path
 
 
 def reference(options: Options) -> tuple[str | None, str]:

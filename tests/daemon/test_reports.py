@@ -395,3 +395,42 @@ async def test_a_run_that_is_told_to_begin_later_is_of_now(served: Served) -> No
     rows = await served.worker.call(lambda outbox: outbox.connection.execute("SELECT * FROM entries").fetchall())
     assert now.boot_ns <= rows[0]["started_boot_ns"] <= rows[0]["ended_boot_ns"] <= SystemClock().read().boot_ns
     writer.close()
+
+
+async def test_who_waits_for_the_sockets_finds_what_lay_in_them(served: Served) -> None:
+    """Reports that nobody has looked at yet, on new connections and on old ones, are in the store after that."""
+    _, old = await served.connect()
+    old.write(line("run00000000", "start"))
+    connections = [await served.connect() for _ in range(100)]
+    for number, (_, writer) in enumerate(connections, 1):
+        writer.write(line(f"run{number:08}", "start") + line(f"run{number:08}"))
+    old.write(line("run00000000"))
+
+    await served.server.caught_up()
+    await served.worker.call(Outbox.take_in)
+
+    runs = await served.worker.call(lambda outbox: outbox.connection.execute("SELECT run_id FROM runs").fetchall())
+    assert len(runs) == 101
+    for _, writer in [*connections, (None, old)]:
+        writer.close()
+
+
+async def test_who_waits_for_the_sockets_finds_who_hung_up(served: Served) -> None:
+    """A run whose wrapper is gone is lost by then."""
+    reader, writer = await served.connect()
+    writer.write(line("run00000001", "start"))
+    await reader.readline()
+    writer.close()
+
+    await served.server.caught_up()
+
+    assert await served.outcomes() == {"run00000001": "lost"}
+
+
+async def test_who_waits_for_sockets_that_are_closed_goes_on(served: Served) -> None:
+    """The daemon stops: nothing more comes."""
+    waiting = asyncio.create_task(served.server.caught_up())
+    await served.server.close()
+
+    await waiting
+    await served.server.caught_up()

@@ -265,7 +265,7 @@ class Life(RuleBasedStateMachine):
         self.judge_lost("user")
         user = self.stores["user"]
         user.take_in()
-        reports = to_hand_over(user)
+        reports = list(to_hand_over(user))
         self.stores["daemon"].accept(reports)
         for run in self.log.runs["user"]:
             if run.outcome in WITHDRAWING:

@@ -157,8 +157,11 @@ def test_an_outbox_that_somebody_keeps_locked_holds_up_no_report(user: Site) -> 
     with closing(sqlite3.connect(user.home / "own" / "outbox.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         ended = user.run("-H", "two", "--", "true", env=_own(user), timeout=9)
+    wait_until(lambda: user.server.pings("two"), what="its ping, before a later one takes its place")
     again = user.run("-H", "two", "--", "true", env=_own(user))
 
     assert (ended.returncode, ended.stderr, again.returncode, again.stderr) == (0, b"", 0, b"")
     wait_until(lambda: len(user.server.pings("two")) == 2)
+    wait_until(lambda: user.server.pings("one"))
+    wait_until(lambda: user.waiting() == 0)
     assert len(user.server.pings("one")) == 1

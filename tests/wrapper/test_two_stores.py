@@ -1,0 +1,150 @@
+"""One user, two stores: what is reported to the daemon withdraws what the user's own store would still send."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.sites import AURA_RUN, Site
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def user(site: Site) -> Site:
+    """A user with a token and a store of their own, beside a daemon that is started later. No ping is answered."""
+    for name in ("one", "two"):
+        site.server.create_heartbeat(name, expected_interval=3600)
+    site.server.set_fault(target="ping", kind="hang")
+    return site
+
+
+def _own(site: Site) -> dict[str, str]:
+    return site.environment | {
+        "AURA_CONFIG": "",
+        "AURA_STATE_DIR": str(site.home / "own"),
+        "AURA_SOCKET": str(site.home / "run/agent.sock"),
+        "AURA_API_URL": site.server.base_url,
+        "AURA_TOKEN": site.server.token,
+    }
+
+
+def _query(site: Site, query: str) -> list[tuple[object, ...]]:
+    """Return rows of the user's own outbox."""
+    with closing(sqlite3.connect(f"file:{site.home}/own/outbox.db?mode=ro", uri=True, timeout=30)) as own:
+        return own.execute(query).fetchall()
+
+
+@contextmanager
+def _success_under_way(site: Site) -> Iterator["subprocess.Popen[bytes]"]:
+    """Have an aura-run that delivers a success of "one" from the user's own store, and gets no answer."""
+    argv = [AURA_RUN, "-H", "one", "--wait", "60s", "--", "true"]
+    with subprocess.Popen(argv, env=_own(site), cwd=site.home, stdin=subprocess.DEVNULL) as delivering:
+        try:
+            wait_until(lambda: site.server.pings("one"), what="a ping under way")
+            yield delivering
+        finally:
+            delivering.kill()
+
+
+def _arrived(site: Site, heartbeat: str = "one") -> int:
+    return sum(ping.accepted for ping in site.server.pings(heartbeat))
+
+
+def test_a_failure_reported_to_the_daemon_withdraws_what_is_under_way(user: Site) -> None:
+    """The attempt gets no answer, and isn't made again, though the daemon that heard of the failure is gone."""
+    with _success_under_way(user) as delivering:
+        user.start()
+        assert user.run("-H", "one", "--", "false", env=_own(user)).returncode == 1
+        user.kill()
+        user.server.clear_faults()
+        delivering.wait(timeout=60)
+
+    assert _arrived(user) == 0
+    assert _query(user, "SELECT state FROM entries") == [("invalidated",)]
+
+
+def test_what_is_under_way_is_forwarded_once_a_daemon_serves(user: Site) -> None:
+    """The attempt ends without an answer: the daemon sends it from there."""
+    with _success_under_way(user) as delivering:
+        user.start()
+        user.server.clear_faults()
+        delivering.wait(timeout=60)
+        wait_until(lambda: _arrived(user) == 1, what="the daemon's ping")
+
+    assert [row["state"] for row in user.queue("--all")] == ["delivered"]
+    assert _query(user, "SELECT state FROM entries") == [("dropped",)]
+
+
+def test_a_run_lost_beside_the_daemon_withdraws_what_is_under_way(user: Site) -> None:
+    """Its wrapper was killed, and the daemon that saw it hang up is gone."""
+    with _success_under_way(user) as delivering:
+        user.start()
+        argv = [AURA_RUN, "-H", "one", "--", "sleep", "1000"]
+        with subprocess.Popen(argv, env=_own(user), stdin=subprocess.DEVNULL, process_group=0) as run:
+            wait_until(lambda: list((user.home / "own" / "runs").glob("*")), what="its start on record")
+            os.killpg(run.pid, signal.SIGKILL)
+        user.kill()
+        user.server.clear_faults()
+        delivering.wait(timeout=60)
+
+    assert _arrived(user) == 0
+
+
+def test_a_failure_is_put_into_an_own_outbox_that_is_locked(user: Site) -> None:
+    """Somebody is at it as the daemon is told; the daemon goes, and the next aura-run delivers what waits."""
+    user.run("-H", "one", "--wait", "3s", "--", "true", env=_own(user))
+    user.start()
+    with closing(sqlite3.connect(user.home / "own" / "outbox.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert user.run("-H", "one", "--", "false", env=_own(user)).returncode == 1
+    user.kill()
+    user.server.clear_faults()
+    user.run("-H", "two", "--wait", "20s", "--", "true", env=_own(user))
+
+    assert (_arrived(user, "one"), _arrived(user, "two")) == (0, 1)
+
+
+def test_a_failure_beside_a_longer_run_withdraws_its_success(user: Site) -> None:
+    """The longer one began earlier; as it ends no daemon is there."""
+    user.server.clear_faults()
+    user.start()
+    argv = [AURA_RUN, "-H", "one", "--", "sh", "-c", "read x"]
+    with subprocess.Popen(argv, env=_own(user), stdin=subprocess.PIPE) as longer:
+        wait_until(lambda: list((user.home / "own").glob("runs/*")), what="its start on record")
+        assert user.run("-H", "one", "--", "false", env=_own(user)).returncode == 1
+        user.kill()
+        longer.communicate(b"\n", timeout=60)
+
+    assert longer.returncode == 0
+    assert _arrived(user) == 0
+
+
+def test_a_failure_in_the_socket_of_a_frozen_daemon_withdraws_what_waits(user: Site) -> None:
+    """It wakes up with a success that is due, and reads what came meanwhile before it sends."""
+    user.start()
+    user.run("-H", "one", "--", "true", env=_own(user))
+    wait_until(lambda: user.server.pings("one"), what="a first try")
+    assert user.daemon is not None
+    user.daemon.send_signal(signal.SIGSTOP)
+    assert user.run("-H", "one", "--no-wait", "--", "false", env=_own(user)).returncode == 1
+    user.server.clear_faults()
+    user.daemon.send_signal(signal.SIGCONT)
+
+    wait_until(lambda: not user.waiting(), what="nothing that waits")
+    assert _arrived(user) == 0
+    assert [row["state"] for row in user.queue("--all")] == ["invalidated"]
+
+
+def test_a_failure_is_only_reported_to_the_daemon_where_nothing_waits(user: Site) -> None:
+    """The common path writes nothing of its own."""
+    (user.home / "own").mkdir(mode=0o700)
+    user.start()
+
+    assert user.run("-H", "one", "--", "false", env=_own(user)).returncode == 1
+
+    assert [path for path in Path(user.home / "own").rglob("*") if path.is_file()] == []
