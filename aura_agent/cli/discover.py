@@ -164,7 +164,7 @@ def discover(
     if as_json:
         rows = change_rows(proposal.changes, left, host.unreadable, written)
         commands = [command.partition("   #")[0] for command in following]
-        print_json(in_utf8({"jobs": job_rows(jobs), **rows, "next": commands}))
+        print_json(in_utf8({"jobs": job_rows(jobs), **rows, "refused": doubt or None, "next": commands}))
     else:
         show_changes(proposal.changes)
         show_jobs(jobs, empty="nothing to propose" if written is None else "nothing was written")
@@ -253,7 +253,10 @@ def _undo(root: str, config_file: str | None, *, as_json: bool) -> None:
     if silenced:
         click.echo(silence_text(silenced))
     if problems:
-        raise AuraError("\n".join(result_text(result) for result in problems))
+        lines = [result_text(result) for result in problems]
+        if any(result.again for result in problems):
+            lines.append(f"try again, or remove {directory} to get at the backup before it")
+        raise AuraError("\n".join(lines))
 
 
 def _declared(host: Host, config: str) -> Change | None:
@@ -269,8 +272,8 @@ def _declared(host: Host, config: str) -> Change | None:
         return None
     try:
         return Change(inside, read_text(path), "")
-    except FileNotFoundError:
-        return Change(inside, None, "")
+    except (FileNotFoundError, NotADirectoryError):
+        return Change(inside, None, "")  # in the latter case its write says why it fails
 
 
 def _facts(host: Host) -> Facts:

@@ -12,6 +12,7 @@ STANDARD = ("/usr/local/bin/aura-run", "/usr/bin/aura-run")
 _MAX_SCRIPT_BYTES = 100_000
 _HOMES = ("/home", "/root")
 _NO_HOMES = frozenset({"/", "/bin", "/dev", "/etc", "/nonexistent", "/opt", "/run", "/sbin", "/srv", "/usr", "/var"})
+_OF_SERVICES = ("/opt/", "/usr/")  # an account that lives there is no person's
 _FIRST_USER = 1000  # login.defs(5): below it are the system's own accounts
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run/user")  # noqa: S108  nothing is written there
 _CHECKOUT = (".git", ".hg", "pyproject.toml")
@@ -69,7 +70,9 @@ def _homes(uid: int) -> Iterator[str]:
     for account in pwd.getpwall():
         if account.pw_uid == uid and uid != 0:
             own.add(os.path.realpath(account.pw_dir))
-        elif (account.pw_uid == 0 or account.pw_uid >= _FIRST_USER) and account.pw_dir not in _NO_HOMES:
+        elif account.pw_dir in _NO_HOMES or account.pw_dir.startswith(_OF_SERVICES):
+            continue
+        elif account.pw_uid == 0 or account.pw_uid >= _FIRST_USER:
             yield account.pw_dir
     for parent in _HOMES:
         names = os.listdir(parent) if parent == "/home" and os.path.isdir(parent) else []

@@ -86,7 +86,10 @@ def test_a_python_that_a_user_cannot_read_is_noticed(live: LiveHost, tmp_path: P
     told = live.told("--write")
 
     assert (told["jobs"], told["changes"]) == ([], [])
-    assert "bob can't run /opt/aura-agent/bin/aura-run: ModuleNotFoundError" in told["left_alone"][0]["reason"]
+    assert (
+        "bob can't run /opt/aura-agent/bin/aura-run: aura-run: its modules cannot be loaded"
+        in told["left_alone"][0]["reason"]
+    )
 
 
 def test_a_user_who_is_not_there_is_named(live: LiveHost) -> None:
@@ -121,6 +124,7 @@ def test_a_path_that_does_not_last_is_refused(live: LiveHost, tmp_path: Path, pr
 
     assert looked.returncode == 0
     assert reason in looked.stderr
+    assert reason in live.told(prefix=prefix)["refused"]
     assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (1, "", 1)
     assert f"{LINKED} leads to {prefix}/bin/aura-run, which {reason}" in refused.stderr
     assert live.files() == before
@@ -137,6 +141,14 @@ def test_a_python_in_a_home_is_refused(live: LiveHost, tmp_path: Path) -> None:
 
     assert refused.returncode == 1
     assert "which is in the home /root: " in refused.stderr
+
+
+def test_the_home_of_a_service_in_opt_is_no_home(live: LiveHost) -> None:
+    """An account for the agent may live where the agent is installed."""
+    live.write("/etc/passwd", live.read("/etc/passwd") + "aura:x:1500:1500::/opt/aura-agent:/bin/sh\n")
+    live.write("/etc/cron.d/own", "0 3 * * * aura /x/a\n")
+
+    assert live.told()["refused"] is None
 
 
 def test_another_installation_in_usr_local_bin_is_not_written(live: LiveHost) -> None:

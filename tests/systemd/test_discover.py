@@ -187,6 +187,26 @@ def test_a_timer_s_service_runs_below_aura_run(host: Machine) -> None:
     assert "aura-run" not in host.show("tick.service", "ExecStart")
 
 
+def test_cron_and_systemd_are_as_they_were_after_an_unwrap(host: Machine) -> None:
+    """Through crontab(1) and a reload of the units, though a line and the unit have changed since."""
+    host.write("/etc/systemd/system/tick.timer", "[Timer]\nOnCalendar=*-01-01\n")
+    host.write("/etc/systemd/system/tick.service", "[Service]\nType=oneshot\nExecStart=true\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "tick.timer")
+    install_crontab(host, "0 3 * * *\tx | y%z\n")
+    discover(host, "--write")
+    table = host.run("crontab", "-u", "backup-user", "-l")
+    install_crontab(host, f"{table}0 4 * * * /usr/local/bin/aura-run -q -- a\n")
+    host.write("/etc/systemd/system/tick.service.d/mine.conf", "[Service]\nNice=5\n")
+
+    told = discover(host, "--unwrap", "--write")
+
+    assert host.run("crontab", "-u", "backup-user", "-l") == "0 3 * * *\tx | y%z\n0 4 * * * a\n"
+    assert "aura-run" not in host.show("tick.service", "ExecStart")
+    assert host.show("tick.service", "Nice") == "5"
+    assert any(heartbeat.endswith("/tick") for heartbeat in told["heartbeats_silenced"])
+
+
 @pytest.mark.parametrize(
     "settings",
     [
