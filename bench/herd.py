@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aura_agent.delivery.backoff import delay_s
+from aura_agent.delivery.backoff import CAP_S
 from aura_agent.delivery.courier import MAX_RATE_PER_S
-from aura_agent.delivery.hosts import Hosts
+from aura_agent.delivery.hosts import Failure, Hosts, retry_delay_s
 from aura_agent.delivery.pace import Pace
 
 DRAWING = Path(__file__).parent.parent / "docs" / "herd.svg"
@@ -170,7 +170,7 @@ class Simulation:
 
     def _begin(self, agent: _Agent, number: int, stream: _Stream, now_s: float) -> None:
         agent.pace.spend(1)
-        agent.hosts.began(_HOST)
+        agent.hosts.began(_HOST, id(stream))
         stream.sending_s = stream.expires_s
         stream.in_vain = _BEGIN_S <= now_s < _BACK_S
         if stream.in_vain:
@@ -186,11 +186,11 @@ class Simulation:
         sent_s, stream.sending_s = stream.sending_s, None
         if stream.in_vain:
             stream.tries += 1
-            stream.due_s = now_s + delay_s(stream.tries, agent.rng)
             left_s = None if sent_s is None else sent_s - now_s
-            agent.hosts.failed(_HOST, now_s, answered=False, left_s=left_s)
+            stream.due_s = now_s + retry_delay_s(stream.tries, agent.rng, cap_s=CAP_S, left_s=left_s)
+            agent.hosts.failed(_HOST, id(stream), Failure.CONNECT, now_s, left_s=left_s)
             return
-        if agent.hosts.answered(_HOST):
+        if agent.hosts.answered(_HOST, id(stream)):
             self._hurry(agent)
         stream.tries = 0
         if sent_s == stream.expires_s:

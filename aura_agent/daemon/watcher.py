@@ -20,6 +20,7 @@ from aura_agent.config.models import Job
 from aura_agent.daemon.aside import aside
 from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.deadline import instants
 from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
@@ -30,6 +31,7 @@ from aura_agent.watch.condition import Condition
 from aura_agent.watch.file import check_file
 
 _LOOK_S = 30.0
+_FRESH_S = 5.0  # an older answer is no answer of now
 
 Look = Callable[[Condition | None], Awaitable[Condition]]  # is given the answer before, if there is one
 
@@ -42,6 +44,7 @@ class Watched:
     look: Look
     condition: Condition | None = None
     looked_at: datetime | None = None
+    looked_boot_ns: int = 0
     pinged_at: datetime | None = None
     problem: str = ""
     looking: bool = False
@@ -129,7 +132,9 @@ class Watcher:
             if held_s > 0:
                 await asyncio.sleep(held_s)
                 continue
-            problem, wait_s = await self._ping(watched)
+            problem, wait_s = await self._ping(name, watched)
+            if problem and watched.condition is not None and not watched.condition.healthy:
+                return  # it changed while we connected
             if not problem:
                 if watched.problem:
                     self._observer.note("watch.ping_recovered", job=name, heartbeat=watched.heartbeat)
@@ -162,11 +167,19 @@ class Watcher:
             watched.looking = False
         if watched.condition is None or watched.condition.healthy is not condition.healthy:
             self._observer.note("watch.changed", job=name, healthy=condition.healthy, reason=condition.reason)
-        watched.condition, watched.looked_at = condition, self._clock.read().wall
+        now = self._clock.read()
+        watched.condition, watched.looked_at, watched.looked_boot_ns = condition, now.wall, now.boot_ns
         return condition.healthy
 
-    async def _ping(self, watched: Watched) -> tuple[str, float]:
+    async def _ping(self, name: str, watched: Watched) -> tuple[str, float]:
         """Send one ping now; return why it was not acknowledged, empty if it was, and what a Retry-After asked for."""
+
+        async def still_healthy() -> str:
+            age_s = (self._clock.read().boot_ns - watched.looked_boot_ns) / 1e9
+            if age_s <= _FRESH_S or await self._is_healthy(name, watched):
+                return ""
+            return "the condition changed before the ping could be written"
+
         try:
             sent = await ping_now(
                 self._worker,
@@ -175,6 +188,8 @@ class Watcher:
                 watched.heartbeat,
                 allow_insecure=self._allow_insecure,
                 objection=self._courier.held,
+                still=still_healthy,
+                instant=instants(self._clock),
             )
         except StoreError as problem:
             return str(problem), 0.0

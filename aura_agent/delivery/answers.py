@@ -9,7 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from aura_agent.api.retry_after import RETRY_AFTER_CAP_S, retry_after_s as parse_retry_after_s
-from aura_agent.api.trouble import Trouble, describe
+from aura_agent.api.trouble import BEFORE_SENDING, Trouble, describe
+from aura_agent.delivery.hosts import Failure
 
 
 class Verdict(StrEnum):
@@ -49,6 +50,7 @@ STATUSES: tuple[tuple[int, int, Verdict, str], ...] = (
     (500, 599, Verdict.RETRY, "the server failed"),
 )
 # The kinds of trouble that time doesn't mend; every other one is tried again.
+_TIMED_OUT = frozenset({Trouble.READ_TIMEOUT, Trouble.WRITE_TIMEOUT, Trouble.TOTAL_TIMEOUT})
 FOR_PEOPLE = frozenset({Trouble.BAD_URL, Trouble.INSECURE_URL})
 
 
@@ -67,6 +69,15 @@ def classify(status: int | None, error: str | None, retry_after: str | None, now
         return Answer(verdict, reason)
     wait_s = parse_retry_after_s(retry_after, now)
     return Answer(verdict, reason, min(RETRY_AFTER_CAP_S, wait_s) if wait_s else None)
+
+
+def failure_of(error: str | None) -> Failure:
+    """Return what an attempt that is to be made again says of its host; *error* says why there was no answer."""
+    if error is None:
+        return Failure.ERROR
+    if error in BEFORE_SENDING:
+        return Failure.CONNECT
+    return Failure.HANG if error in _TIMED_OUT else Failure.BROKEN
 
 
 def _meaning(status: int) -> tuple[Verdict, str]:

@@ -19,9 +19,10 @@ import httpx
 
 from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.clock import until_beat_s
-from aura_agent.delivery.answers import Answer, Verdict, classify
-from aura_agent.delivery.backoff import delay_s
-from aura_agent.delivery.hosts import Hosts
+from aura_agent.delivery.answers import Answer, Verdict, classify, failure_of
+from aura_agent.delivery.backoff import CAP_S, delay_s
+from aura_agent.delivery.deadline import Deadline, Instant, Instants, system_instants
+from aura_agent.delivery.hosts import Hosts, retry_delay_s
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.pace import Pace
 from aura_agent.delivery.post import post_ping
@@ -67,6 +68,7 @@ class Courier:
         withheld: Callable[[], bool] = lambda: False,
         caught_up: Callable[[], Awaitable[None]] | None = None,
         got_through: Callable[[], None] = lambda: None,
+        instants: Instants | None = None,
     ) -> None:
         self._worker = worker
         self._resolver = resolver
@@ -80,6 +82,7 @@ class Courier:
         self._withheld = withheld
         self._caught_up = caught_up
         self._tell_got_through = got_through
+        self._instant = instants or system_instants()
         self._hosts = Hosts(limit, rng)
         self._pace = Pace(max_rate_per_s, -math.inf)
         self._reopened: set[str] = set()
@@ -234,13 +237,15 @@ class Courier:
         probes = self._hosts.probes(now_s) if probing and free else frozenset()
         rooms = dict(self._hosts.rooms(now_s)) | dict.fromkeys(self._hosts.down() - probes, 0)
         reopened = frozenset(self._reopened) | probes
+        slow = {host: (which.urls, which.room) for host, which in self._hosts.slow().items()}
         self._reopened.clear()
+        begun = self._instant()
         try:
             claim = await self._worker.call(
                 lambda outbox: outbox.claim(
                     free,
                     only_runs=only_runs,
-                    rooms=Rooms(rooms, self._hosts.unknown_room, reopened),
+                    rooms=Rooms(rooms, self._hosts.unknown_room, reopened, probes, slow),
                     ended=ended,
                 )
             )
@@ -251,7 +256,7 @@ class Courier:
             self._trouble(problem)
             return _STORE_TROUBLE_S
         self._tell(ended, claim.settled)
-        self._take(claim)
+        self._take(claim, begun)
         if len(claim.attempts) < free:
             for host in probes - {attempt.host for attempt in claim.attempts}:
                 self._hosts.forget(host)
@@ -267,8 +272,8 @@ class Courier:
             waits.append(max(0.0, self._resolve_at_s - asyncio.get_running_loop().time()))
         return min(waits) if waits and len(self._under_way) < self._limit else None
 
-    def _take(self, claim: Claim) -> None:
-        """Do what a claim says."""
+    def _take(self, claim: Claim, begun: Instant) -> None:
+        """Do what a claim says that was begun then."""
         if claim.problem:
             self._trouble(StoreError(claim.problem))
         elif self.store_problem:
@@ -284,19 +289,20 @@ class Courier:
             self._observer.note("run.lost", job=job)
         self._claimed(claim)
         for attempt in claim.attempts:
-            self._launch(attempt)
+            self._launch(attempt, begun)
         self._to_resolve.update({stream.stream_id: stream for stream in claim.unresolved})
         due = asyncio.get_running_loop().time() >= self._resolve_at_s
         if self._to_resolve and self._resolving is None and due:
             self._resolving = asyncio.create_task(self._resolve(), name="resolver")
 
-    def _launch(self, attempt: Attempt) -> None:
+    def _launch(self, attempt: Attempt, begun: Instant) -> None:
         if not attempt.patience_known and attempt.stream_id not in self._patience_unknown:
             self._patience_unknown.add(attempt.stream_id)
             self._observer.note("heartbeat.interval_unknown", heartbeat=attempt.heartbeat, expires_after="24h")
         self._pace.spend(1)
-        self._hosts.began(attempt.host)
-        task = asyncio.create_task(self._deliver(attempt), name=f"ping {attempt.heartbeat}")
+        self._hosts.began(attempt.host, attempt.stream_id)
+        deadline = Deadline(begun, attempt.deadline_ns)
+        task = asyncio.create_task(self._deliver(attempt, deadline), name=f"ping {attempt.heartbeat}")
         self._under_way.add(task)
         task.add_done_callback(self._landed)
 
@@ -304,29 +310,44 @@ class Courier:
         self._under_way.discard(task)
         self._wake.set()
 
-    async def _deliver(self, attempt: Attempt) -> None:
+    async def _deliver(self, attempt: Attempt, deadline: Deadline) -> None:
         """Send once; what came of it waits in ``_ended`` for the next turn."""
+
+        async def objection() -> str:
+            return deadline.problem(self._instant())
+
         try:
-            sent = await post_ping(self._http, attempt.url, attempt.body, allow_insecure=self._allow_insecure)
+            sent = await post_ping(
+                self._http, attempt.url, attempt.body, allow_insecure=self._allow_insecure, objection=objection
+            )
         except asyncio.CancelledError:
-            self._hosts.given_up(attempt.host)
+            self._hosts.given_up(attempt.host, attempt.stream_id)
             raise
+        if sent.unsent:
+            self._hosts.given_up(attempt.host, attempt.stream_id)
+            again_s = delay_s(1, self._rng)
+            self._ended.append(Ended(attempt=attempt, reason=sent.unsent, unsent=True, delay_s=again_s))
+            return
         answer = classify(sent.status, sent.error, sent.retry_after, datetime.now(UTC))
         if answer.verdict is Verdict.DELIVERED:
             self._skew.hear(sent.ahead_s)
             self._got_through()
-        self._judge_host(attempt, answer, answered=sent.status is not None)
+        self._judge_host(attempt, answer, sent.error)
         ended = await self._conclude(attempt, answer, sent.duration_s)
         self._ended.append(ended)  # not in one line: that would name the list of before the wait
 
-    def _judge_host(self, attempt: Attempt, answer: Answer, *, answered: bool) -> None:
-        """Note what the answer says of its host; what waits for one that answers again is due."""
+    def _judge_host(self, attempt: Attempt, answer: Answer, error: str | None) -> None:
+        """Note what the answer, or the *error* in its place, says of its host.
+
+        What waits for one that answers again is due.
+        """
         if answer.verdict is not Verdict.RETRY or answer.retry_after_s is not None:
-            if self._hosts.answered(attempt.host):
+            if self._hosts.answered(attempt.host, attempt.stream_id):
                 self._reopen(attempt.host)
             return
         now_s = asyncio.get_running_loop().time()
-        if self._hosts.failed(attempt.host, now_s, answered=answered, left_s=attempt.left_s):
+        failure = failure_of(error)
+        if self._hosts.failed(attempt.host, attempt.stream_id, failure, now_s, left_s=attempt.left_s):
             self._observer.note("host.down", host=attempt.host, reason=answer.reason)
 
     def _got_through(self) -> None:
@@ -344,7 +365,8 @@ class Courier:
         """Return what to put on record; asks for the ping URL anew where the answer wants that."""
         if answer.verdict is Verdict.DELIVERED:
             return Ended(attempt=attempt, reason=answer.reason, acknowledged=True, duration_s=duration_s)
-        wait_s, parked, host_wait_s = delay_s(attempt.tries + 1, self._rng), False, None
+        wait_s = retry_delay_s(attempt.tries + 1, self._rng, cap_s=CAP_S, left_s=attempt.left_s)
+        parked, host_wait_s = False, None
         if answer.retry_after_s is not None:
             host_wait_s = after_retry_after_s(answer.retry_after_s, self._rng)
             wait_s = max(wait_s, host_wait_s)
@@ -383,7 +405,7 @@ class Courier:
         for each, state in zip(ended, states, strict=True):
             attempt = each.attempt
             facts: dict[str, object] = {"heartbeat": attempt.heartbeat, "job": attempt.job, "run_id": attempt.run_id}
-            facts["tries"] = attempt.tries + 1
+            facts["tries"] = attempt.tries + (0 if each.unsent else 1)
             if each.acknowledged:
                 self._observer.note("ping.delivered", **facts, duration_s=round(each.duration_s, 3))
                 continue

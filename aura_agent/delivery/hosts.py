@@ -1,35 +1,63 @@
 """How hard each host is asked, and when one that doesn't answer is asked again. Pure: time and randomness come in.
 
 A host's share of the attempts in flight grows with its answers and shrinks with its failures, and the last quarter of
-the slots is never one host's alone: one that hangs can't hold up the others. After a few failures in a row with no
-answer between them the host is *down*: it is left alone but for one probe at a time, however much waits for it, on a
-schedule short enough to notice soon that a network is back. The first answer opens it again, and has the other hosts
-that are down probed at once.
+the slots is never one host's alone: one that hangs can't hold up the others. Of the share, half is for ping URLs that
+haven't just hung.
+
+One ping URL never speaks for its host: an answer such as 503, or none over an open connection, backs off that URL. A
+host is *down* when several attempts in a row could not connect, or when different URLs fail in a row with no good
+answer between them. Then it is left alone but for one probe at a time, however much waits for it, on a schedule short
+enough to notice soon that a network is back. The URL that has been tried least is the next probe. The first good answer
+opens the host again, and has the other hosts that are down probed at once.
 
 Instants are seconds on any clock that only goes forward.
 """
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from aura_agent.delivery.backoff import CAP_S, delay_s
 
 PROBE_CAP_S = 60.0  # between the probes of a host that doesn't answer at all; one that answers 5xx has up to CAP_S
 _UNKNOWN_WINDOW = 4
-_DOWN_AFTER = 3  # failures in a row: one reset connection is no outage
+_DOWN_AFTER = 3  # failures in a row, to connect or of as many URLs: one reset connection is no outage
 _SHARED = 4  # one slot in so many is for other hosts
 _LAST_CALL_S = (2.0, 10.0)  # how long before an entry expires it is tried once more
 _SOONEST_LAST_CALL_S = 1.0
 
 
+class Failure(Enum):
+    """How an attempt failed: without a connection, without an answer in time, it broke off, or by an answer."""
+
+    CONNECT = auto()
+    HANG = auto()
+    BROKEN = auto()
+    ERROR = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """The URLs of a host that have just hung, and how many more attempts may begin to them."""
+
+    urls: frozenset[int]
+    room: int
+
+
 @dataclass(slots=True)
 class _Host:
-    """What is known of one host. *probes*: how many have failed since it is down, 0 while it isn't."""
+    """What is known of one host. *probes*: how many have failed since it is down, 0 while it isn't.
+
+    *unconnected* counts the attempts in a row that could not connect, *failing* are the URLs that have failed since
+    the last good answer, *hung* those whose last attempt hung, *in_flight* those under way.
+    """
 
     window: int
-    in_flight: int = 0
-    failures: int = 0
+    in_flight: list[int] = field(default_factory=list)
+    unconnected: int = 0
+    failing: set[int] = field(default_factory=set)
+    hung: set[int] = field(default_factory=set)
     probes: int = 0
     closed_until_s: float = 0.0
 
@@ -72,21 +100,33 @@ class Hosts:
         """Return the hosts that don't answer."""
         return frozenset(name for name, host in self._hosts.items() if host.probes)
 
-    def began(self, name: str) -> None:
-        """An attempt has begun."""
-        self._known(name).in_flight += 1
+    def began(self, name: str, url: int) -> None:
+        """An attempt to *url*, a number that stands for it, has begun."""
+        self._known(name).in_flight.append(url)
 
-    def given_up(self, name: str) -> None:
+    def given_up(self, name: str, url: int) -> None:
         """An attempt has ended without saying anything of the host."""
         host = self._known(name)
-        host.in_flight = max(0, host.in_flight - 1)
+        if url in host.in_flight:
+            host.in_flight.remove(url)
 
-    def answered(self, name: str) -> bool:
+    def answered(self, name: str, url: int) -> bool:
         """An attempt has ended with an answer that only a living service gives; return whether it was down."""
-        self.given_up(name)
+        self.given_up(name, url)
         host = self._known(name)
+        host.hung.discard(url)
         host.window = min(self._widest, host.window + 1)
         return self.lives(name)
+
+    def slow(self) -> dict[str, Slow]:
+        """Return by host the URLs that have just hung, and their part of its room."""
+        return {
+            name: Slow(
+                frozenset(host.hung), max(0, max(1, host.window // 2) - sum(url in host.hung for url in host.in_flight))
+            )
+            for name, host in self._hosts.items()
+            if host.hung
+        }
 
     def lives(self, name: str) -> bool:
         """Somebody has had such an answer of it, perhaps not by an attempt of ours; return whether it was down.
@@ -97,7 +137,8 @@ class Hosts:
         if host is None:
             return False
         was_down = host.probes > 0
-        host.failures, host.probes, host.closed_until_s = 0, 0, 0.0
+        host.unconnected, host.probes, host.closed_until_s = 0, 0, 0.0
+        host.failing.clear()
         if was_down:
             self.probe_now()
         return was_down
@@ -107,23 +148,26 @@ class Hosts:
         for host in self._hosts.values():
             host.closed_until_s = 0.0
 
-    def failed(self, name: str, now_s: float, *, answered: bool, left_s: float | None = None) -> bool:
-        """An attempt has ended in a way that says nothing for its host; return whether that is news: it is down.
+    def failed(self, name: str, url: int, failure: Failure, now_s: float, *, left_s: float | None = None) -> bool:
+        """An attempt to *url* has failed; return whether that is news: its host is down.
 
-        *answered*: there was an answer, of a service that is ill. *left_s* is for how long what was sent stays true.
+        *left_s* is for how long what was sent stays true.
         """
-        self.given_up(name)
+        self.given_up(name, url)
         host = self._known(name)
-        host.failures += 1
+        host.failing.add(url)
+        host.unconnected = host.unconnected + 1 if failure is Failure.CONNECT else 0
+        (host.hung.add if failure is Failure.HANG else host.hung.discard)(url)
         if now_s < host.closed_until_s:
             return False  # it began before the host was known to be down
-        if host.failures < _DOWN_AFTER:
-            host.window = max(self.unknown_room, host.window // 2)
+        if not host.probes and host.unconnected < _DOWN_AFTER and len(host.failing) < _DOWN_AFTER:
+            if failure is not Failure.ERROR:
+                host.window = max(self.unknown_room, host.window // 2)
             return False
         host.probes += 1
         host.window = 1
-        cap_s = CAP_S if answered else PROBE_CAP_S
-        host.closed_until_s = now_s + probe_delay_s(host.probes, self._rng, cap_s=cap_s, left_s=left_s)
+        cap_s = CAP_S if failure is Failure.ERROR else PROBE_CAP_S
+        host.closed_until_s = now_s + retry_delay_s(host.probes, self._rng, cap_s=cap_s, left_s=left_s)
         return host.probes == 1
 
     def hold(self, name: str, until_s: float) -> None:
@@ -144,16 +188,18 @@ class Hosts:
         return self._hosts.setdefault(name, _Host(self.unknown_room))
 
     def _room(self, host: _Host, now_s: float) -> int:
-        return 0 if now_s < host.closed_until_s else max(0, host.window - host.in_flight)
+        return 0 if now_s < host.closed_until_s else max(0, host.window - len(host.in_flight))
 
 
-def probe_delay_s(probes: int, rng: random.Random, *, cap_s: float = PROBE_CAP_S, left_s: float | None = None) -> float:
-    """Return the wait after *probes* failed ones: full jitter up to 1, 2, 4, … s, *cap_s* at the most.
+def retry_delay_s(
+    failures: int, rng: random.Random, *, cap_s: float = PROBE_CAP_S, left_s: float | None = None
+) -> float:
+    """Return the wait after *failures* in a row: full jitter up to 1, 2, 4, … s, *cap_s* at the most.
 
     Where that would come too late for what expires in *left_s*, it is tried once more shortly before: each agent at a
     moment of its own, for many have jobs that are due at the same full hour.
     """
-    wait_s = delay_s(probes, rng, cap_s=cap_s)
+    wait_s = delay_s(failures, rng, cap_s=cap_s)
     if left_s is None:
         return wait_s
     last_call_s = left_s - rng.uniform(*_LAST_CALL_S)

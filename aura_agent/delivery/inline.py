@@ -170,8 +170,8 @@ async def flush(
         left = await worker.call(lambda outbox: left_in(outbox, streams(outbox), tried()))
         if left.busy and loop.time() < others_until_s:
             await asyncio.sleep(_LOOK_AGAIN_S)
-        elif left.busy or not left.untried or left == before:
-            break
+        elif left.busy or not left.untried or (before is not None and left.waiting >= before.waiting):
+            break  # the probes found their hosts down, or nothing is left
         else:
             before = left
             await worker.call(partial(Outbox.hurry, only_runs=left.untried))

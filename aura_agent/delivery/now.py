@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 
 import httpx
 
-from aura_agent.delivery.answers import Verdict, classify
-from aura_agent.delivery.post import post_ping
+from aura_agent.delivery.answers import Answer, Verdict, classify
+from aura_agent.delivery.deadline import Deadline, Instants, system_instants
+from aura_agent.delivery.post import TOTAL_S, post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.queries import stream_of, stream_problem
@@ -20,6 +21,8 @@ from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.ping_url import host_of
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
+
+_TRIES = 3  # one more for a ping URL that has changed, one for a suspend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,26 @@ async def _none(_: str) -> str:
     return ""
 
 
+async def _nothing() -> str:
+    return ""
+
+
+class _InTime:
+    """Whether a request may be written: by its *deadline*, and by *still*. *is_late*: the deadline was missed."""
+
+    def __init__(self, now: Instants, still: Callable[[], Awaitable[str]]) -> None:
+        begun = now()
+        self._deadline = Deadline(begun, begun.boot_ns + int(TOTAL_S * 1e9))
+        self._now = now
+        self._still = still
+        self.is_late = False
+
+    async def problem(self) -> str:
+        problem = self._deadline.problem(self._now())
+        self.is_late = bool(problem)
+        return problem or await self._still()
+
+
 async def ping_now(
     worker: OutboxWorker,
     resolver: Resolver,
@@ -61,11 +84,16 @@ async def ping_now(
     allow_insecure: bool,
     body: bytes | None = None,
     objection: Callable[[str], Awaitable[str]] = _none,
+    still: Callable[[], Awaitable[str]] = _nothing,
+    instant: Instants | None = None,
 ) -> Sent:
     """Ping *heartbeat*, an id or an exact name, and return what Aura says to it. Raises StoreError.
 
-    *objection* is asked right before each request begins, by its host, and says why it must not; empty: it may.
+    *objection* is asked right before each request begins, by its host, and says why it must not; empty: it may. *still*
+    is asked likewise right before the request is written, when it may have taken a while to connect. A request that
+    could not be written in time, by *instant*, is begun anew.
     """
+    now = instant or system_instants()
     stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
     name = await worker.read(lambda outbox: outbox.streams.name(stream_id))
 
@@ -75,11 +103,17 @@ async def ping_now(
     if url is None:
         problem = await worker.read(lambda outbox: stream_problem(outbox, stream_id))
         return not_sent(problem or resolver.problem or f"the ping URL of {heartbeat!r} isn't known yet")
-    for _ in range(2):
+    for _ in range(_TRIES):
         host = _host_of(url)
         if reason := await objection(host):
             return not_sent(reason)
-        attempt = await post_ping(http, url, body, allow_insecure=allow_insecure)
+        in_time = _InTime(now, still)
+        attempt = await post_ping(http, url, body, allow_insecure=allow_insecure, objection=in_time.problem)
+        if attempt.unsent:
+            if not in_time.is_late:
+                return not_sent(attempt.unsent)
+            answer = Answer(Verdict.RETRY, attempt.unsent)
+            continue
         answer = classify(attempt.status, attempt.error, attempt.retry_after, datetime.now(UTC))
         if answer.verdict is not Verdict.RESOLVE_ANEW or heartbeat_id is None:
             break

@@ -8,6 +8,7 @@ DEBUG; ``build_http`` raises their loggers to WARNING, wherever the program runs
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,16 +24,27 @@ MAX_ANSWER_BYTES = 64 * 1024
 _ANSWER_S = 2.0  # for the body after the head, which is read only to keep the connection
 
 
+_WRITING = ".send_request_headers.started"  # what httpcore tells of right before it writes the request
+
+Objection = Callable[[], Awaitable[str]]  # why nothing must be written now; empty if it may be
+
+
+class _Objected(Exception):
+    """The request must not be written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """What came of a POST: a *status*, or an *error* (a Trouble's value, or that and a type's name).
 
-    *retry_after* is the header as it came, *ahead_s* what the Date tells of our clock (``skew``); *duration_s* is
+    *unsent* says why nothing of the request was written. *retry_after* is the header as it came, *ahead_s* what the
+    Date tells of our clock (``skew``); *duration_s* is
     elapsed time.
     """
 
     status: int | None = None
     error: str | None = None
+    unsent: str = ""
     retry_after: str | None = None
     ahead_s: float | None = None
     duration_s: float
@@ -51,18 +63,40 @@ def silence_http_loggers() -> None:
 
 
 async def post_ping(
-    http: httpx.AsyncClient, url: Secret, body: bytes | None, *, allow_insecure: bool, total_s: float = TOTAL_S
+    http: httpx.AsyncClient,
+    url: Secret,
+    body: bytes | None,
+    *,
+    allow_insecure: bool,
+    total_s: float = TOTAL_S,
+    objection: Objection | None = None,
 ) -> Attempt:
     """Send one ping, with *body* as text if there is one; *total_s* bounds it from the host's look-up to the end."""
     return await post(
-        http, url, body, content_type="text/plain; charset=utf-8", allow_insecure=allow_insecure, total_s=total_s
+        http,
+        url,
+        body,
+        content_type="text/plain; charset=utf-8",
+        allow_insecure=allow_insecure,
+        total_s=total_s,
+        objection=objection,
     )
 
 
 async def post(
-    http: httpx.AsyncClient, url: Secret, body: bytes | None, *, content_type: str, allow_insecure: bool, total_s: float
+    http: httpx.AsyncClient,
+    url: Secret,
+    body: bytes | None,
+    *,
+    content_type: str,
+    allow_insecure: bool,
+    total_s: float,
+    objection: Objection | None = None,
 ) -> Attempt:
-    """Send one POST, with *body* if there is one; *total_s* bounds it from the host's look-up to the end."""
+    """Send one POST, with *body* if there is one; *total_s* bounds it from the host's look-up to the end.
+
+    *objection* is asked over the open connection, right before the request is written.
+    """
     started, sent_at = time.monotonic(), datetime.now(UTC)
     target = judge_url(url.reveal(), allow_insecure=allow_insecure)
     if isinstance(target, Trouble):
@@ -72,11 +106,23 @@ async def post(
         headers["Content-Type"] = content_type
     response: httpx.Response | None = None
     error: str | None = None
+    unsent = ""
+
+    async def ask(event: str, _: object) -> None:
+        nonlocal unsent
+        if objection is not None and event.endswith(_WRITING) and (unsent := await objection()):
+            raise _Objected
+
     deadline = asyncio.timeout(total_s)
     try:
         async with deadline:
             request = http.build_request(
-                "POST", target, content=body or b"", headers=headers, timeout=timeouts(total_s)
+                "POST",
+                target,
+                content=body or b"",
+                headers=headers,
+                timeout=timeouts(total_s),
+                extensions={"trace": ask},
             )
             response = await http.send(request, stream=True, auth=None, follow_redirects=False)
             received_at = datetime.now(UTC)
@@ -85,7 +131,7 @@ async def post(
         error = Trouble.TOTAL_TIMEOUT if deadline.expired() else trouble_of(exc)
     duration_s = time.monotonic() - started
     if response is None:
-        return Attempt(error=error, duration_s=duration_s)
+        return Attempt(error=error, unsent=unsent, duration_s=duration_s)
     return Attempt(
         status=response.status_code,
         retry_after=response.headers.get("Retry-After"),

@@ -7,6 +7,7 @@ from aura_agent.outbox.rules import State
 from aura_agent.secret import Secret
 
 LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer hangs
+ATTEMPT_S = 30.0
 LONGEST_WAIT_S = 2 * 3600.0  # no back-off, parking or Retry-After lasts longer: a later instant is damage
 
 
@@ -26,6 +27,7 @@ class Attempt:
     tries: int  # attempts of this stream in a row that brought no 2xx, this one not counted
     patience_known: bool  # whether the heartbeat's interval is known
     left_s: float  # until the entry expires
+    deadline_ns: int  # CLOCK_BOOTTIME: the request must have been written by then
     lease_until_ns: int  # which lease it is, for one process may have had several on the stream
 
 
@@ -33,13 +35,15 @@ class Attempt:
 class Ended:
     """How an attempt ended: *acknowledged*, or to be made again after *delay_s* at the earliest.
 
-    *parked* is for what people have to mend. *host_not_before_s* holds back everything for that host (Retry-After).
+    *unsent*: nothing of the request was written, and it is to be judged anew. *parked* is for what people have to mend.
+    *host_not_before_s* holds back everything for that host (Retry-After).
     """
 
     attempt: Attempt
     reason: str
     duration_s: float = 0.0
     acknowledged: bool = False
+    unsent: bool = False
     delay_s: float = 0.0
     parked: bool = False
     drop_body: bool = False
@@ -50,12 +54,16 @@ class Ended:
 class Rooms:
     """How many attempts may begin to each host; *unknown* to one that *known* doesn't name.
 
-    *reopened* are hosts for which a failure before now says nothing any more: what backs off for them is due.
+    *reopened* are hosts for which a failure before now says nothing any more: what backs off for them is due. To those
+    of *probed* goes what has been tried least. *slow* are the streams that have just hung, by host, and how many more
+    attempts may begin for them.
     """
 
     known: Mapping[str, int] = field(default_factory=dict)
     unknown: int = 1_000_000
     reopened: frozenset[str] = frozenset()
+    probed: frozenset[str] = frozenset()
+    slow: Mapping[str, tuple[frozenset[int], int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ is gone, or after ``LEASE_S``. Which entry of a stream is next the rules say, in
 host's Retry-After holds for all streams. Works inside the transactions of ``aura_agent.outbox.store``.
 """
 
+import json
 import sqlite3
 from collections import Counter
 from dataclasses import dataclass, field
 
 from aura_agent.outbox import damage
-from aura_agent.outbox.claims import LEASE_S, LONGEST_WAIT_S, Attempt, Ended, Parked, Rooms, Unresolved
+from aura_agent.outbox.claims import ATTEMPT_S, LEASE_S, LONGEST_WAIT_S, Attempt, Ended, Parked, Rooms, Unresolved
 from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.hooks import HookCalls
@@ -36,6 +37,14 @@ class Leased:
     unresolved: list[Unresolved] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     more: bool = False
+
+
+@dataclass(slots=True)
+class _Left:
+    """How many attempts may still begin in this claim, by host; *slow*: of those for streams that have just hung."""
+
+    by_host: dict[str, int]
+    slow: dict[str, int]
 
 
 class Leases:
@@ -67,9 +76,9 @@ class Leases:
         leased = Leased()
         for host in rooms.reopened:
             self._streams.hurry_host(host)
-        left = dict(rooms.known)
+        left = _Left(dict(rooms.known), {host: room for host, (_, room) in rooms.slow.items()})
         looks = Counter[int]()
-        while rows := self._due(now, only_runs, limit - len(leased.attempts), left, rooms.unknown):
+        while rows := self._due(now, only_runs, limit - len(leased.attempts), left, rooms):
             if looks.total() >= _MOST_LOOKS:
                 leased.more = True
                 break
@@ -78,7 +87,7 @@ class Leases:
                 if looks[row["id"]] > _LOOKS_AT_ONE:
                     self._streams.set_due(row["id"], now.epoch, now.boot_ns + int(_SET_BACK_S * 1e9))
                 else:
-                    self._look(row, now, left, rooms.unknown, leased)
+                    self._look(row, now, left, rooms, leased)
         return leased
 
     def next_due_s(self, now: Moment, only_runs: frozenset[str] | None) -> float | None:
@@ -131,26 +140,32 @@ class Leases:
             self._release(attempt, attempt.stream_id)
             return State.DROPPED
         ref, stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
+        hurried = self._streams.is_hurried(stream_id)
+        is_ours = self._release(attempt, stream_id) and now.boot_ns < attempt.lease_until_ns
         if ended.acknowledged:
-            self._release(attempt, stream_id)
+            if not is_ours:  # others have judged it meanwhile, or do so now: what they withdrew stays so
+                self._entries.settle(stream_id, now, attempt.entry_id)
             self._connection.execute(
-                "UPDATE entries SET state = 'delivered', reason = ?, tries = min(max(tries, 0), 1000000) + 1,"
-                " changed_wall_ns = ? WHERE id = ?",
+                "UPDATE entries SET state = CASE state WHEN 'waiting' THEN 'delivered' ELSE state END,"
+                " reason = CASE state WHEN 'waiting' THEN ? ELSE reason END,"
+                " tries = min(max(tries, 0), 1000000) + 1, changed_wall_ns = ? WHERE id = ?",
                 (ended.reason, now.wall_ns, attempt.entry_id),
             )
             self._streams.note_delivery(stream_id, Key(*key), now, ref)
+        elif ended.unsent:
+            if is_ours and not hurried:
+                self._streams.set_due(stream_id, now.epoch, now.boot_ns + int(ended.delay_s * 1e9))
         else:
             self._connection.execute(
                 "UPDATE entries SET tries = min(max(tries, 0), 1000000) + 1, reason = ?, changed_wall_ns = ?,"
                 " body = CASE WHEN ? THEN NULL ELSE body END WHERE id = ? AND state = 'waiting'",
                 (ended.reason, now.wall_ns, ended.drop_body, attempt.entry_id),
             )
-            hurried = self._streams.is_hurried(stream_id)
-            if self._release(attempt, stream_id):
+            if is_ours:
                 # A success that arrived during the attempt has a try of its own, at once, where parking is for long.
                 wait_s = 0.0 if ended.parked and hurried else ended.delay_s
                 self._streams.postpone(stream_id, now, wait_s, ended.reason, parked=ended.parked)
-        may_have_arrived = None if ended.acknowledged else attempt.entry_id
+        may_have_arrived = None if ended.acknowledged or ended.unsent else attempt.entry_id
         self._entries.settle(self._entries.merged(stream_id, now, may_have_arrived), now, may_have_arrived)
         (state,) = self._connection.execute("SELECT state FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
         return State(state)
@@ -167,11 +182,11 @@ class Leases:
         self._entries.withdraw(attempt.entry_id, stream_id, state, reason, now)
         return state
 
-    def _look(self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int, leased: Leased) -> None:
+    def _look(self, row: sqlite3.Row, now: Moment, left: _Left, rooms: Rooms, leased: Leased) -> None:
         """Look at one stream that is due, and put into *leased* what there is to do; damaged rows are quarantined."""
         try:
             with savepoint(self._connection):
-                found = self._take_one(row, now, rooms, unknown_room)
+                found = self._take_one(row, now, left.by_host, rooms.unknown)
         except damage.UNREADABLE as problem:
             if self._entries.quarantine(row["id"], now):
                 return  # it is due anew
@@ -180,7 +195,9 @@ class Leases:
             reason = f"internal error while looking at the queue ({type(problem).__name__}): please report it"
             found = self._park(row["id"], now, reason)
         if isinstance(found, Attempt):
-            rooms[found.host] = rooms.get(found.host, unknown_room) - 1
+            left.by_host[found.host] = left.by_host.get(found.host, rooms.unknown) - 1
+            if _is_slow(row, found.host, rooms):
+                left.slow[found.host] -= 1
             leased.attempts.append(found)
         elif isinstance(found, Unresolved):
             leased.unresolved.append(found)
@@ -192,27 +209,41 @@ class Leases:
         return Parked(self._streams.name(stream_id), reason)
 
     def _due(
-        self, now: Moment, only_runs: frozenset[str] | None, limit: int, rooms: dict[str, int], unknown_room: int
+        self, now: Moment, only_runs: frozenset[str] | None, limit: int, left: _Left, rooms: Rooms
     ) -> list[sqlite3.Row]:
-        """Return up to *limit* streams that are due, the most urgent first, as far as their hosts have room."""
-        condition, values = of_runs(only_runs)
+        """Return up to *limit* streams that are due, the most urgent first, as far as their hosts have room.
+
+        Those that have just hung come last, and have a part of the room.
+        """
+        runs, values = of_runs(only_runs)
         # An instant that is further away than any wait or lease is damage, and holds up nothing.
         waits = (now.epoch, now.boot_ns + 1, now.boot_ns + int(LONGEST_WAIT_S * 1e9))
         leased = (now.epoch, now.boot_ns + 1, _latest_lease_ns(now))
+
+        def of_host(host: str, room: int, slow: frozenset[int], negation: str) -> list[sqlite3.Row]:
+            if room <= 0:
+                return []
+            kind = f" AND id {negation} IN (SELECT value FROM json_each(?))" if slow else ""
+            order = "tries, urgency_wall_ns, id" if host in rooms.probed else "urgency_wall_ns, id"
+            return self._connection.execute(
+                "SELECT * FROM streams WHERE host = ? AND due_boot_ns IS NOT NULL"
+                " AND (due_epoch IS NOT ? OR due_boot_ns NOT BETWEEN ? AND ?)"
+                " AND (lease_owner IS NULL OR lease_epoch IS NOT ?"
+                f" OR coalesce(lease_until_ns, 0) NOT BETWEEN ? AND ?){runs}{kind} ORDER BY {order} LIMIT ?",
+                (host, *waits, *leased, *values, *([json.dumps(sorted(slow))] if slow else []), room),
+            ).fetchall()
+
         found: list[sqlite3.Row] = []
+        found_slow: list[sqlite3.Row] = []
         for host in self._streams.hosts():
             # The URLs of those without a host are looked at first: what they need is known then.
-            room = limit if host == "" else min(limit, rooms.get(host, unknown_room))
-            if room > 0:
-                found += self._connection.execute(
-                    "SELECT * FROM streams WHERE host = ? AND due_boot_ns IS NOT NULL"
-                    " AND (due_epoch IS NOT ? OR due_boot_ns NOT BETWEEN ? AND ?)"
-                    " AND (lease_owner IS NULL OR lease_epoch IS NOT ?"
-                    f" OR coalesce(lease_until_ns, 0) NOT BETWEEN ? AND ?){condition}"
-                    " ORDER BY urgency_wall_ns, id LIMIT ?",
-                    (host, *waits, *leased, *values, room),
-                )
-        return sorted(found, key=lambda row: row["urgency_wall_ns"])[:limit]
+            room = limit if host == "" else min(limit, left.by_host.get(host, rooms.unknown))
+            slow, _ = rooms.slow.get(host, (frozenset[int](), 0))
+            ready = of_host(host, room, slow, "NOT")
+            found += ready
+            if slow:
+                found_slow += of_host(host, min(room - len(ready), left.slow[host]), slow, "")
+        return [*sorted(found, key=_urgency), *sorted(found_slow, key=_urgency)][:limit]
 
     def _take_one(
         self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int
@@ -248,6 +279,7 @@ class Leases:
         self._senders.join()
         self._streams.lease(stream_id, self._owner, sent["id"], now.epoch, lease_until_ns)
         stream = self._streams.facts(stream_id, now).stream
+        left_s = self._entries.left_s(stream, entry, now)
         return Attempt(
             entry_id=sent["id"],
             stream_id=stream_id,
@@ -260,7 +292,8 @@ class Leases:
             body=sent["body"],
             tries=row["tries"],
             patience_known=stream.lifetime_s is not None,
-            left_s=self._entries.left_s(stream, entry, now),
+            left_s=left_s,
+            deadline_ns=now.boot_ns + int(min(ATTEMPT_S, max(0.0, left_s)) * 1e9),
             lease_until_ns=lease_until_ns,
         )
 
@@ -297,6 +330,14 @@ class Leases:
         if row is None or row["epoch"] != now.epoch or row["not_before_ns"] > now.boot_ns + int(LONGEST_WAIT_S * 1e9):
             return 0
         return int(row["not_before_ns"])
+
+
+def _urgency(row: sqlite3.Row) -> int:
+    return int(row["urgency_wall_ns"])
+
+
+def _is_slow(row: sqlite3.Row, host: str, rooms: Rooms) -> bool:
+    return host in rooms.slow and row["id"] in rooms.slow[host][0]
 
 
 def _problem_with(url: Secret) -> str:

@@ -5,7 +5,7 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from aura_agent.delivery.hosts import PROBE_CAP_S, Hosts, probe_delay_s
+from aura_agent.delivery.hosts import PROBE_CAP_S, Failure, Hosts, retry_delay_s
 
 HOST = "a.example:443"
 
@@ -18,14 +18,14 @@ def taken(made: Hosts, name: str, now_s: float = 0.0) -> int:
     """Begin as many attempts as there is room for; return how many that were."""
     room = made.rooms(now_s).get(name, made.unknown_room)
     for _ in range(room):
-        made.began(name)
+        made.began(name, 1)
     return room
 
 
 def fail_until_down(made: Hosts, now_s: float = 0.0, *, name: str = HOST) -> None:
     for _ in range(3):
-        made.began(name)
-        made.failed(name, now_s, answered=False)
+        made.began(name, 1)
+        made.failed(name, 1, Failure.CONNECT, now_s)
 
 
 def test_a_host_that_never_answered_takes_few_slots() -> None:
@@ -41,8 +41,8 @@ def test_answers_widen_and_the_last_quarter_is_for_others() -> None:
     """One more slot per answer, up to three quarters of all."""
     made = hosts()
     for _ in range(50):
-        made.began(HOST)
-        made.answered(HOST)
+        made.began(HOST, 1)
+        made.answered(HOST, 1)
 
     assert taken(made, HOST) == 12
 
@@ -58,11 +58,11 @@ def test_three_failures_in_a_row_are_an_outage() -> None:
     made = hosts()
     news = []
     for answered in (False, False, True, False, False, False, False):
-        made.began(HOST)
+        made.began(HOST, 1)
         if answered:
-            made.answered(HOST)
+            made.answered(HOST, 1)
         else:
-            news.append(made.failed(HOST, 0.0, answered=False))
+            news.append(made.failed(HOST, 1, Failure.CONNECT, 0.0))
 
     assert news == [False, False, False, False, True, False]
     assert made.down() == {HOST}
@@ -78,7 +78,7 @@ def test_a_host_that_is_down_has_one_probe_at_a_time() -> None:
     assert (made.rooms(0.0)[HOST], made.probes(0.0)) == (0, frozenset())
     assert (made.rooms(wait_s)[HOST], made.probes(wait_s)) == (1, frozenset({HOST}))
 
-    made.began(HOST)
+    made.began(HOST, 1)
 
     assert (made.rooms(wait_s)[HOST], made.probes(wait_s), made.next_open_s(wait_s)) == (0, frozenset(), None)
 
@@ -93,8 +93,8 @@ def test_a_day_of_outage_is_a_probe_or_two_a_minute() -> None:
         assert wait_s is not None
         assert wait_s <= PROBE_CAP_S
         now_s += wait_s
-        made.began(HOST)
-        made.failed(HOST, now_s, answered=False)
+        made.began(HOST, 1)
+        made.failed(HOST, 1, Failure.CONNECT, now_s)
         probes += 1
 
     assert 1440 < probes < 2 * 2880
@@ -105,23 +105,23 @@ def test_the_first_answer_opens_a_host() -> None:
     made = hosts()
     fail_until_down(made)
     now_s = made.next_open_s(0.0) or 0.0
-    made.began(HOST)
+    made.began(HOST, 1)
 
-    assert made.answered(HOST)
+    assert made.answered(HOST, 1)
     assert (made.down(), made.rooms(now_s)) == (frozenset(), {HOST: 2})
-    made.began(HOST)
-    assert not made.answered(HOST)
+    made.began(HOST, 1)
+    assert not made.answered(HOST, 1)
 
 
 def test_attempts_from_before_do_not_lengthen_the_wait() -> None:
     """A dozen that began together and fail together are one sign, not twelve."""
     made = hosts()
     for _ in range(12):
-        made.began(HOST)
-        made.answered(HOST)
+        made.began(HOST, 1)
+        made.answered(HOST, 1)
     taken(made, HOST)
     for _ in range(12):
-        made.failed(HOST, 100.0, answered=False)
+        made.failed(HOST, 1, Failure.CONNECT, 100.0)
 
     wait_s = made.next_open_s(100.0)
     assert wait_s is not None
@@ -133,10 +133,10 @@ def test_a_host_for_which_nothing_waits_is_forgotten() -> None:
     """Nothing is polled for its sake; one with an attempt under way is kept."""
     made = hosts()
     fail_until_down(made)
-    made.began(HOST)
+    made.began(HOST, 1)
     made.forget(HOST)
     assert made.down() == {HOST}
-    made.given_up(HOST)
+    made.given_up(HOST, 1)
     made.forget(HOST)
 
     assert (made.down(), made.next_open_s(0.0)) == (frozenset(), None)
@@ -145,8 +145,8 @@ def test_a_host_for_which_nothing_waits_is_forgotten() -> None:
 @given(st.integers(1, 1000), st.floats(0, 7200), st.integers(0, 2**32))
 def test_a_last_call_comes_before_expiry_or_not_at_all(probes: int, left_s: float, seed: int) -> None:
     """The wait is that of the back-off, or a shorter one that ends 2 to 10 s before the entry expires."""
-    wait_s = probe_delay_s(probes, random.Random(seed), left_s=left_s)
-    plain_s = probe_delay_s(probes, random.Random(seed))
+    wait_s = retry_delay_s(probes, random.Random(seed), left_s=left_s)
+    plain_s = retry_delay_s(probes, random.Random(seed))
 
     assert 0 <= wait_s <= plain_s <= PROBE_CAP_S
     assert wait_s == plain_s or 2 <= left_s - wait_s <= 10
@@ -159,12 +159,12 @@ def test_a_host_that_is_back_has_the_others_probed_at_once() -> None:
         fail_until_down(made, name=name)
     assert made.probes(0.0) == frozenset()
 
-    made.began(HOST)
-    made.answered(HOST)
+    made.began(HOST, 1)
+    made.answered(HOST, 1)
 
     assert made.probes(0.0) == {"b.example", "c.example"}
-    made.began("b.example")
-    made.failed("b.example", 0.0, answered=False)
+    made.began("b.example", 1)
+    made.failed("b.example", 1, Failure.CONNECT, 0.0)
     assert made.probes(0.0) == {"c.example"}
 
 
@@ -179,3 +179,54 @@ def test_a_host_that_asked_to_be_left_alone_has_no_room_until_then() -> None:
     fail_until_down(made)
     assert (made.rooms(59.0)[HOST], made.probes(59.0), made.next_open_s(59.0)) == (0, frozenset(), 1.0)
     assert (made.rooms(60.0)[HOST], made.probes(60.0), made.next_open_s(60.0)) == (1, frozenset({HOST}), 0.0)
+
+
+@pytest.mark.parametrize("failure", [Failure.ERROR, Failure.HANG, Failure.BROKEN])
+def test_one_ping_url_never_speaks_for_its_host(failure: Failure) -> None:
+    """However often it answers an error, hangs or breaks off: the host stays open for the others."""
+    made = hosts()
+    for _ in range(100):
+        made.began(HOST, 1)
+        assert not made.failed(HOST, 1, failure, 0.0)
+
+    assert made.down() == frozenset()
+    assert made.rooms(0.0)[HOST] >= 4
+
+
+@pytest.mark.parametrize("failure", [Failure.ERROR, Failure.HANG, Failure.BROKEN])
+def test_a_host_is_down_when_different_urls_fail_in_a_row(failure: Failure) -> None:
+    """An answer to any other URL in between shows that it lives."""
+    made = hosts()
+    for url in (1, 2, 1, 2):
+        assert not made.failed(HOST, url, failure, 0.0)
+    made.answered(HOST, 3)
+    news = [made.failed(HOST, url, failure, 0.0) for url in (1, 2, 4)]
+
+    assert news == [False, False, True]
+    assert made.down() == {HOST}
+
+
+def test_an_answer_of_any_kind_shows_that_a_connection_can_be_made() -> None:
+    """Two that could not connect, an error, two more: no outage."""
+    made = hosts()
+    for failure in (Failure.CONNECT, Failure.CONNECT, Failure.ERROR, Failure.CONNECT, Failure.CONNECT):
+        assert not made.failed(HOST, 1, failure, 0.0)
+
+
+def test_urls_that_have_hung_have_half_of_the_room() -> None:
+    """One that has an answer again is none of them any more."""
+    made = hosts()
+    for url in range(20):
+        made.answered(HOST, url)
+    for url in (1, 2):
+        made.began(HOST, url)
+        made.failed(HOST, url, Failure.HANG, 0.0)
+    slow = made.slow()[HOST]
+    assert slow.urls == {1, 2}
+    assert 1 <= slow.room <= made.rooms(0.0)[HOST] // 2
+
+    made.began(HOST, 1)
+    assert made.slow()[HOST].room == slow.room - 1
+    made.answered(HOST, 1)
+    made.answered(HOST, 2)
+    assert made.slow() == {}

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from aura_agent.delivery.hosts import Hosts
+from aura_agent.delivery.hosts import Failure, Hosts
 from aura_agent.outbox.claims import Ended, Rooms
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
@@ -50,12 +50,12 @@ def test_three_days_of_outage_with_500_jobs() -> None:
                 return made
             for attempt in claim.attempts:
                 made += 1
-                hosts.began(attempt.host)
+                hosts.began(attempt.host, attempt.stream_id)
                 if away:
-                    hosts.failed(attempt.host, now_s, answered=False, left_s=attempt.left_s)
+                    hosts.failed(attempt.host, attempt.stream_id, Failure.CONNECT, now_s, left_s=attempt.left_s)
                     ended.append(Ended(attempt=attempt, reason="away", delay_s=rng.uniform(0, 300)))
                 else:
-                    hosts.answered(attempt.host)
+                    hosts.answered(attempt.host, attempt.stream_id)
                     sent[attempt.run_id] += 1
                     ended.append(Ended(attempt=attempt, reason="", acknowledged=True))
 

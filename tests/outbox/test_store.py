@@ -1029,3 +1029,61 @@ def test_a_long_queue_is_looked_at_through_its_index(at: Bench) -> None:
     ]
     assert plans
     assert [plan for plan in plans if plan.startswith(("SCAN streams", "SCAN entries"))] == []
+
+
+def test_what_has_just_hung_comes_last_and_has_a_part_of_the_room(at: Bench) -> None:
+    """Six urgent URLs that hung, four others of the host: all of these begin, and as many of those as there is room."""
+    hung = [at.run(ref=f"url:http://127.0.0.1:9/ping/{number}") for number in range(6)]
+    others = [at.run(ref=f"url:http://127.0.0.1:9/ping/{number}") for number in range(6, 10)]
+    at.outbox.claim(0)
+    ids = {
+        row["stream_id"] for row in at.outbox.connection.execute("SELECT stream_id FROM entries ORDER BY id LIMIT 6")
+    }
+    rooms = Rooms({"127.0.0.1:9": 8}, slow={"127.0.0.1:9": (frozenset(ids), 2)})
+    at.outbox.connection.execute("UPDATE streams SET host = '127.0.0.1:9'")
+
+    began = [attempt.run_id for attempt in at.outbox.claim(16, rooms=rooms).attempts]
+
+    assert (began[:4], set(began[4:]) < set(hung), len(began)) == (others, True, 6)
+
+
+def test_a_probe_goes_to_what_was_tried_least(at: Bench) -> None:
+    """Not to the most urgent again and again: no ping URL speaks for all of its host."""
+    runs = [at.run(ref=f"url:http://127.0.0.1:9/ping/{number}") for number in range(3)]
+    host = "127.0.0.1:9"
+    rooms = Rooms({host: 1}, 1, reopened=frozenset({host}), probed=frozenset({host}))
+    tried = []
+    for _ in range(6):
+        (attempt,) = at.outbox.claim(16, rooms=rooms).attempts
+        tried.append(attempt.run_id)
+        not_delivered(at.outbox, attempt, "HTTP 503", delay_s=300)
+
+    assert (sorted(tried[:3]), sorted(tried[3:])) == (runs, runs)
+
+
+def test_an_acknowledgement_after_the_lease_makes_no_withdrawn_ping_delivered(at: Bench) -> None:
+    """It was withdrawn for a failure meanwhile, by whoever looked after the lease had ended: that stays on record."""
+    at.know("backup")
+    run_id = at.run()
+    attempt = _only(at.outbox.claim(10))
+    at.run(Outcome.FAILED)
+    at.clock.advance(LEASE_S + 1)
+    at.outbox.claim(10)
+    assert at.states()[run_id] == "invalidated"
+
+    delivered(at.outbox, attempt, "HTTP 200")
+
+    assert at.states()[run_id] == "invalidated"
+
+
+def test_a_late_acknowledgement_is_judged_by_what_is_on_record(at: Bench) -> None:
+    """Nobody has looked since the lease ended: the failure that was reported meanwhile withdraws the ping all the same."""
+    at.know("backup")
+    run_id = at.run()
+    attempt = _only(at.outbox.claim(10))
+    at.run(Outcome.FAILED)
+    at.clock.advance(LEASE_S + 1)
+
+    delivered(at.outbox, attempt, "HTTP 200")
+
+    assert at.states()[run_id] == "invalidated"
