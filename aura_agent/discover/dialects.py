@@ -76,6 +76,11 @@ BUSYBOX = Dialect(
     variables=frozenset({"MAILTO", "PATH", "SHELL"}),
     hash_ends=True,
 )
+_DISTRIBUTIONS = {
+    "alpine": BUSYBOX,
+    **dict.fromkeys(("debian", "ubuntu"), DEBIAN),
+    **dict.fromkeys(("arch", "fedora", "opensuse", "rhel", "sles", "suse"), CRONIE),
+}
 SPOOLS = tuple(dict.fromkeys((*DEBIAN.spools, *BUSYBOX.spools, *CRONIE.spools)))
 _DEBIAN_VERSION = re.compile(rb"^Package: cron\n(?:.+\n)*?Version: 3\.0pl1-(\d+)", re.MULTILINE)
 _SPOOL = re.compile(rb"\0(/(?:var|etc)/[a-z/]*cron[a-z/]*)\0")
@@ -99,6 +104,13 @@ def dialect_of(program: bytes, *, is_busybox: bool = False) -> Dialect | str:
         built_in = {found.decode().rstrip("/") for found in _SPOOL.findall(program)} & set(CRONIE.spools)
         return replace(CRONIE, spools=tuple(built_in)) if len(built_in) == 1 else CRONIE
     return known
+
+
+def of_distribution(os_release: str) -> Dialect | None:
+    """Return the cron that a distribution installs if nothing else is chosen, by its os-release(5); None if unknown."""
+    fields = re.findall(r"^(?:ID|ID_LIKE)=[\"']?([a-z0-9._ -]*)", os_release, re.MULTILINE)
+    names = " ".join(fields).split()
+    return next((_DISTRIBUTIONS[name] for name in names if name in _DISTRIBUTIONS), None)
 
 
 def of_packages(cron: Dialect, status: bytes) -> Dialect:

@@ -20,7 +20,17 @@ from aura_agent.discover.cronfiles import (
     why_no_script,
 )
 from aura_agent.discover.crontab import Form
-from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, SPOOLS, Dialect, chosen, dialect_of, of_packages
+from aura_agent.discover.dialects import (
+    BUSYBOX,
+    CRONIE,
+    DEBIAN,
+    SPOOLS,
+    Dialect,
+    chosen,
+    dialect_of,
+    of_distribution,
+    of_packages,
+)
 from aura_agent.discover.host import Host, by_crontab, own_name, read_own_crontab, read_text, read_user_crontab
 from aura_agent.discover.passwd import Accounts
 from aura_agent.discover.plan import Batch, Left, Table
@@ -80,6 +90,10 @@ class _Reader:
     def __init__(self, host: Host) -> None:
         self._host = host
         cron, self._no_cron = chosen(dict(_installed(host)))
+        # A copy without any programs, as of /etc and /var alone, has the cron of its distribution.
+        if not host.is_live and not any(os.path.isdir(host.path(place)) for place in _PROGRAM_DIRECTORIES):
+            releases = (self._settings(path) for path in ("/etc/os-release", "/usr/lib/os-release"))
+            cron = of_distribution(next((text for text in releases if text is not None), ""))
         self._cron = None if cron is None else of_packages(cron, _bytes_of(host.path("/var/lib/dpkg/status")))
         self._accounts = Accounts.of_host(host.root, lambda path: host.tried(path, read_text))
         root_owner = os.stat(host.root).st_uid

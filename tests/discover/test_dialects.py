@@ -1,12 +1,14 @@
 """Tables as each cron reads them: what is a job to which, and how a line is rewritten for it."""
 
 import pytest
+from hypothesis import given
 
 from aura_agent.discover.cronfiles import unreadable_line
 from aura_agent.discover.crontab import Form, Line, read_table
-from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, Dialect, chosen, dialect_of, of_packages
+from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, OLD_DEBIAN, Dialect, chosen, dialect_of, of_packages
 from aura_agent.discover.plan import Facts, Table, propose
 from tests.discover import crond
+from tests.discover.test_crontab import TEXTS
 
 HOUR_S, DAY_S = 3600, 86_400
 
@@ -220,6 +222,26 @@ def test_debian_s_cron_halves_backslashes_of_wrapped_lines_alike(command: str) -
     quoted = bare.replace("'", "'\\''")
     assert ours.partition(" -- ")[2] in (bare, f"/bin/sh -c '{quoted}'")
     assert ours_given == given
+
+
+@pytest.mark.parametrize("dialect", [DEBIAN, OLD_DEBIAN, CRONIE, BUSYBOX])
+@given(text=TEXTS)
+def test_wrapping_is_nothing_but_wrapping_to_each_cron(dialect: Dialect, text: str) -> None:
+    """The same jobs in the same places; what Debian's cron reads it reads afterwards; once is all; a way back."""
+    after = wrapped(text, dialect)
+
+    before_lines, after_lines = read_table(text, "user", dialect), read_table(after, "user", dialect)
+    assert len(before_lines) == len(after_lines)
+    for before, now in zip(before_lines, after_lines, strict=True):
+        assert now.text == before.text or before.entry is not None
+        if before.entry is not None:
+            assert now.entry is not None
+            assert (now.entry.when, now.entry.given, now.entry.settings) == (
+                *(before.entry.when, before.entry.given, before.entry.settings),
+            )
+    if not unreadable_line(text, "user", dialect, lambda _: True):
+        assert unreadable_line(after, "user", dialect, lambda _: True) == ""
+    assert wrapped(after, dialect) == after
 
 
 def test_a_dash_in_front_is_root_s_alone() -> None:

@@ -94,6 +94,29 @@ def test_tables_that_nothing_known_runs_have_no_jobs(copy: Copy, cron: str, reas
     assert reasons["/etc/anacrontab"] == "no anacron is installed here, so nothing runs it"
 
 
+@pytest.mark.parametrize(
+    ("os_release", "jobs"),
+    [
+        ('NAME="Debian"\nID=debian\n', ["debian", "x"]),
+        ("ID=linuxmint\nID_LIKE='ubuntu debian'\n", ["debian", "x"]),
+        ('ID="opensuse-leap"\nID_LIKE="suse opensuse"\n', ["suse", "x"]),
+        ("ID=alpine\n", ["alpine"]),
+        ("ID=plan9\n", []),
+    ],
+)
+def test_a_copy_without_programs_has_its_distribution_s_cron(copy: Copy, os_release: str, jobs: list[str]) -> None:
+    """Who copies /etc and /var alone leaves nothing else to go by."""
+    copy.cron("")
+    copy.path("/usr/sbin").rmdir()
+    copy.write("/etc/os-release", os_release)
+    copy.write("/etc/crontab", LINE)
+    copy.write("/var/spool/cron/crontabs/bob", "0 3 * * * debian\n", 0o600)
+    copy.write("/var/spool/cron/tabs/bob", "0 3 * * * suse\n", 0o600)
+    copy.write("/etc/crontabs/bob", "0 3 * * * alpine\n", 0o600)
+
+    assert names(copy) == jobs
+
+
 def test_debian_s_cron_ignores_a_file_with_a_bad_line(copy: Copy) -> None:
     """With all its good lines; other files, and other crons, are not concerned."""
     copy.write("/etc/cron.d/bad", "0 3 * * * root one\n0 3 * * root two\n")
@@ -234,6 +257,21 @@ def test_a_foreign_owner_decides_about_a_file(copy: Copy) -> None:
 
     assert found == {"debian": ["of-bob", "of-root"], "cronie": ["of-bob", "of-root"], "busybox": ["of-root"]}
     assert copy.reasons()["/var/spool/cron/crontabs/bob"].startswith("WRONG FILE OWNER: uid 1000; busybox's crond")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="chown is root's")
+def test_a_copy_that_is_not_root_s_says_nothing_of_owners(copy: Copy) -> None:
+    """Who copies files without being root owns them all; modes are as they were."""
+    copy.write("/etc/cron.d/own", LINE)
+    copy.write("/etc/cron.d/writable", LINE, 0o666)
+    copy.write("/etc/passwd", PASSWD)
+    copy.write("/var/spool/cron/crontabs/bob", "0 3 * * * y\n", 0o600)
+    for path in (copy.root, *copy.root.rglob("*")):
+        os.chown(path, 4001, 4001, follow_symlinks=False)
+
+    assert names(copy) == ["y", "x"]
+    assert copy.reasons()["/etc/cron.d/writable"].startswith("INSECURE MODE")
 
 
 @pytest.mark.parametrize(
