@@ -1,9 +1,9 @@
 """The async client of Aura's REST API: carries requests of ``wire`` over httpx and answers back.
 
 Each call has explicit time-outs and one deadline over all; bodies are bounded; redirects are never followed, since
-they would take the token elsewhere. It never tries again by itself: the callers know what is worth it, and what was
-written may have been done although no answer came. A method per operation stands here; what it asks and how the answer
-reads stands in the resource's own module.
+they would take the token elsewhere. Nothing is tried again but what a 429 refused, where a caller asks for that: what
+was written may have been done although no answer came. A method per operation stands here; what it asks and how the
+answer reads stands in the resource's own module.
 """
 
 import asyncio
@@ -18,14 +18,24 @@ import httpx
 from msgspec import UNSET, UnsetType
 
 from aura_agent.api import assumptions, heartbeats, incidents, integrations, monitors
-from aura_agent.api.errors import ApiError, ApiGarbled, ApiMisconfigured, ApiUnreachable, Forbidden, NotFound
+from aura_agent.api.errors import (
+    ApiError,
+    ApiGarbled,
+    ApiMisconfigured,
+    ApiUnreachable,
+    BudgetSpent,
+    Forbidden,
+    NotFound,
+    RateLimited,
+)
 from aura_agent.api.heartbeats import Heartbeat, HeartbeatFields, ping_url_request, read_ping_url
 from aura_agent.api.incidents import Incident, resolve_request
 from aura_agent.api.integrations import Integration
 from aura_agent.api.ledger import REQUEST_NS, Purpose
-from aura_agent.api.limiter import Limiter
+from aura_agent.api.limiter import Limiter, held_s
 from aura_agent.api.models import M, read, written
 from aura_agent.api.monitors import Check, Monitor, MonitorFields
+from aura_agent.api.retry_after import latest_after_retry_after_s
 from aura_agent.api.transport import USER_AGENT, build_client, judge_url, timeouts, trouble_of
 from aura_agent.api.trouble import BEFORE_SENDING, Trouble, describe
 from aura_agent.api.wire import (
@@ -63,6 +73,8 @@ class AuraClient:
 
     Each request waits for its turn in the *limiter*'s budget, as urgent as its *purpose*; if that won't come within
     *patience_s*, it raises BudgetSpent and sends nothing. Without a limiter, this client alone keeps to the limits.
+    A request that is refused with 429 is sent again after its Retry-After, as long as all its waits together take
+    *refusal_wait_s* at the most; 0: never.
     """
 
     def __init__(
@@ -76,6 +88,7 @@ class AuraClient:
         limiter: Limiter | None = None,
         purpose: Purpose = Purpose.LISTING,
         patience_s: float = math.inf,
+        refusal_wait_s: float = 0.0,
     ) -> None:
         """Raise ApiMisconfigured if the base URL or the token can't be used."""
         self._base = _checked_base(base_url, allow_insecure=allow_insecure)
@@ -85,6 +98,7 @@ class AuraClient:
         self._total_timeout_s = min(total_timeout_s, MAX_REQUEST_S)
         self._limiter = limiter or Limiter(token, base_url, SystemClock(), random.Random())  # spreads, protects nothing
         self._purpose, self._patience_s = purpose, patience_s
+        self._refusal_wait_s = refusal_wait_s
         self.budget = Budget(None, None)
 
     async def __aenter__(self) -> Self:
@@ -259,10 +273,26 @@ class AuraClient:
         raise ApiGarbled(f"the Aura API's list {first.path} doesn't end: more than {MAX_PAGES} pages")
 
     async def _ask(self, request: Request) -> Reply:
-        """Return a 2xx answer. Raises ApiError for everything else."""
+        """Return a 2xx answer. Raises ApiError for everything else.
+
+        A 429 says that nothing was done, so a write may be sent again, too.
+        """
+        patience_s, left_s = self._patience_s, self._refusal_wait_s
+        while True:
+            try:
+                return await self._ask_once(request, patience_s)
+            except BudgetSpent:
+                raise
+            except RateLimited as refusal:
+                if held_s(refusal) > left_s:
+                    raise
+                left_s -= held_s(refusal)
+                patience_s = latest_after_retry_after_s(held_s(refusal))
+
+    async def _ask_once(self, request: Request, patience_s: float) -> Reply:
         if self._http is None:
             self._http = build_client(max_connections=_CONNECTIONS)
-        reserved_ns = await self._limiter.admit(self._purpose, self._patience_s)
+        reserved_ns = await self._limiter.admit(self._purpose, patience_s)
         deadline = asyncio.timeout(self._total_timeout_s)
         try:
             async with deadline:

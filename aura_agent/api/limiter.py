@@ -29,10 +29,15 @@ DIRECTORY = "budget"
 _MAX_BYTES = 1 << 18
 _LOCK_TRIES, _LOCK_PAUSE_S = 200, 0.005  # it is held for a moment only; a process that was stopped must not stop us
 _LONGEST_SLEEP_S = 30.0  # the loop's clock stands still in a suspend, and answers to others shorten a wait
-_UNTOLD_S = 60.0  # a 429 without Retry-After: the shorter window will be over
+_UNTOLD_S = 60.0  # a 429 without Retry-After, or with one of zero, which says nothing: the shorter window will be over
 
 Sleep = Callable[[float], Awaitable[None]]
 T = TypeVar("T")
+
+
+def held_s(refusal: RateLimited) -> float:
+    """Return for how long a 429 holds back all further requests."""
+    return refusal.retry_after_s or _UNTOLD_S
 
 
 class Limiter:
@@ -89,13 +94,17 @@ class Limiter:
             await self._sleep(min(wait_ns / 1e9 * (1 + self._rng.uniform(0.0, 0.05)), _LONGEST_SLEEP_S))
 
     async def settle(self, reserved_ns: int, left: Budget, problem: ApiError | None = None) -> None:
-        """Note the answer to a request: what is *left* of the windows, and which *problem* it was, if one."""
+        """Note the answer to a request: what is *left* of the windows, and which *problem* it was, if one.
+
+        A Retry-After says when a window that is used up is over, so what is left of it says nothing more.
+        """
 
         def note(ledger: Ledger, now_ns: int) -> None:
-            ledger.settle(reserved_ns, now_ns, (left.minute, left.hour))
-            if isinstance(problem, RateLimited):
-                asked_s = _UNTOLD_S if problem.retry_after_s is None else problem.retry_after_s
-                ledger.hold(now_ns + int(after_retry_after_s(asked_s, self._rng) * 1e9))
+            refusal = problem if isinstance(problem, RateLimited) else None
+            says_when = refusal is not None and bool(refusal.retry_after_s)
+            ledger.settle(reserved_ns, now_ns, (None, None) if says_when else (left.minute, left.hour))
+            if refusal is not None:
+                ledger.hold(now_ns + int(after_retry_after_s(held_s(refusal), self._rng) * 1e9))
 
         await self._change(note)
 

@@ -33,3 +33,8 @@ def after_retry_after_s(asked_s: float, rng: random.Random) -> float:
     An hour in all at the most: who asks for more is asked again after an hour.
     """
     return min(RETRY_AFTER_CAP_S, max(0.0, asked_s) * (1.0 + rng.uniform(0.0, _LATER_AT_MOST)))
+
+
+def latest_after_retry_after_s(asked_s: float) -> float:
+    """Return the longest wait that ``after_retry_after_s`` can make of *asked_s*, and a second more."""
+    return asked_s * (1.0 + _LATER_AT_MOST) + 1.0

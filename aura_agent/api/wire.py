@@ -138,8 +138,10 @@ def parse_error(request: Request, reply: Reply, now: datetime, *, hide: str = ""
     what = f"the Aura API refused {request}" if reply.status < 500 else "the Aura API failed"
     wait_s = retry_after_s(reply.headers.get("retry-after"), now)
     text = f"{what} ({reply.status}): {said}" + (f"; {hint}" if hint else "")
-    if wait_s is not None:
+    if wait_s:
         text += f"; try again in {format_duration(wait_s)}"
+    elif reply.status == 429:
+        text += "; try again in a minute"
     return error_class(reply.status, code)(
         text + (f" [request id {request_id}]" if request_id else ""),
         code=code,

@@ -3,13 +3,24 @@
 import asyncio
 import random
 from contextlib import suppress
+from dataclasses import replace
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, open_store, print_json, read_config, service
+from aura_agent.cli.settings import (
+    REFUSAL_WAIT_S,
+    config_option,
+    json_option,
+    open_store,
+    print_json,
+    read_config,
+    say_wait,
+    service,
+)
 from aura_agent.config.models import Config
 from aura_agent.delivery.now import Sent, ping_now
 from aura_agent.errors import AuraError, StoreError, UsageError
+from aura_agent.units import format_duration
 
 
 @click.command()
@@ -54,10 +65,22 @@ async def _ping(config: Config, heartbeat: str) -> Sent:
 
     where = service(config)
     worker = OutboxWorker(open_store(config, "ping"))
-    resolver = Resolver(worker, where.client_factory(), SystemClock(), random.Random(), Silence())
+    open_client = where.client_factory(say_wait, refusal_wait_s=REFUSAL_WAIT_S)
+    resolver = Resolver(worker, open_client, SystemClock(), random.Random(), Silence())
+    clock_s = asyncio.get_running_loop().time
+    give_up_s = clock_s() + REFUSAL_WAIT_S
     try:
         async with build_http() as http:
-            sent = await ping_now(worker, resolver, http, heartbeat, allow_insecure=where.allow_insecure)
+            while True:
+                sent = await ping_now(worker, resolver, http, heartbeat, allow_insecure=where.allow_insecure)
+                wait_s = sent.retry_after_s
+                if sent.acknowledged or not wait_s:
+                    break
+                if wait_s > give_up_s - clock_s():
+                    sent = replace(sent, reason=f"{sent.reason}; try again in {format_duration(wait_s)}")
+                    break
+                say_wait(wait_s, sent.reason)
+                await asyncio.sleep(wait_s)
         if sent.acknowledged:
             with suppress(StoreError):  # Aura has it; at worst check --online takes it for somebody else's
                 await worker.call(lambda outbox: outbox.note_ping_by_hand(sent.stream_id))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _LOOK_PATIENCE_S = 2.0  # who only looks wants to see what there is, not to wait for who keeps the database locked
 _NARROW_COLUMNS = 90  # a table of half a dozen columns is torn to shreds in fewer
-_API_PATIENCE_S = 150.0  # the minute's limit is waited for; who has used up the hour is told so
+_API_PATIENCE_S = 75.0  # the minute's limit is waited for; who has used up the hour is told so
+REFUSAL_WAIT_S = 60.0  # for a command that Aura refuses with 429; who is to wait longer is told so
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -107,14 +108,14 @@ def open_api(config: Config) -> "AuraClient":
     """
     from aura_agent.api import Purpose
 
-    open_client = service(config).client_factory(on_wait=_say_wait)
+    open_client = service(config).client_factory(on_wait=say_wait, refusal_wait_s=REFUSAL_WAIT_S)
     if open_client is None:
         raise ConfigError([Problem("no API token; set token_file in [api], or AURA_TOKEN_FILE")])
     return open_client(Purpose.LISTING, _API_PATIENCE_S)
 
 
-def _say_wait(wait_s: float) -> None:
-    click.echo(f"aura-agent: waiting {format_duration(wait_s)}: Aura's rate limit is used up until then", err=True)
+def say_wait(wait_s: float, reason: str = "Aura's rate limit is used up until then") -> None:
+    click.echo(f"aura-agent: waiting {format_duration(wait_s)}: {reason}", err=True)
 
 
 def print_json(value: object) -> None:

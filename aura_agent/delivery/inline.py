@@ -44,8 +44,13 @@ class Service:
         """Return how we are named in stores; None without a token."""
         return None if self.token is None else account_of(self.base_url, self.token)
 
-    def client_factory(self, on_wait: Callable[[float], None] = lambda _: None) -> ClientFactory | None:
-        """Return what opens an API client, None without a token; *on_wait* hears how long (s) a request has to wait."""
+    def client_factory(
+        self, on_wait: Callable[[float], None] = lambda _: None, *, refusal_wait_s: float = 0.0
+    ) -> ClientFactory | None:
+        """Return what opens an API client, None without a token; *on_wait* hears how long (s) a request has to wait.
+
+        *refusal_wait_s* is how long one that was refused with 429 waits to be sent again, and the least patience.
+        """
         token = self.token
         if token is None:
             return None
@@ -66,7 +71,8 @@ class Service:
                 allow_insecure=self.allow_insecure,
                 limiter=limiter,
                 purpose=purpose,
-                patience_s=patience_s,
+                patience_s=max(patience_s, refusal_wait_s),
+                refusal_wait_s=refusal_wait_s,
             )
 
         return open_client
