@@ -40,6 +40,7 @@ MAX_RATE_PER_S = 50.0  # pings that begin, unless the config says otherwise
 GATHER_S = 0.05  # between two looks that reports call for: those that come in a row share them
 SPOOL_S = 60.0  # a wrapper that found us too slow to answer wrote to the spool, and nothing tells us
 _STORE_TROUBLE_S = 5.0
+_SILENT_S = 86_400.0  # a host that hasn't answered for so long may be none any more: ping URLs move
 _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing tells us either
 
 
@@ -333,7 +334,7 @@ class Courier:
             self._skew.hear(sent.ahead_s)
             self._got_through()
         self._judge_host(attempt, answer, sent.error)
-        ended = await self._conclude(attempt, answer, sent.duration_s)
+        ended = await self._conclude(attempt, answer, sent.duration_s, answered=sent.status is not None)
         self._ended.append(ended)  # not in one line: that would name the list of before the wait
 
     def _judge_host(self, attempt: Attempt, answer: Answer, error: str | None) -> None:
@@ -361,12 +362,12 @@ class Courier:
         self._reopened.add(host)
         self._observer.note("host.recovered", host=host)
 
-    async def _conclude(self, attempt: Attempt, answer: Answer, duration_s: float) -> Ended:
+    async def _conclude(self, attempt: Attempt, answer: Answer, duration_s: float, *, answered: bool) -> Ended:
         """Return what to put on record; asks for the ping URL anew where the answer wants that."""
         if answer.verdict is Verdict.DELIVERED:
             return Ended(attempt=attempt, reason=answer.reason, acknowledged=True, duration_s=duration_s)
         wait_s = retry_delay_s(attempt.tries + 1, self._rng, cap_s=CAP_S, left_s=attempt.left_s)
-        parked, host_wait_s = False, None
+        parked, asked_anew, host_wait_s = False, False, None
         if answer.retry_after_s is not None:
             host_wait_s = after_retry_after_s(answer.retry_after_s, self._rng)
             wait_s = max(wait_s, host_wait_s)
@@ -380,10 +381,17 @@ class Courier:
                 wait_s = 0.0
             elif found is Fresh.SAME:
                 wait_s, parked = PARKED_S, True
+        elif not answered and attempt.silent_s >= _SILENT_S:
+            found = await self._fresh(attempt)
+            asked_anew = found is not Fresh.UNKNOWN
+            if found is Fresh.CHANGED:
+                wait_s = 0.0
         return Ended(
             attempt=attempt,
             reason=answer.reason,
             duration_s=duration_s,
+            answered=answered,
+            asked_anew=asked_anew,
             delay_s=wait_s,
             parked=parked,
             drop_body=answer.verdict is Verdict.WITHOUT_BODY,

@@ -116,7 +116,8 @@ class Resolver:
             if not missing:
                 return
             if not self.can_ask:
-                self._lacking = self._no_client_reason
+                if not all(stream.is_doubt for stream in missing):
+                    self._lacking = self._no_client_reason
                 await self._postpone(missing, self._no_client_reason, delay_s=UNKNOWN_NAME_S, parked=True)
                 return
             if self.standing.held_s() > 0:
@@ -336,7 +337,9 @@ class Resolver:
                     parked=parked,
                 )
             )
-            self._observer.note("ping.parked" if parked else "ping.postponed", heartbeat=_wanted(stream), reason=reason)
+            if not stream.is_doubt:
+                event = "ping.parked" if parked else "ping.postponed"
+                self._observer.note(event, heartbeat=_wanted(stream), reason=reason)
 
     def _listed_just_now(self) -> bool:
         if self._listed_boot_ns is None:

@@ -28,6 +28,7 @@ class Attempt:
     patience_known: bool  # whether the heartbeat's interval is known
     left_s: float  # until the entry expires
     deadline_ns: int  # CLOCK_BOOTTIME: the request must have been written by then
+    silent_s: float  # for how long no attempt at the stream has had any answer
     lease_until_ns: int  # which lease it is, for one process may have had several on the stream
 
 
@@ -35,6 +36,7 @@ class Attempt:
 class Ended:
     """How an attempt ended: *acknowledged*, or to be made again after *delay_s* at the earliest.
 
+    *answered*: there was some answer; *asked_anew*: the API has confirmed the ping URL since.
     *unsent*: nothing of the request was written, and it is to be judged anew. *parked* is for what people have to mend.
     *host_not_before_s* holds back everything for that host (Retry-After).
     """
@@ -44,6 +46,8 @@ class Ended:
     duration_s: float = 0.0
     acknowledged: bool = False
     unsent: bool = False
+    answered: bool = True
+    asked_anew: bool = False
     delay_s: float = 0.0
     parked: bool = False
     drop_body: bool = False
@@ -94,13 +98,18 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """A stream with something to send whose ping URL isn't known. *is_foreign*: only another account can ask for it."""
+    """A stream with something to send whose ping URL isn't known.
+
+    *is_foreign*: only another account can ask for it. *is_doubt*: nothing waits in it; a later run in it may be of the
+    heartbeat to whose bare URL a ping waits.
+    """
 
     stream_id: int
     heartbeat_id: str | None
     refs: tuple[str, ...]
     tries: int
     is_foreign: bool = False
+    is_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

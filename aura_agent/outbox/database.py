@@ -195,6 +195,9 @@ _STEPS = (
     UPDATE entries SET ref = (SELECT min(ref) FROM refs WHERE refs.stream_id = entries.stream_id)
         WHERE state = 'waiting' AND (SELECT count(*) FROM refs WHERE refs.stream_id = entries.stream_id) = 1;
     """,
+    """
+    CREATE INDEX streams_unresolved ON streams (scope) WHERE heartbeat_id IS NULL AND direct_url IS NULL;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 _text = partial(str, encoding="utf-8", errors="replace")  # a damaged name is no reason to read nothing

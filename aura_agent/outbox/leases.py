@@ -8,6 +8,7 @@ host's Retry-After holds for all streams. Works inside the transactions of ``aur
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aura_agent.outbox import damage
@@ -140,6 +141,8 @@ class Leases:
             self._release(attempt, attempt.stream_id)
             return State.DROPPED
         ref, stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
+        if not ended.unsent:
+            self._streams.note_answer(stream_id, now, answered=ended.answered, asked_anew=ended.asked_anew)
         hurried = self._streams.is_hurried(stream_id)
         is_ours = self._release(attempt, stream_id) and now.boot_ns < attempt.lease_until_ns
         if ended.acknowledged:
@@ -199,10 +202,10 @@ class Leases:
             if _is_slow(row, found.host, rooms):
                 left.slow[found.host] -= 1
             leased.attempts.append(found)
-        elif isinstance(found, Unresolved):
-            leased.unresolved.append(found)
         elif isinstance(found, Parked):
             leased.parked.append(found)
+        else:
+            leased.unresolved += found
 
     def _park(self, stream_id: int, now: Moment, reason: str) -> Parked:
         self._streams.postpone(stream_id, now, PARKED_S, reason, parked=True)
@@ -247,32 +250,32 @@ class Leases:
 
     def _take_one(
         self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int
-    ) -> Attempt | Unresolved | Parked | None:
+    ) -> Attempt | Parked | Sequence[Unresolved]:
         stream_id = row["id"]
         if self._entries.merged(stream_id, now) != stream_id:
-            return None  # the stream that it is part of is due
+            return ()  # the stream that it is part of is due
         heartbeat_id, url, host = self._target(stream_id)
         if heartbeat_id is not None and url is not None and self._takes_in(stream_id, url, now):
-            return None  # it is due anew, unless an attempt was under way there
+            return ()  # it is due anew, unless an attempt was under way there
         entry = self._entries.settle(stream_id, now)
         if entry is None:
-            return None
+            return ()
         lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
         if url is None:
-            self._senders.join()
-            self._streams.lease(stream_id, self._owner, None, now.epoch, lease_until_ns)
-            refs, is_foreign = self._streams.refs(stream_id), self._streams.is_foreign(stream_id)
-            return Unresolved(stream_id, heartbeat_id, refs, row["tries"], is_foreign)
+            return [self._look_up(stream_id, heartbeat_id, row["tries"], now)]
         if host != row["host"]:
             self._streams.set_host(stream_id, host)
         if host == NO_HOST:
             return self._park(stream_id, now, f"invalid ping URL: {_problem_with(url)}")
         if rooms.get(host, unknown_room) <= 0:
-            return None  # it stays due, and is looked at again when its host has room
+            return ()  # it stays due, and is looked at again when its host has room
         held_until_ns = self._host_not_before_ns(host, now)
         if held_until_ns > now.boot_ns:
             self._streams.set_due(stream_id, now.epoch, held_until_ns)
-            return None
+            return ()
+        if heartbeat_id is None and (doubts := self._streams.doubts(entry.key, now)).hold_until_ns is not None:
+            self._streams.set_due(stream_id, now.epoch, doubts.hold_until_ns)
+            return [self._look_up(*doubt, 0, now, is_doubt=True) for doubt in doubts.to_ask]
         sent = self._connection.execute(
             "SELECT id, run_id, job, body FROM entries WHERE run_id = ?", (entry.key.run_id,)
         ).fetchone()
@@ -294,6 +297,7 @@ class Leases:
             patience_known=stream.lifetime_s is not None,
             left_s=left_s,
             deadline_ns=now.boot_ns + int(min(ATTEMPT_S, max(0.0, left_s)) * 1e9),
+            silent_s=0.0 if row["silent_wall_ns"] is None else (now.wall_ns - row["silent_wall_ns"]) / 1e9,
             lease_until_ns=lease_until_ns,
         )
 
@@ -306,6 +310,17 @@ class Leases:
         if url is None:
             return heartbeat_id, None, ""
         return heartbeat_id, url, NO_HOST if _problem_with(url) else host_of(url.reveal())
+
+    def _look_up(
+        self, stream_id: int, heartbeat_id: str | None, tries: int, now: Moment, *, is_doubt: bool = False
+    ) -> Unresolved:
+        """Lease a stream to whoever looks up its ping URL."""
+        self._senders.join()
+        self._streams.lease(stream_id, self._owner, None, now.epoch, now.boot_ns + int(LEASE_S * 1e9))
+        if is_doubt:
+            self._streams.note_asked(stream_id, now)
+        is_foreign = self._streams.is_foreign(stream_id)
+        return Unresolved(stream_id, heartbeat_id, self._streams.refs(stream_id), tries, is_foreign, is_doubt)
 
     def _takes_in(self, stream_id: int, url: Secret, now: Moment) -> bool:
         """Merge what came under the bare URL of the heartbeat and couldn't be before; whether there was any."""

@@ -23,6 +23,20 @@ from aura_agent.secret import Secret
 _HEARTBEATS = " LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id AND heartbeats.scope = streams.scope"
 
 
+_HOLD_NS = 5 * 10**9  # how long a ping to a bare URL waits for a look-up that may withdraw it
+_ASK_AGAIN_NS = 3600 * 10**9
+
+
+class Doubts(NamedTuple):
+    """Streams that may be of the heartbeat to whose bare URL a ping waits: id, heartbeat's id if known.
+
+    *hold_until_ns*: how long that ping waits for what they turn out to be; None: not at all.
+    """
+
+    to_ask: tuple[tuple[int, str | None], ...]
+    hold_until_ns: int | None
+
+
 class Facts(NamedTuple):
     """What is known of a stream: for the rules, and by their ids the entry whose attempt is *under_way*, and the one
     that was *leased* last and whose attempt is under way or has no known end.
@@ -170,6 +184,57 @@ class Streams:
         self._refs.change_scope(source, target)
         return merged
 
+    def doubts(self, key: Key, now: Moment) -> Doubts:
+        """Return what has to be looked up before the run of *key* is sent to a bare URL: later runs in other streams.
+
+        Whether they are of the same heartbeat only their ping URLs can tell. Each is asked for once an hour at most.
+        """
+        scope = self._scopes.current()
+        later = (
+            " AND ("
+            + " OR ".join(
+                f"({mark}_epoch, {mark}_boot_ns, {mark}_run) > (:epoch, :boot_ns, :run_id)"
+                for mark in ("failed", "succeeded")
+            )
+            + ")"
+        )
+        rows = self._connection.execute(
+            "SELECT * FROM streams WHERE scope = :scope AND heartbeat_id IS NULL AND direct_url IS NULL" + later,
+            {"scope": scope, **key._asdict()},
+        ).fetchall()
+        rows += self._connection.execute(
+            "SELECT streams.* FROM heartbeats JOIN streams ON streams.scope = heartbeats.scope AND heartbeat_id ="
+            " heartbeats.id WHERE ping_url IS NULL AND heartbeats.scope = :scope" + later,
+            {"scope": scope, **key._asdict()},
+        ).fetchall()
+        to_ask, hold_until_ns = [], None
+        for row in rows:
+            known = row["asked_epoch"] == now.epoch
+            if not known or row["asked_boot_ns"] <= now.boot_ns - _ASK_AGAIN_NS:
+                to_ask.append((row["id"], row["heartbeat_id"]))
+                hold_until_ns = now.boot_ns + _HOLD_NS
+            elif _is_leased(row, now) and row["asked_boot_ns"] + _HOLD_NS > now.boot_ns:
+                hold_until_ns = max(hold_until_ns or 0, row["asked_boot_ns"] + _HOLD_NS)
+        return Doubts(tuple(to_ask), hold_until_ns)
+
+    def note_asked(self, stream_id: int, now: Moment) -> None:
+        """The stream is looked up for the sake of a ping to a bare URL."""
+        self._connection.execute(
+            "UPDATE streams SET asked_epoch = ?, asked_boot_ns = ? WHERE id = ?", (now.epoch, now.boot_ns, stream_id)
+        )
+
+    def note_answer(self, stream_id: int, now: Moment, *, answered: bool, asked_anew: bool) -> None:
+        """An attempt had an answer or none; *asked_anew*: the API has confirmed the ping URL since."""
+        if answered or asked_anew:
+            value = None if answered else now.wall_ns
+            self._connection.execute(
+                "UPDATE streams SET silent_wall_ns = ? WHERE id = ? AND silent_wall_ns IS NOT NULL", (value, stream_id)
+            )
+        else:
+            self._connection.execute(
+                "UPDATE streams SET silent_wall_ns = coalesce(silent_wall_ns, ?) WHERE id = ?", (now.wall_ns, stream_id)
+            )
+
     def scopes_of(self, ref: str) -> list[int]:
         """Return the scopes in which somebody has reported *ref*."""
         rows = self._connection.execute("SELECT scope FROM refs WHERE ref = ? ORDER BY scope", (stored(ref),))
@@ -263,7 +328,16 @@ class Streams:
         )
 
     def end_look_up(self, stream_id: int) -> None:
-        """What was to be looked up is known by now, or can't be had; an attempt goes on."""
+        """What was to be looked up is known by now, or can't be had; an attempt goes on.
+
+        What waits for a bare URL was held for that, perhaps.
+        """
+        row = self._connection.execute("SELECT asked_epoch FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        if row is not None and row["asked_epoch"] is not None:
+            self._connection.execute(
+                "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE direct_url IS NOT NULL"
+                " AND heartbeat_id IS NULL AND due_boot_ns IS NOT NULL AND tries = 0 AND lease_owner IS NULL"
+            )
         self._connection.execute(
             "UPDATE streams SET lease_owner = NULL WHERE id = ? AND lease_entry IS NULL", (stream_id,)
         )
@@ -494,6 +568,10 @@ class Streams:
             if key is not None:
                 raise_mark(self._connection, target, mark, key)
         self._merge_trouble(row, other, now)
+        self._connection.execute(
+            "UPDATE streams SET asked_epoch = ?, asked_boot_ns = ? WHERE id = ? AND asked_epoch IS NULL",
+            (row["asked_epoch"], row["asked_boot_ns"], target),
+        )
         self._connection.execute("UPDATE entries SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("UPDATE refs SET stream_id = ? WHERE stream_id = ?", (target, source))
         self._connection.execute("DELETE FROM streams WHERE id = ?", (source,))
