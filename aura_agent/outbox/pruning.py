@@ -2,7 +2,8 @@
 
 In this order: output of old runs, ended entries (superseded ones before others, the oldest first), waiting successes
 that a later one of their stream stands for, bodies, runs. A stream's newest success stays whatever happens, and so do
-its marks: it is no row of these tables that keeps a ping from being false.
+its marks: it is no row of these tables that keeps a ping from being false. Names of which nothing was reported in 90
+days go, too; the newest of their marks stays for all of them (``refs``).
 
 It goes a bounded step at a time, after a report was accepted or attempts have ended, so that nobody waits long for it:
 what a step doesn't come to is left to the next. The file shrinks by incremental vacuum, as slowly.
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from aura_agent.errors import StoreError
 from aura_agent.outbox.database import reading, transaction
 from aura_agent.outbox.entries import Entries
+from aura_agent.outbox.refs import Refs, is_old, long_ago
 from aura_agent.outbox.rules import Moment, State
 
 _LOOK_EVERY_ROWS = 200  # of history, and ended attempts, whoever wrote them
@@ -40,6 +42,7 @@ class Pruner:
     def __init__(self, connection: sqlite3.Connection, entries: Entries, bounds: Bounds) -> None:
         self._connection = connection
         self._entries = entries
+        self._refs = Refs(connection)
         self._bounds = bounds
         self._is_due = False
         self.problem = ""
@@ -81,6 +84,10 @@ class Pruner:
             crowded_out = _stood_for(connection, _BATCH_ROWS)
             if not crowded_out:
                 _strip(connection)
+        more += [
+            self._refs.prune(now, _STEP_ROWS) == _STEP_ROWS,
+            _forget_jobs(connection, now) == _STEP_ROWS,
+        ]
         for entry_id, stream_id in crowded_out:
             self._entries.withdraw(entry_id, stream_id, State.SUPERSEDED, _STORE_IS_FULL, now)
         return any(more) or bool(crowded_out)
@@ -135,6 +142,15 @@ def _stood_for(connection: sqlite3.Connection, limit: int) -> list[tuple[int, in
         (limit,),
     )
     return [(row["id"], row["stream_id"]) for row in rows]
+
+
+def _forget_jobs(connection: sqlite3.Connection, now: Moment) -> int:
+    """Delete what is known of jobs of which nothing was reported in 90 days, but what the scheduler has noted."""
+    return connection.execute(
+        "DELETE FROM jobs WHERE rowid IN (SELECT rowid FROM jobs WHERE last_fire_wall_ns IS NULL AND reboot_id IS NULL"
+        f" AND NOT paused AND newest_epoch IS NOT NULL AND {is_old('newest')} LIMIT {_STEP_ROWS})",
+        long_ago(now),
+    ).rowcount
 
 
 def _delete_beyond_job(connection: sqlite3.Connection, bound: int) -> bool:

@@ -102,14 +102,9 @@ class Refs:
             "SELECT id, scope FROM streams WHERE due_boot_ns IS NULL AND lease_owner IS NULL"
             " AND id NOT IN (SELECT stream_id FROM entries)"
             " AND max(coalesce(failed_epoch, 0), coalesce(succeeded_epoch, 0)) > 0"
-            " AND (failed_epoch IS NULL OR " + _is_old("failed") + ")"
-            " AND (succeeded_epoch IS NULL OR " + _is_old("succeeded") + ") LIMIT :limit",
-            {
-                "epoch": now.epoch,
-                "boot_ns": now.boot_ns - int(_UNUSED_S * 1e9),
-                "wall_ns": now.wall_ns - int(_UNUSED_S * 1e9),
-                "limit": limit,
-            },
+            " AND (failed_epoch IS NULL OR " + is_old("failed") + ")"
+            " AND (succeeded_epoch IS NULL OR " + is_old("succeeded") + ") LIMIT :limit",
+            long_ago(now) | {"limit": limit},
         ).fetchall()
         for row in rows:
             query = "SELECT scope, ref FROM refs WHERE stream_id = ?"
@@ -164,7 +159,13 @@ def label(stored_ref: str) -> str:
     return stored_ref.partition(":")[2]
 
 
-def _is_old(mark: str) -> str:
+def long_ago(now: Moment) -> dict[str, int]:
+    """Return the values for ``is_old``."""
+    unused_ns = int(_UNUSED_S * 1e9)
+    return {"epoch": now.epoch, "boot_ns": now.boot_ns - unused_ns, "wall_ns": now.wall_ns - unused_ns}
+
+
+def is_old(mark: str) -> str:
     """Return the SQL for "that mark is old": by the boot's clock, for other boots by the wall clock."""
     return (
         f"CASE {mark}_epoch WHEN :epoch THEN {mark}_boot_ns < :boot_ns ELSE {mark}_epoch < :epoch AND coalesce("

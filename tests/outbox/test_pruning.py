@@ -246,3 +246,59 @@ def test_a_file_that_cannot_shrink_is_not_looked_through_with_each_report(tmp_pa
 
     assert not [statement for statement in statements if statement.startswith("DELETE FROM runs")]
     bench.outbox.close()
+
+
+def _refs(at: Bench) -> set[str]:
+    return {row["ref"] for row in at.outbox.connection.execute("SELECT ref FROM refs WHERE ref <> ''")}
+
+
+def _jobs(at: Bench) -> set[str]:
+    return {row["job"] for row in at.outbox.connection.execute("SELECT job FROM jobs")}
+
+
+def _fail_once_each(at: Bench, names: int) -> None:
+    now = at.clock.read()
+    at.outbox.accept(
+        [
+            report_of(f"fail{number:08}", now, Outcome.FAILED, ref=f"heartbeat:once-{number}", job=f"once-{number}")
+            for number in range(names)
+        ]
+    )
+
+
+def test_names_that_never_come_again_are_forgotten(small: Bench) -> None:
+    """Generated names, for instance: their queues and jobs go 90 days after their last run."""
+    _fail_once_each(small, 300)
+    small.outbox.jobs.set_paused("once-7", paused=True)
+    small.clock.advance(89 * 86400)
+    _some_more_reports(small)
+    assert len(_refs(small)) == 301
+
+    small.clock.advance(2 * 86400)
+    _some_more_reports(small)
+
+    assert _refs(small) == {"heartbeat:busy"}
+    assert _jobs(small) == {"once-7", "job0", "job1", "job2", "job3"}
+
+
+def test_forgotten_failure_still_withdraws_an_older_success(small: Bench) -> None:
+    """A run of before it that ends after months is no truer than it was, whatever its name."""
+    began = small.clock.read()
+    small.clock.advance(60)
+    _fail_once_each(small, 1)
+    small.clock.advance(91 * 86400)
+    _some_more_reports(small)
+    assert _refs(small) == {"heartbeat:busy"}
+
+    late = small.run(ref="heartbeat:once-0", change=lambda report: replace(report, started=began))
+    fresh = small.run(ref="heartbeat:once-1")
+
+    assert (small.states()[late], small.states()[fresh]) == ("invalidated", "waiting")
+
+
+def test_wall_clock_far_ahead_forgets_no_name_of_this_boot(small: Bench) -> None:
+    """Age is counted by the time since boot."""
+    _fail_once_each(small, 3)
+    small.clock.reading = small.clock.reading._replace(wall_ns=small.clock.reading.wall_ns + 400 * 86400 * 10**9)
+    _some_more_reports(small)
+    assert len(_refs(small)) == 4
