@@ -4,6 +4,7 @@ Ping URLs are fetched once and renewed rarely; what a heartbeat expects is looke
 heartbeat has its own moment for that, so that a fleet which started together doesn't ask together.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ class Refresh:
 
 def listing_left_s(listing: Listing, host: str, now_ns: int) -> float:
     """Return how long the list of heartbeats still holds at *now_ns*: names move, and only a list tells."""
-    return _left_s(listing.listed_wall_ns, URL_S, host, "names", now_ns) if listing.is_used else FACTS_S
+    return _left_s(listing.listed_wall_ns, URL_S, host, "names", now_ns) if listing.is_used else math.inf
 
 
 def plan(
@@ -57,7 +58,7 @@ def plan(
     stale = tuple(key for key, left_s in facts_s.items() if left_s <= 0)
     list_s = listing_left_s(listing, host, now_ns)
     lists = len(wanted) < len(found) or (bool(stale) and len(wanted) > -(-known // _PAGE)) or list_s <= 0
-    later_s = [left_s for left_s in (list_s, *facts_s.values(), *urls_s.values()) if left_s > 0]
+    later_s = [left_s for left_s in (list_s, *facts_s.values(), *urls_s.values()) if 0 < left_s < math.inf]
     return Refresh(
         listing=lists,
         facts=() if lists else stale,

@@ -120,7 +120,7 @@ class Accepting:
         may_be_anybodys = not report.account and report.outcome.withdraws
         if not may_be_anybodys or (self._scopes.owns_reports and report.outcome is not Outcome.LOST):
             return [scope]
-        return sorted({scope, *self._streams.scopes_of(report.ref or "")})
+        return sorted({scope, *self._scopes.all()})
 
     def _on_record(self, run_id: str) -> Outcome | None:
         # The history is pruned earlier than the entries.

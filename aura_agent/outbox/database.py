@@ -151,13 +151,11 @@ _STEPS = (
     CREATE TABLE refs (
         scope INTEGER NOT NULL, ref TEXT NOT NULL, stream_id INTEGER NOT NULL,
         failed_epoch INTEGER, failed_boot_ns INTEGER, failed_run TEXT,
-        delivered_epoch INTEGER, delivered_boot_ns INTEGER, delivered_run TEXT,
         succeeded_epoch INTEGER, succeeded_boot_ns INTEGER, succeeded_run TEXT,
         PRIMARY KEY (scope, ref)
     ) STRICT, WITHOUT ROWID;
     INSERT INTO refs SELECT ref NOT LIKE 'url:%', ref, stream_id, failed_epoch, failed_boot_ns, failed_run,
-        delivered_epoch, delivered_boot_ns, delivered_run, succeeded_epoch, succeeded_boot_ns, succeeded_run
-        FROM old_refs JOIN streams ON streams.id = stream_id;
+        succeeded_epoch, succeeded_boot_ns, succeeded_run FROM old_refs JOIN streams ON streams.id = stream_id;
     DROP TABLE old_refs;
     CREATE INDEX refs_by_stream ON refs (stream_id);
 

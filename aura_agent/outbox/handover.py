@@ -5,7 +5,7 @@ A failure is handed over even where nothing waits: in the daemon's store a succe
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aura_agent.clock import Reading
 from aura_agent.outbox.database import transaction
@@ -23,10 +23,12 @@ def to_hand_over(outbox: Outbox) -> Iterator[Report]:
         ref = giver.ref(stream["id"], stream["heartbeat_id"], stream["direct_url"])
         if ref is None:
             continue
+        account = outbox.scopes.fingerprint(stream["scope"])
         if stream["failed_run"] is not None:
             key = Key(stream["failed_epoch"], stream["failed_boot_ns"], stream["failed_run"])
-            yield giver.failure(ref, key)
-        yield from giver.successes(ref, stream["id"], outbox.streams.facts(stream["id"], now).under_way)
+            yield replace(giver.failure(ref, key), account=account)
+        for report in giver.successes(ref, stream["id"], outbox.streams.facts(stream["id"], now).under_way):
+            yield replace(report, account=account)
 
 
 def handed_over(outbox: Outbox, run_ids: list[str]) -> int:

@@ -135,12 +135,12 @@ class Leases:
         if ended.host_not_before_s is not None:
             self._hold_host(attempt.host, now, ended.host_not_before_s)
         row = self._connection.execute(
-            "SELECT ref, stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
+            "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
         ).fetchone()
         if row is None:
             self._release(attempt, attempt.stream_id)
             return State.DROPPED
-        ref, stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
+        stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
         if not ended.unsent:
             self._streams.note_answer(stream_id, now, answered=ended.answered, asked_anew=ended.asked_anew)
         hurried = self._streams.is_hurried(stream_id)
@@ -154,7 +154,7 @@ class Leases:
                 " tries = min(max(tries, 0), 1000000) + 1, changed_wall_ns = ? WHERE id = ?",
                 (ended.reason, now.wall_ns, attempt.entry_id),
             )
-            self._streams.note_delivery(stream_id, Key(*key), now, ref)
+            self._streams.note_delivery(stream_id, Key(*key), now)
         elif ended.unsent:
             if is_ours and not hurried:
                 self._streams.set_due(stream_id, now.epoch, now.boot_ns + int(ended.delay_s * 1e9))

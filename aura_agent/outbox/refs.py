@@ -1,7 +1,8 @@
 """Refs: what reports called their heartbeat (a name, an id, a URL), and the newest runs that each of them brought.
 
-A ref belongs to one heartbeat queue at a time. Its *marks* (keys of its newest failure, success and delivered success)
-go with it when it turns out to mean another heartbeat: they are about the job that is reported under it.
+A ref belongs to one heartbeat queue at a time. Its *marks* (keys of its newest failure and success) go with it when it
+turns out to mean another heartbeat: they are about the job that is reported under it. What was delivered stays with the
+heartbeat that has got it.
 
 Works inside the transactions of ``aura_agent.outbox.store``.
 """
@@ -13,7 +14,7 @@ from aura_agent.outbox.rules import Key, Moment
 from aura_agent.outbox.scopes import NO_SCOPE
 from aura_agent.report.record import Ref
 
-MARKS = ("failed", "delivered", "succeeded")  # keys that outlive their rows
+MARKS = ("failed", "succeeded")  # keys that outlive their rows
 _FLOOR = ""  # the ref under which the marks of all deleted refs are kept
 _UNUSED_S = 90 * 86_400.0
 

@@ -69,6 +69,12 @@ class Scopes:
     def all(self) -> list[int]:
         return [row["id"] for row in self._connection.execute("SELECT id FROM scopes ORDER BY id")]
 
+    def fingerprint(self, scope: int) -> str:
+        """Return an account of *scope*, empty if it has none yet."""
+        query = "SELECT fingerprint FROM credentials WHERE scope = ? ORDER BY fingerprint LIMIT 1"
+        row = self._connection.execute(query, (scope,)).fetchone()
+        return "" if row is None else str(row["fingerprint"])
+
     def of_report(self, fingerprint: str) -> int:
         """Return the scope of a report that was made with that account; empty: the report doesn't say."""
         if not fingerprint or fingerprint == self._identity.fingerprint:

@@ -14,12 +14,13 @@ from aura_agent.outbox import damage
 from aura_agent.outbox.claims import LEASE_S
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.hooks import Undelivered
-from aura_agent.outbox.refs import MARKS, Refs, key_in, label, raise_mark, stored
+from aura_agent.outbox.refs import Refs, key_in, label, raise_mark, stored
 from aura_agent.outbox.rules import Key, Moment, Stream, age_s
 from aura_agent.outbox.scopes import FOREIGN, NO_SCOPE, Scopes
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
+_STREAM_MARKS = ("failed", "delivered", "succeeded")
 _HEARTBEATS = " LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id AND heartbeats.scope = streams.scope"
 
 
@@ -235,11 +236,6 @@ class Streams:
                 "UPDATE streams SET silent_wall_ns = coalesce(silent_wall_ns, ?) WHERE id = ?", (now.wall_ns, stream_id)
             )
 
-    def scopes_of(self, ref: str) -> list[int]:
-        """Return the scopes in which somebody has reported *ref*."""
-        rows = self._connection.execute("SELECT scope FROM refs WHERE ref = ? ORDER BY scope", (stored(ref),))
-        return [row["scope"] for row in rows]
-
     def is_foreign(self, stream_id: int) -> bool:
         """Whether the stream belongs to another Aura account than this process's: it can't be asked about it."""
         row = self._connection.execute("SELECT scope, direct_url FROM streams WHERE id = ?", (stream_id,)).fetchone()
@@ -261,7 +257,7 @@ class Streams:
         if row is None:
             return Facts(Stream())  # merged into another one meanwhile
         patience_s = damage.lifetime_s(row["interval_s"], row["grace_s"])
-        failed, delivered, succeeded = (_key(row, mark, now) for mark in MARKS)
+        failed, delivered, succeeded = (_key(row, mark, now) for mark in _STREAM_MARKS)
         stream = Stream(failed, delivered, succeeded, patience_s)
         return Facts(stream, row["lease_entry"] if _is_leased(row, now) else None, row["lease_entry"])
 
@@ -305,12 +301,9 @@ class Streams:
         if succeeded is not None:
             self._refs.raise_mark(scope, stored(ref), "succeeded", succeeded)
 
-    def note_delivery(self, stream_id: int, key: Key, now: Moment, stored_ref: str | None = None) -> None:
+    def note_delivery(self, stream_id: int, key: Key, now: Moment) -> None:
         """A ping got through: remember which, and forget the trouble before it. What still waits does from now on."""
         raise_mark(self._connection, stream_id, "delivered", key)
-        if stored_ref is not None:
-            row = self._connection.execute("SELECT scope FROM streams WHERE id = ?", (stream_id,)).fetchone()
-            self._refs.raise_mark(self._scope_of(stored_ref, row["scope"]), stored_ref, "delivered", key)
         self._connection.execute(
             "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0,"
             " due_boot_ns = 0, since_epoch = ?, since_boot_ns = ?, since_wall_ns = ?, told = 0 WHERE id = ?",
@@ -563,7 +556,7 @@ class Streams:
         other = self._connection.execute("SELECT * FROM streams WHERE id = ?", (target,)).fetchone()
         if row["lease_entry"] is not None and _is_leased(row, now) and not _is_leased(other, now):
             self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
-        for mark in MARKS:
+        for mark in _STREAM_MARKS:
             key = _key(row, mark, now)
             if key is not None:
                 raise_mark(self._connection, target, mark, key)

@@ -18,6 +18,7 @@ ATTEMPT_NS = 30 * S
 class Run:
     """An outcome on record. *heartbeat* is what it feeds in truth, *ref* what the report called that.
 
+    *named*: by its name, which the other heartbeat of its API may have by now.
     *key* is (number of the boot, time since boot, run id) at the start of the deciding attempt; *ended_ns* is true time.
     """
 
@@ -29,13 +30,15 @@ class Run:
     outcome: str
     max_age_ns: int | None = None
     replay_all: bool = False
+    named: bool = False
 
 
 @dataclass(slots=True)
 class Post:
-    """An attempt that began, for no longer than *until_ns*."""
+    """An attempt that began, to *heartbeat*, for no longer than *until_ns*."""
 
     run: Run
+    heartbeat: str
     until_ns: int
     ended: bool = False
 
@@ -61,6 +64,9 @@ class Log:
     perfect: list[tuple[Run, int]] = field(default_factory=list)  # what would have arrived over a perfect network, when
     arrived: list[tuple[Run, int]] = field(default_factory=list)
     clock_was_right: bool = True
+    swapped: dict[str, bool] = field(default_factory=lambda: defaultdict(bool))  # as each store was last told
+    names_were_swapped: bool = False
+    delivered_to: dict[str, str] = field(default_factory=dict)  # by run
     boot: int = 1
     boot_began_ns: int = 0
 
@@ -70,6 +76,10 @@ class Log:
         if run.outcome == "succeeded" and not superseded and not self._withdrawing(store, run):
             self.perfect.append((run, now_ns))
         self.runs[store].append(run)
+
+    def feeds(self, store: str, run: Run) -> str:
+        """Return the heartbeat that *run* feeds, as far as *store* has been told who has which name."""
+        return other_of(run.heartbeat) if run.named and self.swapped[store] else run.heartbeat
 
     def success(self, store: str, run_id: str) -> Run | None:
         found = [run for run in self.runs[store] if run.run_id == run_id and run.outcome == "succeeded"]
@@ -89,9 +99,11 @@ class Log:
         found += [
             f"{other} started later and has been delivered"
             for other in self._same_stream(store, run)
-            if other.key > run.key and other.run_id in self.delivered[store]
+            if other.key > run.key
+            and other.run_id in self.delivered[store]
+            and self.delivered_to[other.run_id] == self.feeds(store, run)
         ]
-        if self._least_age_ns(run, now_ns) > self._lifetime_ns(run, known=run.heartbeat in self.known[store]):
+        if self._least_age_ns(run, now_ns) > self._lifetime_ns(run, known=self.feeds(store, run) in self.known[store]):
             found.append("it has expired")
         if not run.replay_all:
             # Whatever became of that: had the network been perfect, Aura would have heard of it, and then no more of this.
@@ -99,7 +111,10 @@ class Log:
         found += [
             f"{post} is under way"
             for post in self.posts[store]
-            if post.run in self._same_stream(store, run) and not post.ended and now_ns < post.until_ns
+            if post.run in self._same_stream(store, run)
+            and post.heartbeat == self.feeds(store, run)
+            and not post.ended
+            and now_ns < post.until_ns
         ]
         return found
 
@@ -111,13 +126,25 @@ class Log:
         for run in self.runs[store]:
             if run.outcome != "succeeded" or run.run_id in self.delivered[store]:
                 continue
-            later = [other for other in self.runs[store] if other.heartbeat == run.heartbeat and other.key > run.key]
+            beat = self.feeds(store, run)
+            later = [other for other in self.runs[store] if self.feeds(store, other) == beat and other.key > run.key]
+            # Nobody says with which account a run began whose wrapper is gone; and names have told others apart before.
+            vague = [
+                other
+                for other in self.runs[store]
+                if other.key > run.key
+                and (
+                    (other.outcome == "lost" and other.ref == run.ref)
+                    or (self.names_were_swapped and self.api_of(other) == self.api_of(run))
+                )
+            ]
             later_successes = [other for other in later if other.outcome == "succeeded"]
             explained = {
-                "invalidated": any(other.outcome in WITHDRAWING for other in later),
+                "invalidated": any(other.outcome in WITHDRAWING for other in [*later, *vague]),
                 "superseded": any(
                     other.run_id in self.delivered[store] or not run.replay_all for other in later_successes
-                ),
+                )
+                or (self.names_were_swapped and any(other.outcome == "succeeded" for other in vague)),
                 "expired": self._most_age_ns(run, now_ns) > self._lifetime_ns(run, known=True),
                 "dropped": handed_to != store and self.success(handed_to, run.run_id) is not None,
             }
@@ -134,6 +161,8 @@ class Log:
         A perfect network brings each ping in the moment in which its run is on record. Ours may be behind that by the
         time from the end of the run that it brought last until its arrival, and by no more.
         """
+        if self.names_were_swapped:
+            return []  # what feeds what has changed meanwhile
         return [
             problem for beat in sorted({run.heartbeat for run, _ in self.arrived}) for problem in self._outlived(beat)
         ]
@@ -156,13 +185,17 @@ class Log:
                 found.append(f"{run}, arrived at {at_ns}: stale by all means")
         return found
 
+    def api_of(self, run: Run) -> str:
+        return run.heartbeat.partition("/")[0]
+
     # -- what the words mean -------------------------------------------------------------------------------------
 
     def _same_stream(self, store: str, run: Run) -> list[Run]:
         """Return what is on record for the heartbeat of *run*: under one name only, while nobody knows whose it is."""
-        known = run.heartbeat in self.known[store]
+        beat = self.feeds(store, run)
+        known = beat in self.known[store]
         return [
-            other for other in self.runs[store] if other.heartbeat == run.heartbeat and (known or other.ref == run.ref)
+            other for other in self.runs[store] if self.feeds(store, other) == beat and (known or other.ref == run.ref)
         ]
 
     def _withdrawing(self, store: str, run: Run) -> list[Run]:
@@ -187,3 +220,9 @@ class Log:
     def _most_age_ns(self, run: Run, now_ns: int) -> int:
         exact = run.key[0] == self.boot or self.clock_was_right
         return now_ns - run.ended_ns if exact else 100 * 365 * 24 * 3600 * S
+
+
+def other_of(heartbeat: str) -> str:
+    """Return the other heartbeat of the same API."""
+    api, _, name = heartbeat.partition("/")
+    return f"{api}/{'two' if name == 'one' else 'one'}"

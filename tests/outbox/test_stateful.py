@@ -29,10 +29,11 @@ from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import spool, wire
+from aura_agent.report.account import account_of
 from aura_agent.report.record import Outcome, Report
 from aura_agent.report.started import StartRecord
 from aura_agent.secret import Secret
-from tests.outbox.oracle import ATTEMPT_NS, GRACE_NS, INTERVAL_NS, WITHDRAWING, Log, Post, Run, S
+from tests.outbox.oracle import ATTEMPT_NS, GRACE_NS, INTERVAL_NS, WITHDRAWING, Log, Post, Run, S, other_of
 from tests.outbox.stores import START, MovedClock, delivered, not_delivered, open_outbox
 
 _LIVES = int(os.environ.get("AURA_STATEFUL_LIVES", "80"))
@@ -73,6 +74,9 @@ class _Sent:
     began_ns: int
 
 
+_ACCOUNTS = {api: account_of(f"https://{api}.example", Secret(f"aura_live_{api}")) for api in ("a", "b")}
+
+
 @dataclass(frozen=True)
 class _Job:
     """What may run: *own* is the daemon's, all else runs under a wrapper."""
@@ -89,7 +93,7 @@ _jobs = st.builds(
     _Job,
     store=_stores,
     beat=_beats,
-    called=st.sampled_from(["heartbeat:{0}", "heartbeat:id-{0}", "auto:{0}", "url:http://127.0.0.1:9/ping/{0}"]),
+    called=st.sampled_from(["heartbeat:{1}", "heartbeat:id-{0}", "auto:{1}", "url:http://127.0.0.1:9/ping/{0}"]),
     max_age_s=st.sampled_from([None, None, None, 600.0]),
     replay_all=st.booleans(),
     own=st.booleans(),
@@ -119,11 +123,19 @@ class Life(RuleBasedStateMachine):
         self.told: list[tuple[str, Report]] = []
         self.hung: list[Outbox] = []
         self.set_clocks()
+        self.apis = dict.fromkeys(_STORES, "a")
+        self.identity = ""
+        self.names_are_swapped = False
         self.stores = {name: self.open(name) for name in _STORES}
 
-    @initialize(known=st.sampled_from([_BEATS, ("one",), ()]), lies=st.booleans())
-    def begin_life(self, known: tuple[str, ...], lies: bool) -> None:
+    @initialize(
+        known=st.sampled_from([_BEATS, ("one",), ()]),
+        lies=st.booleans(),
+        identity=st.sampled_from(["", "", "renamed", "two APIs"]),
+    )
+    def begin_life(self, known: tuple[str, ...], lies: bool, identity: str) -> None:
         self.clock_lies = lies
+        self.identity = identity
         for beat in known:
             for store in _STORES:
                 self.learn(store, beat)
@@ -144,12 +156,13 @@ class Life(RuleBasedStateMachine):
             started=now,
             ended=now,
             outcome=Outcome.LOST,
-            ref=job.called.format(job.beat),
+            ref=job.called.format(self.beat_id(job), job.beat),
+            account=_ACCOUNTS[self.apis[job.store]].fingerprint,
             job=job.beat,
             max_age_s=job.max_age_s,
             replay_all=job.replay_all,
         )
-        run = _Going(job.store, report, job.beat)
+        run = _Going(job.store, report, f"{self.apis[job.store]}/{job.beat}")
         self.put_on_record(run, own=job.own and job.store == "daemon")
         self.going.append(run)
         self.now_ns += int(then_s * S)
@@ -225,8 +238,9 @@ class Life(RuleBasedStateMachine):
             assert self.log.against(store, attempt.run_id, self.now_ns) == []
             run = self.log.success(store, attempt.run_id)
             assert run is not None
-            assert attempt.url.reveal().endswith(run.heartbeat)
-            post = Post(run, self.now_ns + int(LEASE_S * S))
+            beat = self.log.feeds(store, run)
+            assert attempt.url.reveal().endswith(beat.replace("/", "-"))
+            post = Post(run, beat, self.now_ns + int(LEASE_S * S))
             self.log.posts[store].append(post)
             self.sent.append(_Sent(store, self.stores[store], attempt, post, self.now_ns))
 
@@ -250,6 +264,7 @@ class Life(RuleBasedStateMachine):
         if answer == "200":
             delivered(sent.process, sent.attempt, answer)
             self.log.delivered[sent.store].add(sent.attempt.run_id)
+            self.log.delivered_to[sent.attempt.run_id] = sent.post.heartbeat
         else:
             parked = answer == "refused"
             not_delivered(sent.process, sent.attempt, answer, delay_s=3600.0 if parked else 5.0, parked=parked)
@@ -268,25 +283,51 @@ class Life(RuleBasedStateMachine):
         reports = list(to_hand_over(user))
         self.stores["daemon"].accept(reports)
         for run in self.log.runs["user"]:
-            if run.outcome in WITHDRAWING:
-                self.log.record("daemon", replace(run, ref=""), self.now_ns)
+            if run.outcome in WITHDRAWING and not self.was_given(run):
+                self.log.record("daemon", replace(self.as_given(run), ref=""), self.now_ns)
         for report in reports:
             given = self.log.success("user", report.run_id)
             if report.outcome is Outcome.SUCCEEDED and self.log.success("daemon", report.run_id) is None:
                 assert given is not None
-                self.log.record("daemon", replace(given, ref=report.ref or ""), self.now_ns)
+                self.log.record("daemon", replace(self.as_given(given), ref=report.ref or ""), self.now_ns)
         if heard:
             handed_over(user, [report.run_id for report in reports])
 
     @rule(store=_stores, beat=st.sampled_from(_BEATS))
     def learn(self, store: str, beat: str) -> None:
-        """A listing names a heartbeat that its runs were for."""
-        self.log.known[store].add(beat)
-        rows = [
-            CachedHeartbeat(f"id-{name}", name, INTERVAL_NS / S, GRACE_NS / S, "up", None, _url(name), 0)
-            for name in sorted(self.log.known[store])
-        ]
+        """A listing names a heartbeat that its runs were for; both, once they have swapped their names."""
+        api = self.apis[store]
+        known = self.log.known[store]
+        known.update(
+            f"{api}/{each}" for each in (_BEATS if self.names_are_swapped or self.log.swapped[store] else [beat])
+        )
+        self.log.swapped[store] = self.names_are_swapped
+        rows = []
+        for each in sorted(known):
+            if each.startswith(api):
+                key, name = each.replace("/", "-"), (other_of(each) if self.names_are_swapped else each)[2:]
+                interval_s, grace_s = INTERVAL_NS / S, GRACE_NS / S
+                rows.append(CachedHeartbeat(f"id-{key}", name, interval_s, grace_s, "up", None, _url(key), 0))
         self.stores[store].remember(rows)
+
+    @precondition(lambda self: self.identity == "renamed")
+    @rule(told=st.sampled_from([(), ("user",), _STORES]))
+    def swap_names(self, told: tuple[str, ...]) -> None:
+        """Somebody gives each of the two heartbeats the other one's name, and some stores are told."""
+        self.names_are_swapped = not self.names_are_swapped
+        self.log.names_were_swapped = True
+        for store in told:
+            self.learn(store, "one")
+
+    @precondition(lambda self: self.identity == "two APIs")
+    @rule(store=_stores)
+    def change_account(self, store: str) -> None:
+        """From now on its runs are for another Aura."""
+        self.enter(store, "b" if self.apis[store] == "a" else "a")
+
+    def enter(self, store: str, api: str) -> None:
+        self.apis[store] = api
+        self.stores[store].enter(_ACCOUNTS[api])
 
     # -- time and processes --------------------------------------------------------------------------------------
 
@@ -351,6 +392,9 @@ class Life(RuleBasedStateMachine):
         self.log.boot += 1
         self.log.boot_began_ns = self.boots_began_ns[self.log.boot] = self.now_ns
         self.set_clocks()
+        self.apis = dict.fromkeys(_STORES, "a")
+        self.identity = ""
+        self.names_are_swapped = False
         self.stores = {name: self.open(name) for name in _STORES}
         self.lose_own_runs()
 
@@ -379,8 +423,10 @@ class Life(RuleBasedStateMachine):
             self.die(process, arrived=False)
         self.hung.clear()
         for store in _STORES:
-            for beat in _BEATS:
-                self.learn(store, beat)
+            for api in ("a", "b") if self.identity == "two APIs" else ("a",):
+                self.enter(store, api)
+                for beat in _BEATS:
+                    self.learn(store, beat)
         self.wait(LEASE_S + 1)
         while self.sent:
             self.answer(0, "200")
@@ -414,7 +460,9 @@ class Life(RuleBasedStateMachine):
     def open(self, store: str) -> Outbox:
         """Open a store as a new process does."""
         (self.directory / store).mkdir(parents=True, exist_ok=True, mode=0o700)
-        return open_outbox(self.directory / store, self.clock, f"owner{next(self.numbers)}", self.boot_id())
+        outbox = open_outbox(self.directory / store, self.clock, f"owner{next(self.numbers)}", self.boot_id())
+        outbox.enter(_ACCOUNTS[self.apis[store]])
+        return outbox
 
     def put_on_record(self, run: _Going, *, own: bool) -> None:
         report = run.report
@@ -451,7 +499,20 @@ class Life(RuleBasedStateMachine):
             outcome=outcome.value,
             max_age_ns=None if report.max_age_s is None else int(report.max_age_s * S),
             replay_all=report.replay_all,
+            named=(report.ref or "").startswith(("heartbeat:one", "heartbeat:two", "auto:")),
         )
+
+    def beat_id(self, job: _Job) -> str:
+        return f"{self.apis[job.store]}-{job.beat}"
+
+    def was_given(self, run: Run) -> bool:
+        """Whether the daemon has that outcome already, under whatever name."""
+        return any(other.run_id == run.run_id and other.outcome == run.outcome for other in self.log.runs["daemon"])
+
+    def as_given(self, run: Run) -> Run:
+        """Return what the daemon is told of a run: by an id, where its heartbeat is known."""
+        beat = self.log.feeds("user", run)
+        return replace(run, heartbeat=beat, named=False) if beat in self.log.known["user"] else run
 
     def true_ns(self, boot: int, boot_ns: int) -> int:
         return self.boots_began_ns[boot] + boot_ns - _BOOT_STARTS_AT_NS
