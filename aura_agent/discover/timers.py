@@ -15,9 +15,11 @@ _UNIT_PATH = (  # systemd.unit(5), the first that has a file counts
 
 
 def read_timers(host: Host) -> None:
-    """Put the timers into *host*."""
+    """Put the timers into *host*; into what is ignored where systemd doesn't run, sd_booted(3)."""
     for name in sorted(_timer_names(host)):
-        if not name.endswith("@.timer"):  # a template, of which nothing is in use by itself
+        if host.is_live and not host.systemd:
+            host.ignored.append(Left(name, "", "systemd doesn't run here, so nothing starts it"))
+        elif not name.endswith("@.timer"):  # a template, of which nothing is in use by itself
             _read_timer(host, name)
 
 

@@ -69,12 +69,26 @@ def test_units_of_users_who_cannot_run_aura_run_are_left_alone(
     _own_installation(live, tmp_path).chmod(0o700)
     live.timer("closed", f"ExecStart=/x\n{setting}")
     live.timer("open", "ExecStart=/x")
+    live.boot()
 
     told = live.told("--write")
 
     assert [job["where"] for job in told["jobs"]] == ["open.timer"]
     assert f"{who} can't run /opt/aura-agent/bin/aura-run: " in told["left_alone"][0]["reason"]
     assert not live.path("/etc/systemd/system/closed.service.d").exists()
+
+
+def test_timers_are_left_alone_where_systemd_does_not_run(live: LiveHost) -> None:
+    """As in a container: units are installed there, and nothing starts them."""
+    live.timer("report", "ExecStart=/x")
+    live.link_into_path()
+
+    told = live.told()
+
+    assert told["jobs"] == told["changes"] == []
+    assert {item["where"]: item["reason"] for item in told["left_alone"]} == {
+        "report.timer": "systemd doesn't run here, so nothing starts it"
+    }
 
 
 def test_a_python_that_a_user_cannot_read_is_noticed(live: LiveHost, tmp_path: Path) -> None:
