@@ -7,7 +7,6 @@ No part of it dies unnoticed (``aura_agent.daemon.vitals``): that stops the daem
 """
 
 import asyncio
-import fcntl
 import gc
 import os
 import random
@@ -32,6 +31,7 @@ from aura_agent.daemon.reports import Desk
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler
 from aura_agent.daemon.sockets import bind_socket
+from aura_agent.daemon.store_opener import StoreOpener, take_over
 from aura_agent.daemon.vitals import Vitals
 from aura_agent.daemon.watcher import Watcher
 from aura_agent.delivery.courier import Courier
@@ -42,11 +42,10 @@ from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.delivery.unkept import Unkept
-from aura_agent.errors import AuraError, DaemonError, StoreError
+from aura_agent.errors import AuraError, DaemonError
 from aura_agent.hooks.caller import Caller
-from aura_agent.outbox.store import Outbox, open_outbox
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.private_files import open_private
 from aura_agent.report import places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
@@ -177,10 +176,10 @@ async def _built(
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
     hostname = os.uname().nodename
     async with AsyncExitStack() as stack:
-        outbox = open_outbox(directory, "daemon")
-        _take_lock(directory, stack)
+        store = StoreOpener(directory, observer, stack)
+        outbox = store.open()
         boot_id = outbox.boot_id
-        worker = OutboxWorker(outbox, outbox.reader())
+        worker = OutboxWorker(outbox, None if store.problem else outbox.reader())
         stack.push_async_callback(worker.close)
 
         def connect(config: Config) -> Service:
@@ -191,12 +190,10 @@ async def _built(
             return Service(base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory)
 
         service = connect(config)
-        await worker.call(partial(Outbox.enter, account=service.account))
+        for job in await store.begin(worker, partial(take_over, account=service.account)):
+            observer.note("run.lost", job=job)
         for ping_url in await worker.call(lambda outbox: outbox.heartbeats.every_url()):
             redactor.add(ping_url.reveal())
-        await worker.call(Outbox.unpark)
-        for job in await worker.call(Outbox.lose_open_runs):
-            observer.note("run.lost", job=job)
 
         skew = Skew()
         insecure = config.api.allow_insecure
@@ -300,6 +297,13 @@ async def _built(
         vitals.start(refresher.run(), "refresher")
         vitals.start(hooks.run(), "hooks")
         vitals.start(_feed_watchdog(notifier, agent), "watchdog")
+        if store.problem:
+
+            def begin_anew(outbox: Outbox) -> list[str]:
+                resolver.forget_listing()
+                return take_over(outbox, agent.account)
+
+            vitals.start(store.reopen(worker, begin_anew, courier.wake), "store")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
         load_late_modules(config, lambda: observer.note("modules.loaded"))
@@ -395,17 +399,6 @@ async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
         if not agent.unhealthy():
             notifier.watchdog()
         await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time(), interval_s / 4))
-
-
-def _take_lock(directory: str, stack: AsyncExitStack) -> None:
-    """Hold the store as its daemon, as long as we live. Raises StoreError: another one does."""
-    path = os.path.join(directory, places.DAEMON_LOCK)
-    lock = open_private(path, os.O_RDWR)
-    stack.callback(os.close, lock)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(f"{directory}: another daemon serves this store: stop it, or set another state_dir") from None
 
 
 def _bind_tcp(listen: str) -> socket.socket:

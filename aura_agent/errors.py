@@ -7,7 +7,8 @@
     ├── ApiError          the Aura API said no, or could not be asked (see aura_agent.api.errors)
     ├── StoreError        the state directory or a file in it can't be used
     │   ├── StoreBusyError     others kept it locked for too long
-    │   └── StoreDamagedError  the database isn't one, or not a whole one
+    │   ├── StoreDamagedError  the database isn't one, or not a whole one
+    │   └── StoreVersionError  a newer version wrote the database
     └── DaemonError       the daemon doesn't answer, or refused
 
 Texts never hold a token or a ping URL.
@@ -64,6 +65,10 @@ class StoreBusyError(StoreError):
 
 class StoreDamagedError(StoreError):
     """The database can't be read as one: opened anew with a check, it is set aside."""
+
+
+class StoreVersionError(StoreError):
+    """The database comes from a newer version: what its columns mean would be a guess."""
 
 
 class DaemonError(AuraError):

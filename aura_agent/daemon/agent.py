@@ -38,6 +38,7 @@ from aura_agent.outbox.queries import (
 )
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.report.account import Account
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import build
 from aura_agent.schedule.zones import zone
@@ -101,6 +102,11 @@ class Agent:
         self.stopping = False
         self.surroundings = ""  # what the host lacks, and what that costs
         self.crashed = ""  # what of the background work has ended that never should
+
+    @property
+    def account(self) -> Account | None:
+        """The account of the config in force, None without a token."""
+        return self._account
 
     def apply(self, config: Config) -> None:
         """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force.

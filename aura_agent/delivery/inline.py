@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -14,9 +14,11 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.post import build_http
 from aura_agent.delivery.resolver import ClientFactory, Resolver
+from aura_agent.outbox.contradiction import contradiction_in_any
 from aura_agent.outbox.database import BUSY_TIMEOUT_S
-from aura_agent.outbox.queries import left_in, streams_of, waiting_runs
-from aura_agent.outbox.store import Outbox, open_outbox
+from aura_agent.outbox.queries import left_in, state_of, streams_of, waiting_runs
+from aura_agent.outbox.rules import State
+from aura_agent.outbox.store import Outbox, open_copy_of_store, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import boots
 from aura_agent.report.account import Account, account_of
@@ -126,27 +128,50 @@ def deliver_now(
     *,
     wait_s: float,
     only_run: str | None = None,
-    unspooled: Report | None = None,
     withheld: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Deliver what waits in the store for *wait_s* at the most; return whether nothing sendable is left of it.
 
-    *only_run* limits it to that run's stream. *unspooled* is a report that no spool could take: it goes straight into
-    the outbox, which may be one in memory (*directory* None). While *withheld* says so, nothing begins.
+    *only_run* limits it to that run's stream. While *withheld* says so, nothing begins.
     """
     outbox = open_outbox(directory, "run", patience_s=min(wait_s, BUSY_TIMEOUT_S))
     only_runs = None if only_run is None else frozenset((only_run,))
 
     async def deliver() -> bool:
         async with courier_for(outbox, service, observer, limit=8, withheld=withheld) as (courier, worker):
-            if unspooled is not None:
-                await worker.accept(unspooled)
             began_s = monotonic()
             await courier.drain(wait_s, retry=True, only_runs=only_runs)
             await courier.look_for_renames(min(_RENAMES_S, wait_s - (monotonic() - began_s)))
             return await worker.call(Outbox.waiting_count) == 0
 
     return asyncio.run(deliver())
+
+
+def deliver_from_memory(directory: str, service: Service, observer: Observer, report: Report, *, wait_s: float) -> bool:
+    """Deliver *report*, a success that the store in *directory* doesn't take; return whether it was acknowledged.
+
+    All that can be read there counts: its cached ping URLs, and before each attempt what speaks against the success.
+    """
+    outbox = open_copy_of_store(directory, "run")
+    only_runs = frozenset((report.run_id,))
+    with ExitStack() as stack:
+        stores = outbox.readers_of_original()
+        for store in stores:
+            stack.callback(store.close)
+
+        async def deliver() -> bool:
+            async with courier_for(
+                outbox,
+                service,
+                observer,
+                limit=8,
+                withheld=lambda: bool(contradiction_in_any(stores, directory, report)),
+            ) as (courier, worker):
+                await worker.accept(report)
+                await courier.drain(wait_s, retry=True, only_runs=only_runs)
+                return await worker.call(lambda outbox: state_of(outbox, report.run_id)) == State.DELIVERED
+
+        return asyncio.run(deliver())
 
 
 async def flush(

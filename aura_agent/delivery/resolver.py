@@ -96,6 +96,10 @@ class Resolver:
         self._lacking = ""
         self.standing.reset()
 
+    def forget_listing(self) -> None:
+        """The store may not know what the newest listing said: ask for another one where a name is unknown."""
+        self._listed_boot_ns = None
+
     @property
     def can_ask(self) -> bool:
         """Whether there is a token to ask with."""

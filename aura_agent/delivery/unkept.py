@@ -16,11 +16,9 @@ from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.errors import StoreError
-from aura_agent.outbox.queries import kept_reports, why_not_sent
-from aura_agent.outbox.reader import Readable
+from aura_agent.outbox.contradiction import contradiction
 from aura_agent.outbox.worker import OutboxWorker
-from aura_agent.report import spool
-from aura_agent.report.record import Ref, Report, report_in
+from aura_agent.report.record import Ref, Report
 
 _AT_ONCE = 4
 
@@ -94,25 +92,10 @@ class Unkept:
         while True:
             unrecorded = list(self._unrecorded())
             held = await self._courier.held(host)
-            against = await self._worker.read(partial(self._against, report=report, others=unrecorded))
+            against = await self._worker.read(
+                partial(contradiction, directory=self._directory, report=report, others=unrecorded)
+            )
             if self._ending():
                 return "the agent is stopping"
             if held or against or unrecorded == list(self._unrecorded()):
                 return held or against
-
-    def _against(self, outbox: Readable, report: Report, others: Sequence[Report]) -> str:
-        """Return why *report* must not be sent, by database, inbox, spool and *others*."""
-        # First what is not judged yet: what leaves it is.
-        unjudged = [*_reports_in_spool(self._directory, outbox.now().wall_ns), *kept_reports(outbox)]
-        return why_not_sent(outbox, report, [*others, *unjudged])
-
-
-def _reports_in_spool(directory: str, wall_ns: int) -> list[Report]:
-    """Return what lies in the spool, as far as it is whole; who takes it in says what becomes of the rest."""
-    found = []
-    for path in spool.waiting(directory):
-        try:
-            found.append(report_in(spool.read(path, wall_ns) or b""))
-        except OSError:
-            continue
-    return [report for report in found if report is not None]

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import quote
 
-from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError
+from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError, StoreVersionError
+from aura_agent.outbox.copies import copy_into
 from aura_agent.private_files import open_private
 from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.spool import sync_directory
@@ -233,6 +234,42 @@ def open_database(
     return connection, aside
 
 
+def open_copy(path: str) -> sqlite3.Connection:
+    """Return a database in memory with what the file at *path* holds; an empty one if nothing of it can be used.
+
+    That is so where it can't be read, is damaged, or comes from a version that changed what ours knows.
+    """
+    memory = _connect(":memory:", 0.0)
+    try:
+        if copy_into(memory, path):
+            _migrate(memory, path, is_copy=True)
+            memory.execute("PRAGMA temp_store=MEMORY")
+            if _is_understood(memory):
+                return memory
+    except (StoreError, sqlite3.Error, OSError, MemoryError):
+        pass
+    memory.close()
+    return open_database(":memory:")[0]
+
+
+def _is_understood(connection: sqlite3.Connection) -> bool:
+    """Whether the database has every table and column that our schema has."""
+    ours = _connect(":memory:", 0.0)
+    try:
+        _set_up(ours, ":memory:", check=False)
+        return all(_columns(ours, table) <= _columns(connection, table) for table in _tables(ours))
+    finally:
+        ours.close()
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    return [row["name"] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {row["name"] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
+
+
 def open_to_read(path: str) -> sqlite3.Connection:
     """Open the file at *path*, which is there, for reading alone. Raises StoreError."""
     try:
@@ -350,21 +387,21 @@ def _create_private(path: str) -> None:
         os.close(file)
 
 
-def _migrate(connection: sqlite3.Connection, path: str) -> None:
+def _migrate(connection: sqlite3.Connection, path: str, *, is_copy: bool = False) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == SCHEMA_VERSION:
+    if version == SCHEMA_VERSION or (is_copy and version > SCHEMA_VERSION):
         return
     with transaction(connection):
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
-            raise StoreError(
+            raise StoreVersionError(
                 f"{path}: written by a newer aura-agent (schema {version}, this one knows {SCHEMA_VERSION})"
             )
         for step in _STEPS[version:]:
             for statement in step.split(";"):  # executescript would commit before it begins
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    if path != ":memory:":
+    if path != ":memory:" and not is_copy:
         sync_directory(os.path.dirname(path))
 
 

@@ -1,7 +1,7 @@
 """What the scheduler must not forget over restarts: fire times dealt with, boots that jobs have seen, pauses."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from aura_agent.outbox.database import reading, transaction
@@ -21,8 +21,10 @@ class Mark(NamedTuple):
 class JobMarks:
     """The marks of all jobs, in the store's database. Methods block on the disk and raise StoreError."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, check_usable: Callable[[], None]) -> None:
+        """*check_usable* raises StoreError where nothing can be written."""
         self._connection = connection
+        self._check_usable = check_usable
 
     def marks(self) -> dict[str, Mark]:
         """Return the mark of each job that has one."""
@@ -35,6 +37,7 @@ class JobMarks:
 
     def set_marks(self, marks: Mapping[str, Mark], gone: Iterable[str] = ()) -> None:
         """Remember *marks*: no slot up to them runs again, also after a restart. Forget those of the jobs in *gone*."""
+        self._check_usable()
         with transaction(self._connection):
             self._connection.executemany(
                 "INSERT INTO jobs (job, last_fire_wall_ns, ahead_wall_ns, schedule) VALUES (?, ?, ?, ?)"
@@ -58,6 +61,7 @@ class JobMarks:
 
     def set_reboot_fires(self, jobs: Iterable[str], boot_id: str) -> None:
         """Remember that *jobs* have seen this boot."""
+        self._check_usable()
         with transaction(self._connection):
             self._connection.executemany(
                 "INSERT INTO jobs (job, reboot_id) VALUES (?, ?)"
@@ -70,6 +74,7 @@ class JobMarks:
             return {row["job"] for row in self._connection.execute("SELECT job FROM jobs WHERE paused")}
 
     def set_paused(self, job: str, *, paused: bool) -> None:
+        self._check_usable()
         with transaction(self._connection):
             self._connection.execute(
                 "INSERT INTO jobs (job, paused) VALUES (?, ?) ON CONFLICT DO UPDATE SET paused = excluded.paused",

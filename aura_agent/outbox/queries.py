@@ -254,6 +254,12 @@ def why_not_sent(outbox: Readable, report: Report, others: Iterable[Report]) -> 
     return withdrawn[0].reason if withdrawn else ""
 
 
+def state_of(outbox: Readable, run_id: str) -> str | None:
+    """Return the state of the ping of that run, None if it has none."""
+    row = outbox.connection.execute("SELECT state FROM entries WHERE run_id = ?", (run_id,)).fetchone()
+    return None if row is None else str(row["state"])
+
+
 def kept_reports(outbox: Readable) -> list[Report]:
     """Return the reports that are durable and not judged yet."""
     lines = [row["line"] for row in outbox.connection.execute("SELECT line FROM inbox ORDER BY id")]

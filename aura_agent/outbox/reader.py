@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Callable
 from typing import Protocol
 
-from aura_agent.outbox.database import open_to_read
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.rules import Moment
 from aura_agent.outbox.scopes import Identity, Scopes
@@ -34,11 +33,12 @@ class Readable(Protocol):
 
 
 class Reader:
-    """The database at *path*; *now* tells the store's time. Not thread-safe: one thread at a time."""
+    """The database behind *connection*; *now* tells the store's time. Not thread-safe: one thread at a time."""
 
-    def __init__(self, path: str, hostname: str, identity: Identity, now: Callable[[], Moment]) -> None:
-        """Raises StoreError."""
-        self.connection = open_to_read(path)
+    def __init__(
+        self, connection: sqlite3.Connection, hostname: str, identity: Identity, now: Callable[[], Moment]
+    ) -> None:
+        self.connection = connection
         self.scopes = Scopes(self.connection, identity)
         self.heartbeats = Heartbeats(self.connection, hostname, self.scopes)
         self.streams = Streams(self.connection, self.heartbeats, self.scopes)

@@ -18,14 +18,16 @@ _DIRECTORY = "senders"
 class Senders:
     """The senders of the store in *directory*; *owner* is our own name among them. Methods raise OSError."""
 
-    def __init__(self, directory: str | None, owner: str) -> None:
+    def __init__(self, directory: str | None, owner: str, *, observes: bool = False) -> None:
+        """*observes*: only look who lives, and leave no trace."""
         self._directory = directory
+        self._observes = observes
         self._owner = owner
         self._ours: int | None = None
 
     def join(self) -> str:
         """Be seen to live, from here to ``leave`` or our end; return under what name."""
-        if self._directory is None or self._ours is not None:
+        if self._directory is None or self._observes or self._ours is not None:
             return self._owner
         self._ours = spool.open_new(self._directory, _DIRECTORY, self._owner)
         flock(self._ours, LOCK_EX)
@@ -47,7 +49,7 @@ class Senders:
 
     def forget(self, names: Iterable[str]) -> None:
         """Their leases have been taken from them."""
-        for name in names:
+        for name in () if self._observes else names:
             spool.remove(self._path(name))
 
     def leave(self) -> None:

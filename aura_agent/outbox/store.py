@@ -19,7 +19,7 @@ from aura_agent.clock import Clock, Reading, SystemClock
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.accepting import Accepting
 from aura_agent.outbox.claims import Claim, Dropped, Ended, Rooms
-from aura_agent.outbox.database import BUSY_TIMEOUT_S, open_database, reading, transaction
+from aura_agent.outbox.database import BUSY_TIMEOUT_S, open_copy, open_database, open_to_read, reading, transaction
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.heartbeats import CachedHeartbeat, Heartbeats
@@ -56,31 +56,41 @@ class Outbox:
         check: bool = False,
         patience_s: float = BUSY_TIMEOUT_S,
         owns_reports: bool = False,
+        copy_of: str | None = None,
+        unusable: str = "",
     ) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
+
+        With *copy_of* that begins with all that can be read of the store in this directory, and nothing is written
+        there. *unusable* says why: then reports are refused and nothing is leased, as by a store whose disk is full;
+        only what the API says of heartbeats is remembered.
 
         *boot_id* is the boot of *clock*, by default as ``boots.identify`` has it. *check* reads the whole file first,
         and sets it aside if it is damaged; *patience_s* is how long others may keep it locked. *owns_reports*: a
         report that was made with an account unknown here is taken for one of ours. Raises StoreError.
         """
         self.directory = directory
+        self._copy_of = copy_of
+        self._unusable = unusable
         self._owner = owner
         self._hostname = hostname
         self._notices: list[str] = []
         self._is_behind = False  # whether the inbox couldn't be taken in
         connection = self._connection = self._open(check, patience_s)
         try:
-            self._epochs = Epochs(connection, directory, clock, boot_id or boots.identify(directory))
+            self._epochs = Epochs(
+                connection, directory or copy_of, clock, boot_id or boots.identify(directory or copy_of)
+            )
         except BaseException:
             connection.close()
             raise
-        self._senders = Senders(directory, owner)
+        self._senders = Senders(directory or copy_of, owner, observes=copy_of is not None)
         self._hook_calls = HookCalls(connection)
         self._identity = Identity(owns_reports=owns_reports)
-        self.scopes = Scopes(connection, self._identity, directory)
+        self.scopes = Scopes(connection, self._identity, directory or copy_of)
         self.heartbeats = Heartbeats(connection, hostname, self.scopes)
         self.streams = Streams(connection, self.heartbeats, self.scopes)
-        self.jobs = JobMarks(connection)
+        self.jobs = JobMarks(connection, self._check_that_it_is_usable)
         self._entries = Entries(connection, self.streams, self._epochs, self._hook_calls)
         self._pruner = Pruner(connection, self._entries, bounds)
         self._accepting = Accepting(
@@ -103,7 +113,20 @@ class Outbox:
 
     def reader(self) -> Reader:
         """Return who reads the store beside us, in another thread; only of one in a directory. Raises StoreError."""
-        return Reader(self._path, self._hostname, self._identity, self._epochs.now)
+        return self._reader(open_to_read(self._path))
+
+    def readers_of_original(self) -> list[Reader]:
+        """Return who reads what we are a copy of: as it is by then, and, should that fail, as it is now."""
+        path = os.path.join(self._copy_of or "", "outbox.db")
+        connections = [open_copy(path)]
+        try:
+            connections.insert(0, open_to_read(path))
+        except StoreError:
+            pass
+        return [self._reader(connection) for connection in connections]
+
+    def _reader(self, connection: sqlite3.Connection) -> Reader:
+        return Reader(connection, self._hostname, self._identity, self._epochs.now)
 
     def close(self) -> None:
         self._senders.leave()
@@ -129,7 +152,7 @@ class Outbox:
             self.scopes.enter_known(account)
             return
         # What came while we had another token was meant for that one.
-        with transaction(self._connection) if begins else self._deciding():
+        with transaction(self._connection) if begins or self._unusable else self._deciding():
             for scope in self.scopes.enter(account, wall_ns):
                 self._join(scope, self.now())
             self.streams.hurry_foreign(self.scopes.current())
@@ -160,14 +183,14 @@ class Outbox:
 
     def take_in(self) -> int:
         """Bring in what inbox and spool hold and judge lost runs; return how many reports were news."""
-        if not self._intake.is_due():
+        if self._unusable or not self._intake.is_due():
             return 0
         with self._taking() as count:
             return count
 
     def begin(self, runs: Iterable[tuple[str, str, str | None, Reading]]) -> None:
         """Put on record that attempts of the daemon's own *runs* go on: run id, job, ref, start of the attempt."""
-        with transaction(self._connection):
+        with self._changing():
             self._intake.begin(runs, self.scopes.current())
 
     def lose_open_runs(self) -> list[str]:
@@ -175,17 +198,36 @@ class Outbox:
 
         Return their jobs. Only for the daemon, as it starts: it holds the store's lock.
         """
+        if self._unusable:
+            return []  # they are judged once that can be kept
         with self._taking(is_starting=True):
             pass
         return list(self._intake.take_lost())
 
     @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One write transaction. Raises StoreError, also where the store can't be used."""
+        self._check_that_it_is_usable()
+        with transaction(self._connection):
+            yield
+
+    @contextmanager
     def _catching_up(self) -> Iterator[Moment]:
         """One write transaction that is to take in the inbox; yields its time."""
         self._is_behind = True  # unless it comes through
-        with transaction(self._connection):
+        with self._changing():
             yield self.now()
         self._is_behind = False
+
+    @contextmanager
+    def _learning(self) -> Iterator[Moment]:
+        """As ``_deciding``, for what the API says of heartbeats: a store that can't be used remembers it in memory."""
+        if self._unusable:
+            with transaction(self._connection):
+                yield self.now()
+        else:
+            with self._deciding() as now:
+                yield now
 
     @contextmanager
     def _deciding(self) -> Iterator[Moment]:
@@ -262,6 +304,7 @@ class Outbox:
         All in one transaction, whose sync they share. Of each host no more than *rooms* says, the most urgent first.
         With *only_runs*, nothing but the streams of those runs is looked at.
         """
+        self._check_that_it_is_usable()
         leased = Leased()
         settled: list[State] = []
         next_due_s = None
@@ -314,7 +357,7 @@ class Outbox:
 
     def attach(self, stream_id: int, heartbeat_id: str) -> None:
         """The stream is this heartbeat's: merge it with what is already known under that id, and try at once."""
-        with self._deciding() as now:
+        with self._learning() as now:
             self._entries.attach(stream_id, heartbeat_id, now)
 
     def stream(self, ref: str) -> tuple[int, str | None, Secret | None]:
@@ -325,7 +368,7 @@ class Outbox:
 
     def remember(self, heartbeats: list[CachedHeartbeat], *, whole: bool = True) -> None:
         """Put *heartbeats*, by default a whole listing, into the cache; merge the streams that turn out to be one."""
-        with self._deciding() as now:
+        with self._learning() as now:
             for scope in self.scopes.kin({heartbeat.id for heartbeat in heartbeats}):
                 self._join(scope, now)
             self.heartbeats.remember(heartbeats, whole=whole)
@@ -352,7 +395,7 @@ class Outbox:
 
     def remember_url(self, heartbeat_id: str, url: Secret, wall_ns: int) -> bool:
         """Cache a ping URL; return whether it is another one than before."""
-        with self._deciding() as now:
+        with self._learning() as now:
             changed = self.heartbeats.remember_url(heartbeat_id, url, wall_ns)
             if changed:
                 self.streams.hurry_heartbeat(heartbeat_id)
@@ -362,12 +405,14 @@ class Outbox:
 
     def release_leases(self) -> None:
         """Give back what this process holds: its attempts were given up, or it never learnt of them."""
-        with transaction(self._connection):
+        with self._changing():
             self.streams.release(self._owner)
 
     def unpark(self) -> None:
         """Try at once what is parked or was not tried yet: before a start or reload, people mend things."""
-        with transaction(self._connection):
+        if self._unusable:
+            return  # nothing is parked here
+        with self._changing():
             self.streams.unpark()
 
     def hurry(self, only_runs: frozenset[str] | None = None) -> None:
@@ -375,7 +420,7 @@ class Outbox:
 
         With *only_runs*, nothing but the streams of those runs.
         """
-        with transaction(self._connection):
+        with self._changing():
             self.streams.hurry_runs(only_runs)
 
     def drop(self, entry_ids: Collection[int] | None, reason: str) -> Dropped:
@@ -388,7 +433,7 @@ class Outbox:
 
     def note_ping_by_hand(self, stream_id: int) -> None:
         """A ping that is no entry got through: whoever compares with Aura shall not take it for somebody else's."""
-        with transaction(self._connection):
+        with self._changing():
             self._connection.execute(
                 "UPDATE streams SET delivered_wall_ns = ? WHERE id = ?", (self.now().wall_ns, stream_id)
             )
@@ -416,12 +461,12 @@ class Outbox:
 
     def end_hook_call(self, call_id: int) -> None:
         """People have been told, or can't be."""
-        with transaction(self._connection):
+        with self._changing():
             self._hook_calls.done(call_id)
 
     def release_hook_calls(self) -> None:
         """Give back the calls that we haven't come to the end of."""
-        with transaction(self._connection):
+        with self._changing():
             self._hook_calls.release(self._owner)
 
     def undelivered(self) -> list[Undelivered]:
@@ -431,7 +476,7 @@ class Outbox:
 
     def tell_undeliverable(self, stream: Undelivered, reason: str) -> None:
         """Note the call that tells people of it, once until one of its pings is delivered."""
-        with transaction(self._connection):
+        with self._changing():
             if not self.streams.is_told(stream.stream_id):
                 self._hook_calls.note(HookKind.UNDELIVERABLE, stream.job, stream.run_id, reason, self.now())
                 self.streams.note_told(stream.stream_id)
@@ -447,6 +492,8 @@ class Outbox:
             self._entries.settle(stream_id, now)
 
     def _open(self, check: bool, patience_s: float) -> sqlite3.Connection:
+        if self._copy_of is not None:
+            return open_copy(os.path.join(self._copy_of, "outbox.db"))
         if self.directory is None:
             return open_database(":memory:")[0]
         try:
@@ -461,8 +508,13 @@ class Outbox:
         return connection
 
     def _check_that_it_is_still_there(self) -> None:
+        self._check_that_it_is_usable()
         if problem := self._gone():
             raise StoreDamagedError(problem)
+
+    def _check_that_it_is_usable(self) -> None:
+        if self._unusable:
+            raise StoreError(self._unusable)
 
     def _gone(self) -> str:
         """Return what has become of our file if it isn't where it was; what it holds can still be sent from here."""
@@ -502,4 +554,21 @@ def open_outbox(directory: str | None, role: str, *, check: bool = False, patien
         check=check,
         patience_s=patience_s,
         owns_reports=is_daemon,
+    )
+
+
+def open_copy_of_store(directory: str, role: str, *, unusable: str = "") -> Outbox:
+    """Return an outbox in memory that begins with all that can be read of the store in *directory*.
+
+    *unusable* is why that store can't be opened, where what is accepted must be durable: then nothing is accepted.
+    """
+    owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
+    return Outbox(
+        None,
+        SystemClock(),
+        owner=owner,
+        hostname=os.uname().nodename,
+        copy_of=directory,
+        unusable=unusable,
+        owns_reports=role == "daemon",
     )

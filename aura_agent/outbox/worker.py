@@ -81,6 +81,26 @@ class OutboxWorker:
         if first:
             self._thread.submit(self._keep_pending)
 
+    async def replace(self, outbox: Outbox, reader: Reader | None, first: Callable[[Outbox], T]) -> T:
+        """Work on *outbox* from now on, and close the one before; return ``first(outbox)``, before all other calls.
+
+        Raises StoreError: that failed, and all goes on with *outbox*.
+        """
+
+        def change() -> T:
+            self._outbox.close()
+            self._outbox = outbox
+            with reading():
+                return first(outbox)
+
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, change)
+        finally:
+            before, self._reader = self._reader, reader
+            if before is not None:
+                await loop.run_in_executor(self._reading_thread, before.close)
+
     async def close(self) -> None:
         """Close the outbox once all calls before this one are done."""
         if self._reader is not None:

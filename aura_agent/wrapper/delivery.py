@@ -57,8 +57,8 @@ def _end_after(wait_s: float) -> None:
 
 
 def _send(what: Delivery, report: Report) -> None:
-    """Deliver what waits. A success whose store is of no use goes out from memory: nobody can tell there what stands
-    against it.
+    """Deliver what waits. A success that the store doesn't take goes out from memory, unless what can be read there
+    speaks against it.
     """
     deadline = what.deadline_s
     in_memory = what.path is None
@@ -95,7 +95,7 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warn
     Once a daemon answers, what the store holds is forwarded to it: the daemon knows what we may not.
     """
     from aura_agent.api.transport import http_environment
-    from aura_agent.delivery.inline import Service, deliver_now
+    from aura_agent.delivery.inline import Service, deliver_from_memory, deliver_now
 
     deadline = monotonic() + wait_s
     daemon = _Daemon(what, report)
@@ -109,13 +109,14 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warn
     )
 
     def deliver_ourselves() -> bool:
+        if report is not None:
+            return deliver_from_memory(what.store, service, heard, report, wait_s=deadline - monotonic())
         return deliver_now(
-            what.store if report is None else None,
+            what.store,
             service,
             heard,
             wait_s=deadline - monotonic(),
             only_run=what.report["run"] if what.served else None,
-            unspooled=report,
             withheld=daemon.answers,
         )
 

@@ -1,0 +1,129 @@
+"""Opening the daemon's store. A full, read-only or broken disk keeps no job from running: the store is opened later."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from aura_agent.delivery.observer import Observer
+from aura_agent.errors import DaemonError, StoreError, StoreVersionError
+from aura_agent.outbox.store import Outbox, open_copy_of_store, open_outbox
+from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.private_files import open_private
+from aura_agent.report import places
+from aura_agent.report.account import Account
+
+_STORE_TROUBLE_S = 5.0
+
+
+class StoreOpener:
+    """The daemon's store in *directory*: opened at once, or as soon as its disk takes something again.
+
+    Jobs don't wait for that. ``problem`` says what keeps it from being opened; empty once it is.
+    """
+
+    def __init__(self, directory: str, observer: Observer, stack: AsyncExitStack) -> None:
+        self._directory = directory
+        self._observer = observer
+        self._stack = stack
+        self._is_locked = False
+        self.problem = ""
+
+    def open(self) -> Outbox:
+        """Return the store; if it can't be opened, a copy in memory of what can be read of it, which accepts nothing.
+
+        Raises DaemonError: another daemon serves it. Raises StoreVersionError: a newer version wrote it.
+        """
+        try:
+            self._lock()
+            outbox = open_outbox(self._directory, "daemon")
+            self._lock()  # the directory may not have been there before
+        except StoreVersionError:
+            raise
+        except StoreError as problem:
+            return self._copy(problem)
+        return outbox
+
+    async def begin(self, worker: OutboxWorker, begin: Callable[[Outbox], list[str]]) -> list[str]:
+        """Let *worker* begin to work on what ``open`` returned; *begin* takes it over and returns jobs of lost runs.
+
+        A store that takes nothing after all is exchanged for its copy.
+        """
+        try:
+            return await worker.call(begin)
+        except StoreError as problem:
+            if self.problem:
+                raise
+            copy = self._copy(problem)
+            return await worker.replace(copy, None, begin)
+
+    async def reopen(
+        self, worker: OutboxWorker, begin: Callable[[Outbox], list[str]], opened: Callable[[], None]
+    ) -> None:
+        """Try again until the store can be opened and takes something, and let *worker* work on it; then *opened*."""
+        while self.problem:
+            await asyncio.sleep(_STORE_TROUBLE_S)
+            outbox = await asyncio.to_thread(self._opened)
+            if outbox is None:
+                continue
+            try:
+                lost = await worker.replace(outbox, outbox.reader(), begin)
+            except StoreError as problem:
+                await worker.replace(self._copy(problem), None, begin)
+                continue
+            self.problem = ""
+            self._observer.note("store.recovered")
+            for job in lost:
+                self._observer.note("run.lost", job=job)
+            opened()
+
+    def _copy(self, problem: StoreError) -> Outbox:
+        what = str(problem) if self._directory in str(problem) else f"{self._directory}: {problem}"
+        if not self.problem:
+            self._observer.note("store.failed", error=what)
+        self.problem = what
+        return open_copy_of_store(self._directory, "daemon", unusable=self.problem)
+
+    def _opened(self) -> Outbox | None:
+        try:
+            outbox = open_outbox(self._directory, "daemon")
+        except StoreError:
+            return None
+        try:
+            self._lock()
+        except DaemonError:
+            outbox.close()
+            return None
+        return outbox
+
+    def _lock(self) -> None:
+        """Hold the store as its daemon, as long as we live; where no file can be made, go without.
+
+        Raises DaemonError: another one does.
+        """
+        if self._is_locked:
+            return
+        path = os.path.join(self._directory, places.DAEMON_LOCK)
+        try:
+            lock = open_private(path, os.O_RDWR)
+        except OSError:
+            try:
+                lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)  # on a read-only file system
+            except OSError:
+                return
+        self._stack.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DaemonError(
+                f"{self._directory}: another daemon serves this store: stop it, or set another state_dir"
+            ) from None
+        self._is_locked = True
+
+
+def take_over(outbox: Outbox, account: Account | None) -> list[str]:
+    """Begin to serve a store with *account*; return the jobs of runs that earlier daemons left without an outcome."""
+    outbox.enter(account)
+    outbox.unpark()
+    return outbox.lose_open_runs()
