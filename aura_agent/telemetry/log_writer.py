@@ -5,8 +5,8 @@ to the open file description, which other processes share. When the queue is ful
 say what is wrong now. Lines keep their order. Lines that were dropped, or that an error kept from being written, are
 counted, and reported in one line where the gap is, once writing works again.
 
-Any thread may write a line, also from a destructor that the garbage collector runs in the middle of another write:
-the lock is reentrant, and so is SimpleQueue.
+Any thread may write a line, also from a destructor that the garbage collector runs in the middle of another write: that
+line is put aside until the write is done. SimpleQueue is reentrant by design.
 """
 
 import io
@@ -15,7 +15,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 MAX_LINES = 10_000
@@ -35,7 +36,9 @@ class LogWriter:
         self._fd = fd
         self._max_lines = max_lines
         self._max_bytes = max_bytes
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # a destructor may come between its acquisition and the owner's entry, too
+        self._owner: int | None = None  # the thread that is at the following
+        self._put_aside: deque[bytes] = deque()
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self._gap = 0  # lines dropped before those in the queue, and not reported yet
@@ -58,22 +61,40 @@ class LogWriter:
         if self._fd is None:
             return
         data = line.encode("utf-8", "backslashreplace") + b"\n"
-        with self._lock:
-            self._lines.append(data)
-            self._bytes += len(data)
-            while self._lines and (len(self._lines) > self._max_lines or self._bytes > self._max_bytes):
-                self._bytes -= len(self._lines.popleft())
-                self._count(1)
-            self._wake()
+        if self._owner == threading.get_ident():
+            self._put_aside.append(data)
+            return
+        with self._exclusively():
+            self._add(data)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all lines of now are written or given up; False: *timeout_s* has passed first."""
         written = threading.Event()
-        with self._lock:
+        with self._exclusively():
             if not self._has_thread:
                 return not self._lines
             self._wakes.put(written)
         return written.wait(timeout_s)
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        """Let no other thread in, and no destructor; what they write meanwhile is added at the end."""
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+                while self._put_aside:
+                    self._add(self._put_aside.popleft())
+            finally:
+                self._owner = None
+
+    def _add(self, data: bytes) -> None:
+        self._lines.append(data)
+        self._bytes += len(data)
+        while self._lines and (len(self._lines) > self._max_lines or self._bytes > self._max_bytes):
+            self._bytes -= len(self._lines.popleft())
+            self._count(1)
+        self._wake()
 
     def _wake(self) -> None:
         if not self._has_thread:
@@ -101,7 +122,7 @@ class LogWriter:
 
     def _take(self) -> tuple[int, bytes, int] | None:
         """Take the gap to report and as many lines as fit into one atomic write, and their number; None: no lines."""
-        with self._lock:
+        with self._exclusively():
             if not self._lines:
                 self._is_awake = False
                 return None
@@ -121,12 +142,12 @@ class LogWriter:
         if gap:
             _, problem = self._write(self.describe_gap(gap).encode("utf-8", "backslashreplace") + b"\n")
         if problem is None:
-            with self._lock:
+            with self._exclusively():
                 self._gap -= gap
             written, problem = self._write(data)
         self._error = "" if problem is None else problem.strerror or type(problem).__name__
         if problem is not None:
-            with self._lock:
+            with self._exclusively():
                 self._count(count - written)
 
     def _write(self, data: bytes) -> tuple[int, OSError | None]:

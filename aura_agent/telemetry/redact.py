@@ -35,7 +35,7 @@ class Redactor:
     """A structlog processor that knows the secrets of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a destructor may log in the middle of it
         self._added: dict[str, None] = {}
         self._longest_first: _Sorted | None = _Sorted((), ())
         self._shortest = sys.maxsize  # characters: most of what is logged has fewer

@@ -1,5 +1,6 @@
 """No secret survives redaction, wherever in an event it hides."""
 
+import gc
 import json
 import threading
 
@@ -121,3 +122,29 @@ def test_threads_may_add_and_ask_at_once() -> None:
         thread.join()
 
     assert failures == []
+
+
+def test_destructor_that_logs_while_a_secret_is_added_does_not_deadlock() -> None:
+    """The garbage collector may run one in the middle of it, and what it prints is redacted, too."""
+    redactor, said = Redactor(), list[str]()
+
+    class Noisy:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            said.append(redactor.text("the secret-of-number-0 is out" * 10))
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for number in range(300):
+            Noisy()
+            redactor.add(f"secret-of-number-{number}")
+            redactor.text("x" * 100)
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+
+    assert len(said) == 300
+    assert not any("secret-of-number-0" in text for text in said[1:])
