@@ -143,7 +143,7 @@ def discover(
         proposal = plan(replace(facts, cannot_run=cannot_run)) if cannot_run else proposal
     switches = shape == "config" and host.is_live and bool(proposal.changes)
     if switches and not force and (problem := why_no_daemon(config_file)):
-        doubt = f"{problem}. cron would stop running these jobs, and nobody would start; --force does it all the same"
+        doubt = f"{problem}; or add --force, and nobody runs these jobs until it is there"
     written = None
     if writes and proposal.changes:
         if doubt:

@@ -92,7 +92,7 @@ def unwrap_host(
             click.echo(f"aura-agent: {line}", err=True)
         show_written(written)
         if silenced:
-            click.echo(silence_text(silenced))
+            click.echo(silence_text(silenced, done=written is not None))
         for command in following:
             click.echo(f"Next: {command}")
     if problem:

@@ -77,14 +77,13 @@ def hints(jobs: Sequence[Job], shape: Shape, *, config_exists: bool) -> Iterator
         yield f"there is no {SYSTEM_CONFIG} yet: until it names a token_file in [api], nothing can be pinged"
 
 
-def silence_text(heartbeats: Sequence[str]) -> str:
-    """Return which heartbeats alarm from now on, and what to do; empty if there are none."""
-    if not heartbeats:
-        return ""
+def silence_text(heartbeats: Sequence[str], *, done: bool = True) -> str:
+    """Return which heartbeats alarm from now on, or once it is *done*, and what to do."""
     names = ", ".join(on_one_line(heartbeat) for heartbeat in heartbeats)
+    when = "No ping comes any more" if done else "After that no ping comes"
     return (
-        f"No ping comes any more for: {names}. Aura alarms after interval + grace: pause these heartbeats in Aura, or"
-        " delete them: aura-agent api heartbeats list; aura-agent api heartbeats delete ID"
+        f"{when} for: {names}. Aura alarms after interval + grace: pause these heartbeats in Aura, or delete them:"
+        " aura-agent api heartbeats list; aura-agent api heartbeats delete ID"
     )
 
 

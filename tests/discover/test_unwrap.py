@@ -142,9 +142,11 @@ def test_which_heartbeats_alarm_is_said(written: Copy) -> None:
     """By an unwrap and by an undo, with what to do about it."""
     written.told("--write")
 
+    looking = written.discover("--unwrap", "--only", "own")
     unwrapping = written.discover("--unwrap", "--write", "--only", "own")
     undoing = [written.discover("--undo"), written.discover("--undo")]
 
+    assert f"After that no ping comes for: {HOST}/own. " in looking.stdout
     assert f"No ping comes any more for: {HOST}/own. " in unwrapping.stdout
     assert "pause these heartbeats in Aura, or delete them: aura-agent api heartbeats " in unwrapping.stdout
     assert "No ping comes" not in undoing[0].stdout, "it put aura-run back"
