@@ -1,11 +1,14 @@
 """Whether a run has brought about what its job expects, looked at aside from the event loop."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from aura_agent.clock import Reading
-from aura_agent.config.models import Job
+from aura_agent.config.models import ExpectFile, Job
 from aura_agent.daemon.aside import aside
+from aura_agent.report.record import Outcome, Ref, Report
 from aura_agent.units import format_duration
 
 _EXPECTATION_S = 60.0  # for looking at what the run should have made
@@ -19,17 +22,7 @@ async def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
     try:
         from aura_agent.watch.expect import expect_file
 
-        looking = aside(
-            partial(
-                expect_file,
-                path=wanted.path,
-                started_at=started.wall,
-                now=ended.wall,
-                newer_than_s=None if wanted.newer_than == "start" else wanted.newer_than,
-                min_size_bytes=wanted.min_size,
-            ),
-            "expectation",
-        )
+        looking = aside(partial(expect_file, **_wanted(wanted, started, ended)), "expectation")
         async with asyncio.timeout(_EXPECTATION_S):
             condition = await looking
     except TimeoutError:
@@ -37,3 +30,41 @@ async def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
     except Exception as problem:  # noqa: BLE001  # what can't be looked at can't be vouched for
         return f"{wanted.path} can't be looked at: {problem}"
     return "" if condition.healthy else condition.reason
+
+
+def judged(report: Report, name: str, job: Job) -> Report:
+    """Return the success *report* as a run of *job*, called *name*: a failure if it doesn't meet what that demands.
+
+    For the thread that reads reports: it looks at the disk.
+    """
+    reason = ""
+    if report.exit_code not in job.success_codes:
+        reason = f"exit status {report.exit_code}"
+    elif job.expect is not None and job.expect.file is not None:
+        try:
+            from aura_agent.watch.expect import expect_file
+
+            condition = expect_file(**_wanted(job.expect.file, report.started, report.ended))
+            reason = "" if condition.healthy else condition.reason
+        except Exception as problem:  # noqa: BLE001  # as above
+            reason = f"{job.expect.file.path} can't be looked at: {problem}"
+    return replace(
+        report,
+        outcome=Outcome.FAILED if reason else Outcome.SUCCEEDED,
+        reason=reason,
+        job=name,
+        ref=f"{Ref.HEARTBEAT}{job.heartbeat or name}",
+        max_age_s=job.max_age,
+        replay_all=job.replay == "all",
+        body=None if reason else report.body,
+    )
+
+
+def _wanted(wanted: ExpectFile, started: Reading, ended: Reading) -> dict[str, Any]:
+    return {
+        "path": wanted.path,
+        "started_at": started.wall,
+        "now": ended.wall,
+        "newer_than_s": None if wanted.newer_than == "start" else wanted.newer_than,
+        "min_size_bytes": wanted.min_size,
+    }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from aura_agent.clock import Clock
 from aura_agent.config.lend import lend, matching_jobs
 from aura_agent.config.models import Config
+from aura_agent.daemon.expectation import judged
 from aura_agent.daemon.peers import Peer, may_report
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
@@ -32,6 +33,7 @@ class Conversation:
     peer: Peer
     open: Report | None = None
     refused: bool = False
+    argv: str = ""  # the command that was introduced, if a job may have settings for it
 
 
 class Heard(NamedTuple):
@@ -75,15 +77,25 @@ class Desk:
             if verb == "start":
                 return Heard(self._begin(conversation, fields))
             if verb == "run":
-                return self._take(fields, line)
+                return self._take(conversation, fields, line)
         except ValueError as problem:
             return Heard(wire.encode("busy", {"reason": f"not understood: {problem}"}))
         return Heard(wire.encode("busy", {"reason": f"unknown verb {verb[:40]}"}))
 
-    def _take(self, fields: dict[str, str], line: bytes) -> Heard:
-        """Return the report in *line* as it is kept: who speaks to us runs in our boot, and has run before now."""
+    def _take(self, conversation: Conversation, fields: dict[str, str], line: bytes) -> Heard:
+        """Return the report in *line* as it is kept: who speaks to us runs in our boot, and has run before now.
+
+        A success whose wrapper didn't know the job's settings is judged here. So is that of an older wrapper, which
+        doesn't say.
+        """
         given = Report.from_fields({"boot": self.boot_id} | fields)
         report = in_the_past(given, self.boot_id, self.clock.read())
+        argv = fields.get("argv") or conversation.argv
+        if report.outcome is Outcome.SUCCEEDED and "settings" not in fields and argv:
+            config = self.config()
+            names = matching_jobs(config, argv.split("\0"))
+            if len(names) == 1 and self._may_report(conversation.peer, names[0]):
+                report = judged(report, names[0], config.jobs[names[0]])
         if report is not given or "boot" not in fields:
             line = wire.encode("run", report.to_fields())
         return Heard(report=report, line=line)
@@ -123,7 +135,7 @@ class Desk:
 
     def _begin(self, conversation: Conversation, fields: dict[str, str]) -> bytes:
         config = self.config()
-        argv = fields.get("argv")
+        argv = conversation.argv = fields.get("argv", "")
         names = matching_jobs(config, argv.split("\0")) if argv else []
         lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
         if "heartbeat" in lent:

@@ -12,6 +12,7 @@ from aura_agent.private_files import explained, make_directory, make_parents, op
 from aura_agent.report.wire import MAX_LINE_BYTES
 
 SUFFIX = ".report"
+UNJUDGED_SUFFIX = ".unjudged"  # a success that only a daemon may take: it alone knows what the config demands of it
 TORN_DIRECTORY = "torn"
 _MAGIC = b"aura1"
 _STILL_WRITTEN_NS = 60 * 10**9  # a writer that takes longer between open and sync has died
@@ -56,14 +57,14 @@ def open_new(directory: str, place: str, name: str) -> int:
         raise explained(denied, path) from None
 
 
-def write(directory: str, run_id: str, record: bytes) -> str:
+def write(directory: str, run_id: str, record: bytes, suffix: str = SUFFIX) -> str:
     """Put *record* under *directory*/spool and return its path; from here on it survives a power cut.
 
     Raises OSError.
     """
     spool = os.path.join(directory, "spool")
-    path = os.path.join(spool, run_id + SUFFIX)
-    file = open_new(directory, "spool", run_id + SUFFIX)
+    path = os.path.join(spool, run_id + suffix)
+    file = open_new(directory, "spool", run_id + suffix)
     try:
         whole = wrap(record)
         if os.write(file, whole) != len(whole):
@@ -83,13 +84,13 @@ def holds(directory: str, run_id: str) -> bool:
     return os.path.exists(os.path.join(directory, "spool", run_id + SUFFIX))
 
 
-def waiting(directory: str) -> list[str]:
+def waiting(directory: str, suffix: str = SUFFIX) -> list[str]:
     """Return the paths of the spool's files, in no order; empty when there is no spool."""
     try:
         names = os.listdir(os.path.join(directory, "spool"))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [os.path.join(directory, "spool", name) for name in names if name.endswith(SUFFIX)]
+    return [os.path.join(directory, "spool", name) for name in names if name.endswith(suffix)]
 
 
 def read(path: str, wall_ns: int) -> bytes | None:

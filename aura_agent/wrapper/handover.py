@@ -63,6 +63,15 @@ def hand_over(store: str, socket_path: str, run_id: str | None = None) -> bool:
     return handing.refused == 0
 
 
+def hand_over_unjudged(store: str, socket_path: str) -> None:
+    """Hand over the successes that only a daemon may judge. Raises OSError: it is gone, or doesn't answer."""
+    handing = _Handing(Daemon(socket_path, PATIENCE_S / 2))
+    try:
+        _hand_over_spool(spool.waiting(store, spool.UNJUDGED_SUFFIX), handing)
+    finally:
+        handing.close()
+
+
 class _Handing:
     """The hand-over's own connection: on the run's, another run's outcome would pass for that of ours."""
 

@@ -219,6 +219,7 @@ class _Run:
             self._introduce(job.ended)
             self._wait(job)
             ended = job.ended
+        self._guard(self._learn_settings)
         self._judge(ended)
         if self._is_last(ended):
             self._guard(self._release_turn)  # whoever reads the output slowly holds up no later run
@@ -266,6 +267,9 @@ class _Run:
 
     def _judge(self, ended: Ended) -> None:
         """Look at what the exit status alone doesn't tell."""
+        if self._options.job_found is False and self._succeeded(ended):
+            ended.unmet = True  # what the job expects of its runs isn't known
+            self._reason = f"job {self._options.job!r} could not be read: what it expects isn't known, so no ping"
         if not (self._options.expect and self._succeeded(ended)):
             return
         try:
@@ -322,6 +326,10 @@ class _Run:
 
             self._reporter = Reporter(self._options)
         return self._reporter
+
+    def _learn_settings(self) -> None:
+        if self._reporter is not None:
+            self._reporter.learn_settings()
 
     def _settle(self) -> None:
         if self._reporter is not None:

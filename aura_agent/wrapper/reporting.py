@@ -68,6 +68,10 @@ class Reporter:
         self._config: Config | None = None
         self._account: str | None = None  # None: not looked for yet
         self._looked = False  # whether the config has been looked for
+        named = options.heartbeat is not None or options.ping_url is not None or options.job is not None
+        self._wants_settings = not named  # a job of the config may have settings for this command
+        self.knows_settings = named
+        self._slow: list[Daemon] = []  # connections whose end would mean that the run is lost
         self._store = state_dir(os.environ, None, os.geteuid())
         self._ref, self._no_ref = reference(options)
 
@@ -81,7 +85,7 @@ class Reporter:
         options = self._options
         self._attempt += 1
         first = self._attempt == 1
-        wants = first and options.heartbeat is None and options.ping_url is None and options.job is None
+        wants = first and self._wants_settings
         fields = self._start = {
             "run": self._run_id,
             "boot": self._boot_id,
@@ -93,15 +97,30 @@ class Reporter:
         }
         if not first:
             self._name_heartbeat()
-        argv = "\0".join(options.command)
-        if wants and len(argv) <= _MAX_ARGV_BYTES:
-            fields = fields | {"argv": argv}
+        if wants:
+            fields = fields | {"argv": self._argv()}
         if options.config is None or not first:
             self._introduce_to_daemon(fields, wants)
         if self._daemon is None and first:
             self._look_into_config(fields, wants)
         if self._daemon is None or self._may_own_store_send():
             self._record_start()
+
+    def learn_settings(self) -> None:
+        """The job has ended: what the config demands must be known before its outcome is judged. Ask once more.
+
+        The daemon may have been slow, or come up meanwhile.
+        """
+        if self.knows_settings:
+            return
+        if self._left_alone is not None:
+            self._slow.append(self._left_alone)
+            self._left_alone = None
+        self._connect()
+        if self._daemon is not None:
+            self._ask_daemon(self._start | {"argv": self._argv()})
+        elif self._options.config is None and not (self._slow or _may_exist(SYSTEM_CONFIG)):
+            self.knows_settings = not os.path.exists(self._socket_path)
 
     def settle(self) -> None:
         """The run takes a while: let a record stand for it that outlives the daemon and a power cut."""
@@ -124,7 +143,8 @@ class Reporter:
         if options.doubt:
             warn(self._store, "doubt", options.doubt)
         self._name_heartbeat()
-        if self._no_ref:
+        unjudged = outcome == "succeeded" and not self.knows_settings
+        if self._no_ref and not unjudged:
             warn(self._store, f"no heartbeat {self._job_name()}", self._no_ref)
         fields = self._start | {
             "end_boot_ns": str(ended.ended_boot_ns - self._ahead_ns),
@@ -143,8 +163,9 @@ class Reporter:
         }
         if len(encode("run", fields)) > MAX_LINE_BYTES - _ACCOUNT_BYTES:
             fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
+        fields |= {"argv": self._argv()} if unjudged else {"settings": "known"}
         withdraws = outcome not in ("succeeded", "skipped")
-        if self._is_handed_over(fields, withdraws=withdraws) or self._ref is None:
+        if self._is_handed_over(fields, withdraws=withdraws) or (self._ref is None and not unjudged):
             if not self._untold:
                 self._forget_start()
             return None
@@ -153,7 +174,14 @@ class Reporter:
         except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory: the store that we know of serves
             self._name_problem(problem)
         fields["account"] = self._name_account()
-        path = self._spool(fields)
+        path = self._spool(fields, spool.UNJUDGED_SUFFIX if unjudged else spool.SUFFIX)
+        if unjudged:
+            self._forget_start()
+            text = (
+                "the config can't be read and no daemon answers: no ping before a daemon knows its settings; or use -H"
+            )
+            warn(self._store, "unjudged", f"{self._job_name()}: {text}")
+            return None
         spooled = path is not None
         if spooled:
             self._forget_start()
@@ -230,15 +258,34 @@ class Reporter:
         except OSError:
             self._daemon = None
         # From the second attempt on, a line is read for each that is written, lest they fill the socket.
-        if wants or self._options.attach == "output" or self._attempt > 1:
-            self._hear_daemon()
-        if wants and self._lent:
-            self._options.borrow(self._lent)
+        if (wants or self._options.attach == "output" or self._attempt > 1) and self._hear_daemon() and wants:
+            self._apply_settings()
 
-    def _hear_daemon(self) -> None:
-        """Learn what the daemon knows of the run, and which store it serves."""
+    def _ask_daemon(self, fields: dict[str, str]) -> None:
+        """Introduce the run anew, and apply what the daemon answers."""
+        assert self._daemon is not None
+        try:
+            self._daemon.introduce(fields)
+        except OSError:
+            self._leave_alone()
+        if self._hear_daemon():
+            self._apply_settings()
+
+    def _apply_settings(self) -> None:
+        self.knows_settings = True
+        if self._lent:
+            self._options.borrow(self._lent)
+            self._name_heartbeat()
+
+    def _argv(self) -> str:
+        """Return the command as one text; empty if it is too long to be a job's."""
+        argv = "\0".join(self._options.command)
+        return argv if len(argv) <= _MAX_ARGV_BYTES else ""
+
+    def _hear_daemon(self) -> bool:
+        """Learn what the daemon knows of the run, and which store it serves; return whether it has answered."""
         if self._daemon is None:
-            return
+            return False
         try:
             lent = self._lent = self._daemon.settings()
             self._options.redact = tuple(lent["redact"].split("\0")) if "redact" in lent else ()
@@ -251,6 +298,9 @@ class Reporter:
             self._leave_alone()
         except OSError:
             self._daemon = None
+        else:
+            return True
+        return False
 
     def _is_handed_over(self, fields: dict[str, str], *, withdraws: bool) -> bool:
         """The same as ``_hand_over``; whatever keeps us from it leaves the report to the spool."""
@@ -292,11 +342,18 @@ class Reporter:
         return False
 
     def _hand_over_what_waits(self) -> None:
-        if self._has_own_store():
+        try:
+            holds_unjudged = bool(spool.waiting(self._store, spool.UNJUDGED_SUFFIX))
+        except OSError:
+            holds_unjudged = False  # a store of no use keeps nothing from the daemon
+        if self._has_own_store() or holds_unjudged:
             try:
-                from aura_agent.wrapper.handover import hand_over
+                from aura_agent.wrapper.handover import hand_over, hand_over_unjudged
 
-                hand_over(self._store, self._socket_path, self._run_id)
+                if holds_unjudged:
+                    hand_over_unjudged(self._store, self._socket_path)
+                if self._has_own_store():
+                    hand_over(self._store, self._socket_path, self._run_id)
             except OSError:
                 raise
             except BaseException as problem:  # noqa: BLE001  # it waits there for the next aura-run
@@ -344,6 +401,7 @@ class Reporter:
                 self._daemon = None
 
     def _refused(self, refusal: Refused) -> None:
+        self.knows_settings = True  # its jobs are not for this user
         text = f"the daemon takes no reports from this user ({refusal}): see reporters in its config"
         warn(self._store, "refused", text)
         self._is_refused = True
@@ -370,6 +428,7 @@ class Reporter:
             self._introduce_to_daemon(fields, wants)
         if wants and self._daemon is None and self._config is not None:
             lookup.borrow(self._options, self._config, self._store)
+            self.knows_settings = True
 
     def _look_for_store(self) -> None:
         """Read the config, once, for the store that the daemon serves; a daemon that answers spares us that."""
@@ -420,13 +479,13 @@ class Reporter:
             pass  # the database knows this boot, or orders what is of it by the wall clock
         return boot_id
 
-    def _spool(self, fields: dict[str, str]) -> str | None:
+    def _spool(self, fields: dict[str, str], suffix: str) -> str | None:
         """Return the spool file that holds the report *fields* now; None, with a warning, if there can't be one."""
         problem: OSError | MemoryError | None = None
         for _ in range(2):
             try:
                 fields["boot"] = self._prepare_store()
-                path = spool.write(self._store, self._run_id, encode("run", fields))
+                path = spool.write(self._store, self._run_id, encode("run", fields), suffix)
             except (OSError, MemoryError) as refusal:
                 problem = refusal
             else:
@@ -473,6 +532,16 @@ class Delivery:
         self.report, self.path, self.served, self.calls_hooks, self.done = report, path, served, calls_hooks, done
         self.deadline_s = deadline_s
         self.socket_path = socket_path
+
+
+def _may_exist(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def reference(options: Options) -> tuple[str | None, str]:
