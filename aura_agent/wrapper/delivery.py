@@ -1,11 +1,12 @@
 """aura-run's own delivery, where no daemon does it: what waits in our store, for a bounded time, after the job."""
 
+import _thread
 import logging
 import os
 import signal
 import sys
 import warnings
-from time import monotonic
+from time import monotonic, sleep
 
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.settings import base_url, find_token
@@ -18,9 +19,10 @@ from aura_agent.wrapper import lookup
 from aura_agent.wrapper.daemon import Daemon
 from aura_agent.wrapper.handover import hand_over
 from aura_agent.wrapper.reporting import Delivery
-from aura_agent.wrapper.warnings import warn
+from aura_agent.wrapper.warnings import say_on_terminal, warn
 
 _LEEWAY_S = 0.5
+_SILENT_S = 1.0  # on a terminal: longer waits are explained
 _LOCKED_S = 5.0  # who keeps the store locked for longer is at it, or hangs
 
 
@@ -33,7 +35,9 @@ def deliver(what: Delivery) -> None:
     _silence_python()
     report = Report.from_fields(what.report)
     if report.outcome is Outcome.SUCCEEDED or not (what.served or what.path is None):
-        _send(what, report)
+        progress = _Progress(report)
+        _send(what, report, progress)
+        progress.end()
     if what.calls_hooks:
         _end_after(what.options.wait_s)
         deadline = monotonic() + what.options.wait_s
@@ -56,13 +60,50 @@ def _end_after(wait_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, wait_s + _LEEWAY_S, 1.0)
 
 
-def _send(what: Delivery, report: Report) -> None:
+class _Progress:
+    """Says on a terminal what delivery waits for, and what has become of the run's own ping."""
+
+    def __init__(self, report: Report) -> None:
+        self._run_id = report.run_id if report.outcome is Outcome.SUCCEEDED else ""
+        kind, _, name = (report.ref or "").partition(":")
+        self._heartbeat = "its URL" if kind == "url" else name
+        self._said = not self._run_id
+        self._shown = self._run_id != "" and os.isatty(2)
+        self._reason = ""
+        if self._shown:
+            try:
+                _thread.start_new_thread(self._say_what_is_waited_for, ())
+            except RuntimeError:
+                pass  # delivery matters more
+
+    def note(self, event: str, **facts: object) -> None:
+        if not self._shown or facts.get("run_id") != self._run_id:
+            return
+        if event == "ping.delivered":
+            self._said = True
+            say_on_terminal(f"delivered to {self._heartbeat}")
+        elif event.startswith("ping."):
+            self._reason = str(facts.get("reason") or "")
+
+    def end(self) -> None:
+        """Delivery is over: a ping that has not been delivered is queued."""
+        if self._shown and not self._said:
+            self._said = True
+            say_on_terminal(f"{self._reason or 'Aura does not answer'}: queued, will be retried")
+
+    def _say_what_is_waited_for(self) -> None:
+        sleep(_SILENT_S)
+        if not self._said:
+            say_on_terminal(f"delivering the ping to {self._heartbeat} (Ctrl-C leaves it to the queue)")
+
+
+def _send(what: Delivery, report: Report, progress: _Progress) -> None:
     """Deliver what waits. A success that the store doesn't take goes out from memory, unless what can be read there
     speaks against it.
     """
     deadline = what.deadline_s
     in_memory = what.path is None
-    heard = _Warnings(what.store)
+    heard = _Warnings(what.store, progress)
     try:
         if not in_memory and not _anything_waits(what):
             return
@@ -185,12 +226,14 @@ def _token(api: ApiSettings) -> tuple[Secret | None, str]:
 class _Warnings:
     """Hears what delivery has to say, and passes on only what a person must mend."""
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, progress: _Progress) -> None:
         self._store = store
+        self._progress = progress
         self.token_problem = ""
         self.is_store_failing = False
 
     def note(self, event: str, **facts: object) -> None:
+        self._progress.note(event, **facts)
         if event == "ping.parked":
             reason, heartbeat = facts.get("reason"), facts.get("heartbeat")
             if self.token_problem and "token" in str(reason):

@@ -351,6 +351,7 @@ class _Run:
             delivery = self._reporter.keep(
                 ended, outcome, attempts=self._attempts, reason=self._reason, body=self._body, tail=self._tail
             )
+        self._guard(lambda: self._say_on_terminal(ended, delivery is not None))
         if delivery is None or self._signals.hurried:
             return
         self._signals.end_with(lambda: end_as(ended.status, ended.signal), within_s=delivery.options.wait_s + _LEEWAY_S)
@@ -364,6 +365,15 @@ class _Run:
             from aura_agent.wrapper.warnings import warn
 
             warn(delivery.store, "delivery", f"no ping can be sent now: {_named(problem)}; it is queued")
+
+    def _say_on_terminal(self, ended: Ended, delivers: bool) -> None:
+        """Tell who looks on what becomes of the run; delivery itself tells the rest."""
+        from aura_agent.wrapper.warnings import say_on_terminal
+
+        if not self._succeeded(ended):
+            say_on_terminal(f"not pinged: {_ending(ended)}")
+        elif self._reporter is not None and self._reporter.fate and not delivers:
+            say_on_terminal(self._reporter.fate)
 
     def _take_turn(self) -> bool:
         from aura_agent.wrapper.overlap import Turn, job_identity
@@ -443,6 +453,15 @@ class _Run:
             print_line(text)
         except BaseException:  # noqa: BLE001
             _print_plainly(text)
+
+
+def _ending(ended: Ended) -> str:
+    """Return in words how a job ended that has not succeeded."""
+    if ended.unmet:
+        return "its expectation is not met"
+    if ended.timed_out or ended.not_started:
+        return "it timed out" if ended.timed_out else "it could not be started"
+    return f"exit {ended.code}" if ended.killed_by is None else f"killed by signal {ended.killed_by}"
 
 
 def _named(problem: BaseException) -> str:

@@ -71,6 +71,7 @@ class Reporter:
         named = options.heartbeat is not None or options.ping_url is not None or options.job is not None
         self._wants_settings = not named  # a job of the config may have settings for this command
         self.knows_settings = named
+        self.fate = ""  # what became of the report, for a terminal
         self._slow: list[Daemon] = []  # connections whose end would mean that the run is lost
         self._store = state_dir(os.environ, None, os.geteuid())
         self._ref, self._no_ref = reference(options)
@@ -168,7 +169,9 @@ class Reporter:
         if self._is_handed_over(fields, withdraws=withdraws) or (self._ref is None and not unjudged):
             if not self._untold:
                 self._forget_start()
+            self.fate = "" if self._ref is None else "reported to the daemon"
             return None
+        self.fate = "queued, will be sent later"
         try:
             self._look_for_store()
         except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory: the store that we know of serves

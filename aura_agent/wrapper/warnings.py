@@ -1,5 +1,7 @@
 """One line on stderr for what needs a human, once a day per cause: cron mails everything that is printed.
 
+On a terminal each line is printed each time, and also what became of the run.
+
 A thread writes the lines, so that nothing here blocks: no signal gets through to the main thread while it writes, and
 stderr may be a full pipe, a stopped terminal, a hung disk. poll(2) alone doesn't help: the job may fill the pipe
 between it and the write, and a file is always ready. O_NONBLOCK would change the job's stderr, too.
@@ -20,12 +22,24 @@ _is_stuck = False
 
 
 def warn(directory: str, cause: str, text: str) -> None:
-    """Print *text* unless *cause* has been warned of within a day; where that can't be remembered, print it."""
+    """Print *text* unless *cause* has been warned of within a day; where that can't be remembered, print it.
+
+    A terminal gets it each time: somebody looks on.
+    """
+    if os.isatty(2):
+        print_line(text)
+        return
     try:
         is_new = _is_new(directory, cause)
     except BaseException:  # noqa: BLE001  # what can't be loaded any more keeps no line back
         is_new = True
     if is_new:
+        print_line(text)
+
+
+def say_on_terminal(text: str) -> None:
+    """Print *text* if stderr is a terminal: cron gets no such line."""
+    if os.isatty(2):
         print_line(text)
 
 
