@@ -26,17 +26,20 @@ _SILENT_S = 1.0  # on a terminal: longer waits are explained
 _LOCKED_S = 5.0  # who keeps the store locked for longer is at it, or hangs
 
 
-def deliver(what: Delivery) -> None:
+def deliver(what: Delivery) -> bool:
     """Deliver the run that has just ended and, in a store that no daemon serves, what else waits there.
+
+    Return whether nothing is left there that may be sent.
 
     Then call hooks. Each of the two takes ``wait_s`` at the most, delivery from the job's end on: SIGALRM is set to end
     it.
     """
     _silence_python()
     report = Report.from_fields(what.report)
+    is_empty = False
     if report.outcome is Outcome.SUCCEEDED or not (what.served or what.path is None):
         progress = _Progress(report)
-        _send(what, report, progress)
+        is_empty = _send(what, report, progress)
         progress.end()
     if what.calls_hooks:
         _end_after(what.options.wait_s)
@@ -44,6 +47,7 @@ def deliver(what: Delivery) -> None:
         from aura_agent.wrapper.hooks import call_hooks
 
         call_hooks(what, report, deadline - monotonic())
+    return is_empty
 
 
 def _silence_python() -> None:
@@ -97,22 +101,22 @@ class _Progress:
             say_on_terminal(f"delivering the ping to {self._heartbeat} (Ctrl-C leaves it to the queue)")
 
 
-def _send(what: Delivery, report: Report, progress: _Progress) -> None:
+def _send(what: Delivery, report: Report, progress: _Progress) -> bool:
     """Deliver what waits. A success that the store doesn't take goes out from memory, unless what can be read there
-    speaks against it.
+    speaks against it. Return whether nothing is left in the store that may be sent.
     """
     deadline = what.deadline_s
     in_memory = what.path is None
     heard = _Warnings(what.store, progress)
     try:
         if not in_memory and not _anything_waits(what):
-            return
+            return True
     except StoreBusyError:
-        return  # others are at it, and the report is safe
+        return False  # others are at it, and the report is safe
     except StoreError as problem:
         warn(what.store, "store", str(problem))
         if report.outcome is not Outcome.SUCCEEDED:
-            return
+            return False
         in_memory = heard.is_store_failing = True
     try:
         delivered = _deliver(what, max(0.0, deadline - monotonic()), report if in_memory else None, heard)
@@ -120,7 +124,7 @@ def _send(what: Delivery, report: Report, progress: _Progress) -> None:
         warn(what.store, "delivery", str(problem))
     except (OSError, MemoryError) as problem:  # ulimit is the job's, and ours with it
         if heard.is_store_failing:
-            return  # of the same shortage there has been a line
+            return False  # of the same shortage there has been a line
         why = problem.strerror if isinstance(problem, OSError) else "out of memory"
         warn(what.store, "delivery", f"no ping can be sent now: {why}")
     else:
@@ -128,6 +132,8 @@ def _send(what: Delivery, report: Report, progress: _Progress) -> None:
             what.done()
             if what.path is not None:
                 spool.remove(what.path)
+        return delivered and not in_memory
+    return False
 
 
 def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warnings") -> bool:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from aura_agent.wrapper.capture import Capture
     from aura_agent.wrapper.overlap import Turn
-    from aura_agent.wrapper.reporting import Reporter
+    from aura_agent.wrapper.reporting import Delivery, Reporter
 
 SKIPPED = 75
 DEFAULT_TAIL_BYTES = 10_000
@@ -129,6 +129,35 @@ def _check_memory() -> None:
         soft_bytes = resource.getrlimit(limit)[0]
         if soft_bytes != resource.RLIM_INFINITY and soft_bytes < least_bytes:
             raise MemoryError
+
+
+def _deliver(delivery: "Delivery") -> None:
+    """Deliver by ourselves, unless another aura-run of this store has sent all meanwhile."""
+    turn = None
+    if delivery.path is not None and not delivery.served and not delivery.calls_hooks:
+        from aura_agent.wrapper.delivery_turn import DeliveryTurn
+
+        try:
+            turn = DeliveryTurn(delivery.store, delivery.options.wait_s)
+        except (OSError, RuntimeError):
+            pass  # the turn saves work, and nothing else
+        else:
+            if turn.is_done_by_others(delivery.path):
+                turn.end(is_empty=True)
+                return
+    from aura_agent.wrapper.delivery import deliver
+
+    is_empty = deliver(delivery)
+    if turn is not None:
+        turn.end(is_empty=is_empty)
+
+
+def _yield_processors() -> None:
+    """Don't preempt jobs that start. Not by nice(2): on a busy host a delivery would not be done within --wait."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        pass
 
 
 class _Run:
@@ -358,9 +387,8 @@ class _Run:
         _let_go_of_pipeline()
         try:
             _check_memory()
-            from aura_agent.wrapper.delivery import deliver
-
-            deliver(delivery)
+            _yield_processors()
+            _deliver(delivery)
         except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory
             from aura_agent.wrapper.warnings import warn
 
