@@ -22,7 +22,7 @@ from tests.e2e.sites import Site
 from tests.e2e.storm import is_waiting
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
-from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children
+from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children, is_alive
 from tests.wrapper.terminals import Terminal
 
 _OUTPUT = (*QUEUE, "--attach", "output")
@@ -375,6 +375,22 @@ def test_the_end_of_the_reader_reaches_a_job_whose_output_is_attached(host: Host
     job.communicate(timeout=30)
 
     assert job.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.parametrize("options", [("--quiet",), ("--attach", "output"), ()])
+def test_job_of_a_killed_wrapper_gets_sigpipe_only_if_captured(host: Host, options: tuple[str, ...]) -> None:
+    """Nobody reads its pipes any more; without these options it has our own descriptors, and goes on."""
+    script = "echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done; echo more; touch on"
+    job = host.start(*QUEUE, *options, "--", "sh", "-c", script)
+    wait_until(lambda: (host.home / "pid").exists() and (host.home / "pid").read_text(), what="the job")
+    pid = int((host.home / "pid").read_text())
+    job.kill()
+    job.wait()
+    (host.home / "go").touch()
+    wait_until(lambda: not is_alive(pid), what="the job's end")
+    job.communicate()
+
+    assert (host.home / "on").exists() == (not options)
 
 
 def _numbers(count: int) -> bytes:
