@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 JOBS ?= 2
 
-.PHONY: help setup demo test test-systemd test-container stress stateful chaos test-schedule bench-wrapper bench-schedule bench-delivery behaviour check format lint types lock clean
+.PHONY: help setup demo test test-systemd test-container test-elsewhere stress stateful chaos test-schedule bench-wrapper bench-schedule bench-delivery behaviour check format lint types lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -15,6 +15,8 @@ setup: $(READY) ## the virtual environment, from pinned and hashed versions
 
 $(READY): requirements/dev.txt pyproject.toml bin/aura-run aura_agent/__init__.py
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "make: $(PYTHON) can't make a virtual environment (no" \
+		"ensurepip): install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -24,7 +26,11 @@ demo: $(READY) ## everything at once on an embedded Aura (KEEP=1 leaves it runni
 	@$(BIN)/aura-agent demo $(if $(KEEP),--keep)
 
 test: $(READY) ## the tests: real processes, files and sockets
-	$(BIN)/python -m pytest -n $(JOBS) -m "not systemd and not container" $(ARGS)
+	tests/without-host-config.sh $(BIN)/python -m pytest -n $(JOBS) -m "not systemd and not container" $(ARGS)
+
+test-elsewhere: $(READY) ## the same on a bare Debian 13 with its own Python, as an ordinary user (root; installs what it needs)
+	tests/machines/test-elsewhere.sh trixie tester make demo test
+	tests/machines/test-elsewhere.sh trixie root tests/machines/install-by-readme.sh
 
 test-systemd: $(READY) ## the unit file in a booted systemd (root; installs what it needs)
 	tests/systemd/setup.sh

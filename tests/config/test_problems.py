@@ -11,6 +11,7 @@ from aura_agent.config.load import examine_config, load_config
 from aura_agent.config.models import Config, Job, JobDefaults
 from aura_agent.errors import AuraError, ConfigError
 from tests.config.tomlwriter import dumps
+from tests.machine import needs, no_system_config
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 TOKEN = "aura_live_0123456789abcdef0123456789abcdef"
@@ -540,6 +541,7 @@ def test_numbers_and_nesting_beyond_reason_are_problems_too(tmp_path: Path) -> N
         assert len(problems(tmp_path, text)) == 1
 
 
+@needs(no_system_config)
 def test_no_config_at_all_is_an_error_of_its_own() -> None:
     """A command that needs a config says where one would be."""
     with pytest.raises(AuraError, match=r"there is no config: write /etc/aura-agent/config.toml"):

@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -303,14 +303,14 @@ async def test_what_is_being_kept_when_it_stops_is_acknowledged(tmp_path: Path) 
 
     async with serving(tmp_path, config) as served:
         reader, writer = await served.connect()
-        with sqlite3.connect(served.state / "outbox.db", isolation_level=None) as other:
+        with closing(sqlite3.connect(served.state / "outbox.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             writer.write(line("run00000001"))
             await heard.wait()
-            closing = asyncio.create_task(served.server.close())
+            ending = asyncio.create_task(served.server.close())
             await until(lambda: is_refused(served.path))
             other.execute("COMMIT")
-        await closing
+        await ending
 
         assert wire.decode(await reader.readline())[0] == "ok"
         assert [report.run_id for report in served.accepted] == ["run00000001"]

@@ -34,17 +34,19 @@ install_packages() {
 
 stamp() { cat "$@" | sha256sum | cut -c 1-16; }
 
-# download_wheels REQUIREMENTS...: sets $wheels to a directory of wheels for Debian 12's Python, whichever Python we
-# have. Downloaded out here, where pip is set up for this machine; containers then install without a network.
+# download_wheels VERSION REQUIREMENTS...: sets $wheels to a directory of wheels for Python VERSION ("3.11"), whichever
+# Python we have. Downloaded out here, where pip is set up for this machine; containers then install without a network.
 download_wheels() {
-  wheels=$cache/wheels-$(stamp "$@")
+  local version=$1
+  shift
+  wheels=$cache/wheels-$version-$(stamp "$@")
   [ -d "$wheels" ] && return
   say "downloading wheels"
   local fresh file
   fresh=$(mktemp -d "$cache/.wheels.XXXXXX")
   for file; do
     "$python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: \
-      --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
+      --python-version "$version" --implementation cp --abi "cp${version/./}" --abi abi3 --abi none \
       --platform "manylinux_2_28_$(uname -m)" --platform "manylinux_2_17_$(uname -m)" \
       --platform "manylinux2014_$(uname -m)" --platform "manylinux_2_12_$(uname -m)" --platform any \
       --dest "$fresh" --requirement "$file"

@@ -8,7 +8,7 @@ title=tests/deploy/setup.sh
 
 need_root_on_debian
 install_packages mmdebstrap podman buildah runc catatonit netavark iptables
-download_wheels "$repo/requirements/runtime.txt" "$repo/requirements/build.txt"
+download_wheels 3.11 "$repo/requirements/runtime.txt" "$repo/requirements/build.txt"
 ln -sfn "$wheels" "$cache/wheels"
 
 # No registry of images is asked: the base is made from Debian's packages, as the default base image is.

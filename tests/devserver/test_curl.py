@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from aura_agent.devserver.threaded import ThreadedDevServer
 from tests.devserver.clocks import StillClock
+from tests.machine import curl, needs
 
 _HOST = "https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1"
 
@@ -44,7 +44,7 @@ curl -s \
   https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1/heartbeats/HEARTBEAT_ID/ping-url
 """
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+pytestmark = needs(curl)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from aura_agent.discover.cronfiles import FileFacts, names_all_accounts, option_of, read_accounts, why_ignored
 from aura_agent.discover.dialects import BUSYBOX, CRONIE, DEBIAN, Dialect
 from tests.discover.hosts import Copy
+from tests.machine import needs, root
 
 LINE = "0 3 * * * root x\n"
 PASSWD = "root:x:0:0::/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n"
@@ -242,7 +243,7 @@ def test_a_cronie_may_take_any_file(copy: Copy) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="chown is root's")
+@needs(root)
 def test_a_foreign_owner_decides_about_a_file(copy: Copy) -> None:
     """A table of the system is root's, a user's crontab the user's or root's; to busybox each is root's."""
     os.chown(copy.write("/etc/cron.d/foreign", LINE), 1000, 0)
@@ -260,7 +261,7 @@ def test_a_foreign_owner_decides_about_a_file(copy: Copy) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="chown is root's")
+@needs(root)
 def test_a_copy_that_is_not_root_s_says_nothing_of_owners(copy: Copy) -> None:
     """Who copies files without being root owns them all; modes are as they were."""
     copy.write("/etc/cron.d/own", LINE)

@@ -1,7 +1,6 @@
 """``discover --write`` on a running host as root: who can run aura-run, which tables can be written."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 from aura_agent.discover.accounts import Account
 from aura_agent.discover.runnable import why_not_runnable
 from tests.discover.live import LiveHost, install
+from tests.machine import mounts, needs
 
-_CAN = os.geteuid() == 0 and shutil.which("unshare") is not None
-pytestmark = [pytest.mark.root, pytest.mark.skipif(not _CAN, reason="a host of one's own takes root and unshare")]
+pytestmark = [pytest.mark.root, needs(mounts)]
 
 LINKED = "/usr/local/bin/aura-run"
 
@@ -243,7 +242,7 @@ def test_a_directory_that_takes_nothing_stops_no_table(live: LiveHost, before: s
     live.crontab("bob", "0 3 * * * /x/a\n")
     if before == "chattr +i":
         if subprocess.run(["chattr", "+i", str(table)], capture_output=True, check=False).returncode != 0:
-            pytest.skip("the file system of the temporary directory knows no immutable files")
+            pytest.skip("this machine lacks: immutable files; the file system of the temporary directory has none")
         script = ":"
     elif before == "full":
         script = (

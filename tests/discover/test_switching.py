@@ -1,8 +1,6 @@
 """``discover --as config --write``: jobs change hands from cron to the daemon, and nobody is left without a master."""
 
 import json
-import os
-import shutil
 import subprocess
 
 import pytest
@@ -11,9 +9,9 @@ from hypothesis import given, strategies as st
 from aura_agent.discover.quiet_moment import wait_s
 from tests.discover.hosts import DISCOVERED
 from tests.discover.live import LiveHost
+from tests.machine import mounts, needs
 
-_CAN = os.geteuid() == 0 and shutil.which("unshare") is not None
-_LIVE = [pytest.mark.root, pytest.mark.skipif(not _CAN, reason="a host of one's own takes root and unshare")]
+_LIVE = [pytest.mark.root, needs(mounts)]
 TABLE = "# own\n0 3 * * * /bin/true\n15 4 * * * /bin/false && date\n"
 AS_CONFIG = "aura-agent discover --as config --write"
 # Beside a daemon that is ready: commands, then its end.

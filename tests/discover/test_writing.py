@@ -10,6 +10,7 @@ import pytest
 from aura_agent.discover.changes import write
 from aura_agent.discover.plan import Change
 from tests.discover.hosts import DISCOVERED, Copy
+from tests.machine import needs, root
 
 CRONTAB = "# own\n\nMAILTO=''\n0 3 * * *\troot  /x/backup.sh --full\n@daily root a | b%c\n\udcff\n"
 
@@ -102,7 +103,7 @@ def test_mode_stays_and_cron_notices(written: Copy) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="chown is root's")
+@needs(root)
 def test_the_owner_stays(written: Copy) -> None:
     """A crontab that becomes root's own would be ignored by cron."""
     path = written.path("/var/spool/cron/crontabs/bob")

@@ -41,7 +41,7 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         own = {"HOME": str(self.home), "TMPDIR": str(self.home), "AURA_CONFIG": str(self.config)}
-        return {"PATH": os.environ["PATH"], **own, **self.extra}
+        return {"PATH": os.environ["PATH"], "PYTHONTZPATH": "", **own, **self.extra}
 
     def configure(self, jobs: str = "", agent: str = "", top: str = "") -> None:
         """Write the config: where everything of this site is, and *jobs*."""

@@ -12,6 +12,7 @@ import pytest
 
 from aura_agent.wrapper.daemon import Daemon, Refused
 from tests.e2e.sites import Site
+from tests.machine import needs, root
 from tests.waiting import wait_until
 
 _EVERY_SECOND = """
@@ -70,7 +71,7 @@ def test_what_was_missed_is_made_up_for_in_turn(site: Site) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+@needs(root)
 def test_a_job_runs_as_its_user_in_its_place(site: Site, tmp_path: Path) -> None:
     """User, working directory, umask, environment: as configured, and a clean environment besides."""
     nobody = pwd.getpwnam("nobody")
@@ -398,7 +399,7 @@ def test_a_broken_config_does_not_keep_a_command_from_running(site: Site) -> Non
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+@needs(root)
 def test_only_reporters_may_report(site: Site) -> None:
     """The kernel says who reports: a user who isn't among them is refused by name."""
     site.start()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.hookserver import HookServer, hook_server
 from tests.e2e.sites import AURA_RUN, Site
+from tests.machine import needs, root
 from tests.waiting import wait_until
 
 # Writes its variables, and what is in the output's file, into a file of its own; in one step, for those who wait.
@@ -290,7 +291,7 @@ def test_a_command_that_outstays_its_time_is_ended_with_its_children(site: Site)
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+@needs(root)
 def test_a_command_runs_as_the_jobs_user(site: Site, tell: str) -> None:
     """As does the job; the output's file is that user's alone."""
     site.home.chmod(0o777)

@@ -11,6 +11,7 @@ import pytest
 from aura_agent.report import spool, wire
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import AURA_RUN, Site
+from tests.machine import loop_devices, needs
 from tests.waiting import wait_until
 
 _BEATS = [f"beat-{number}" for number in range(10)]
@@ -81,7 +82,7 @@ def _accepted(site: Site) -> set[str]:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+@needs(loop_devices)
 @pytest.mark.parametrize("with_daemon", [False, True], ids=["spool", "socket"])
 def test_a_power_cut_right_after_the_acknowledgement(site: Site, tmp_path: Path, with_daemon: bool) -> None:
     """The machine loses power the moment aura-run has returned: the report is on disk."""

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import threading
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -112,11 +113,10 @@ def test_flush_of_one_heartbeat_leaves_the_others(waiting: Site) -> None:
 def test_a_flush_says_what_is_wrong_with_the_store(waiting: Site) -> None:
     """Nothing can be sent where what is sent can't be put on record."""
     assert len(waiting.queue()) == 2  # it brings in the spool
-    with sqlite3.connect(waiting.state / "outbox.db") as other:
+    with closing(sqlite3.connect(waiting.state / "outbox.db")) as other:
         other.execute(
             "CREATE TRIGGER full BEFORE UPDATE OF lease_owner ON streams BEGIN SELECT RAISE(ABORT, 'full'); END"
         )
-    other.close()
 
     flushed = waiting.agent("queue", "flush")
 

@@ -12,9 +12,8 @@ import pytest
 
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import Site
+from tests.machine import loop_devices, needs, tmpfs
 from tests.waiting import wait_until
-
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def small(site: Site) -> Iterator[Path]:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_accepted(site: Site, small: Path) -> None:
     """Filled in the middle of whatever is being written, emptied, filled again: each accepted success arrives."""
     site.configure('[jobs.beat]\nreplay = "all"\nattach = "output"\n')
@@ -58,7 +57,7 @@ def test_a_disk_that_is_full_again_and_again_costs_nothing_that_was_accepted(sit
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_full_disk_stops_no_job_and_no_ping(site: Site, small: Path) -> None:
     """The daemon starts what is due on time and sends it from memory; once there is room, all of it is on record."""
     site.configure(f'[jobs.beat]\nevery = "1s"\nshell = "echo >> {site.home}/ran"\n')
@@ -82,7 +81,7 @@ def _is_healthy(site: Site) -> bool:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(loop_devices)
 @pytest.mark.parametrize("with_daemon", [True, False])
 @pytest.mark.parametrize("spoil", [PowerCut.fail, PowerCut.turn_read_only])
 def test_a_disk_that_fails_costs_a_line_and_not_the_pings_to_come(

@@ -1,15 +1,14 @@
 """Name servers that are slow, silent or broken, and IPv6 that leads nowhere: in namespaces of their own."""
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-_CAN = os.geteuid() == 0 and shutil.which("ip") is not None
-pytestmark = [pytest.mark.root, pytest.mark.skipif(not _CAN, reason="namespaces take root and iproute2")]
+from tests.machine import mounts, needs, net_namespaces
+
+pytestmark = [pytest.mark.root, needs(net_namespaces, mounts)]
 
 
 @pytest.mark.parametrize(

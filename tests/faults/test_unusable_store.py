@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.sites import AURA_RUN, Site
+from tests.machine import needs, tmpfs
 from tests.waiting import wait_until
 
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
 _WAITS = ("sh", "-c", "read x < gate")  # a job that goes on until somebody writes to the pipe
 
 
@@ -71,7 +71,7 @@ def _newer_version(directory: Path) -> None:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 @pytest.mark.parametrize("with_daemon", [False, True], ids=["alone", "daemon"])
 @pytest.mark.parametrize("failed_in", ["database", "spool"])
 @pytest.mark.parametrize("spoil", [_fill, _turn_read_only], ids=["full", "read-only"])
@@ -96,7 +96,7 @@ def test_no_success_is_sent_that_a_failure_on_record_withdraws(
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_success_that_nothing_speaks_against_is_sent(site: Site, small: Path) -> None:
     """With the ping URL that can be read there: no token and no API is needed for that."""
     site.server.create_heartbeat("beat", expected_interval=3600)
@@ -148,7 +148,7 @@ def test_a_lost_run_on_record_counts_where_the_store_is_newer(site: Site) -> Non
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 @pytest.mark.parametrize("before", ["nothing", "a store", "a store whose daemon was killed"])
 @pytest.mark.parametrize("spoil", ["full", "read-only"])
 def test_a_daemon_starts_on_a_disk_that_takes_nothing(site: Site, small: Path, before: str, spoil: str) -> None:
@@ -178,7 +178,7 @@ def test_a_daemon_starts_on_a_disk_that_takes_nothing(site: Site, small: Path, b
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_pause_holds_where_the_store_can_only_be_read(site: Site, small: Path) -> None:
     """What was decided before is known; a new pause is refused, as it would not outlive the daemon."""
     site.configure(
@@ -202,7 +202,7 @@ def test_a_pause_holds_where_the_store_can_only_be_read(site: Site, small: Path)
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_second_daemon_is_refused_on_a_read_only_store_too(site: Site, small: Path) -> None:
     """The lock needs no room."""
     site.configure()

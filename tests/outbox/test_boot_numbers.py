@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -309,9 +310,8 @@ def test_boots_of_an_old_schema_are_taken_from_the_file(at: Bench) -> None:
     ids = [row["boot_id"] for row in at.outbox.connection.execute("SELECT boot_id FROM epochs ORDER BY epoch")]
     at.outbox.connection.execute("UPDATE epochs SET boot_id = NULL")
     at.outbox.close()
-    with sqlite3.connect(at.directory / "outbox.db") as database:
+    with closing(sqlite3.connect(at.directory / "outbox.db")) as database:
         assert database.execute("SELECT count(boot_id) FROM epochs").fetchone() == (0,)
-    database.close()
     at.outbox = open_outbox(at.directory, MovedClock(at.clock.reading), boot_id="boot-c")
 
     rows = at.outbox.connection.execute("SELECT boot_id FROM epochs ORDER BY epoch")

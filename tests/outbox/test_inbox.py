@@ -1,6 +1,6 @@
 """Reports that are durable and not judged yet: whatever next decides anything takes them in first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from tests.reports import report_of
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Bench:
+def at(tmp_path: Path) -> Iterator[Bench]:
     made = bench(tmp_path)
     made.know("backup")
-    return made
+    yield made
+    made.outbox.close()
 
 
 def report(run_id: str, outcome: Outcome = Outcome.SUCCEEDED, *, began_s: float = 0.0, took_s: float = 1.0) -> Report:

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -544,9 +545,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, check=False)
 
     assert ended.returncode == -9
-    with sqlite3.connect(store / "outbox.db") as connection:
+    with closing(sqlite3.connect(store / "outbox.db")) as connection:
         assert connection.execute("SELECT count(*) FROM entries").fetchone() == (20,)
-    connection.close()
 
 
 def test_the_history_is_bounded(at: Bench) -> None:

@@ -18,11 +18,12 @@ from aura_agent.process.child import Child, ExitStatus
 from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, SpawnSpec, spawn
 from aura_agent.process.tail import Tail
+from tests.machine import a_disk, needs, root
 from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.anyio
 ENV = {"PATH": "/usr/bin:/bin"}
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+needs_root = needs(root)
 
 
 async def run(spec: SpawnSpec) -> tuple[ExitStatus, str, str]:
@@ -449,6 +450,7 @@ async def test_a_limit_that_cannot_be_set_keeps_the_job_from_starting() -> None:
         await run(SpawnSpec(argv=("/no/such",), env=ENV, limits={"core": 0}))
 
 
+@needs(a_disk)
 async def test_disk_traffic_is_told() -> None:
     """What a job writes through to the disk, and what it waited for did, is in its figures."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:

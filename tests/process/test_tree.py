@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from aura_agent.process.tree import ProcessTree, descendants, reap_adopted, signal_tree
+from tests.machine import needs, root
 from tests.process.children import ended_afterwards, is_alive, python, read_numbers
 from tests.waiting import wait_until
 
@@ -366,7 +367,7 @@ def test_a_zombie_is_not_alive_and_a_reused_number_is_not_signalled() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@needs(root)
 def test_another_process_under_the_roots_number_is_spared() -> None:
     """A recycled pid: same number, later start. In a pid namespace of its own the number can be handed out at will."""
     code = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aura_agent.report import spool
+from tests.machine import needs, root
 
 _HOUR_NS = 3600 * 10**9
 
@@ -69,7 +70,7 @@ def test_a_store_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="changing owners takes root")
+@needs(root)
 def test_a_store_of_somebody_else_is_refused(tmp_path: Path) -> None:
     """Root doesn't write into another user's store."""
     (tmp_path / "store").mkdir()

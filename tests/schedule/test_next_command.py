@@ -40,7 +40,7 @@ def aura(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     config.write_text(CONFIG, encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-c", "from aura_agent.cli.main import main; main()", "next", *arguments, "-c", str(config)],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COLUMNS": "200"},
+        env={"PATH": os.environ["PATH"], "PYTHONTZPATH": "", "HOME": str(tmp_path), "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=False,

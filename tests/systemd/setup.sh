@@ -8,7 +8,7 @@ title=tests/systemd/setup.sh
 
 need_root_on_debian
 install_packages mmdebstrap systemd-container
-download_wheels "$repo/requirements/runtime.txt"
+download_wheels 3.11 "$repo/requirements/runtime.txt"
 
 packages=systemd,systemd-sysv,dbus,python3,python3-venv,procps,iproute2,kmod,sudo,cron
 base=$cache/bookworm-$(printf %s "$packages" | sha256sum | cut -c 1-16)

@@ -11,6 +11,7 @@ import pytest
 from aura_agent.watch.expect import expect_file, timestamp_slack_ns
 from aura_agent.watch.file import check_file, epoch_ns
 from aura_agent.watch.newest import find_newest
+from tests.machine import needs, root
 
 NOW = datetime(2024, 5, 17, 3, 0, 0, 123456, tzinfo=UTC)
 NOW_NS = epoch_ns(NOW)
@@ -113,7 +114,7 @@ def test_a_missing_directory_and_no_match_are_told_apart(tmp_path: Path) -> None
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@needs(root)
 def test_an_unreadable_directory_is_reported(tmp_path: Path) -> None:
     """Not a missing backup but a missing right; a file known by name is found even there."""
     make(tmp_path / "closed" / "a.tar", age_s=5)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.sites import AURA_AGENT, AURA_RUN, Site
+from tests.machine import mounts, needs, proc_mounts
 from tests.waiting import wait_until
 from tests.wrapper.runs import QUEUE, Host, is_alive
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root"),
+    needs(mounts, proc_mounts),
 ]
 _NO_SYS = "mount -t proc -o subset=pid proc /proc"
 _NO_PROC = "mount -t tmpfs none /proc"

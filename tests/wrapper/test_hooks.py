@@ -10,9 +10,8 @@ import pytest
 
 from tests.e2e.hookserver import HookServer, hook_server
 from tests.e2e.sites import AURA_RUN, Site
+from tests.machine import needs, tmpfs
 from tests.waiting import wait_until
-
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
 
 
 @pytest.fixture
@@ -148,7 +147,7 @@ def test_inside_a_hook_none_is_called(cron: Site, webhook: HookServer) -> None:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_full_disk_keeps_no_failure_from_being_told(cron: Site, webhook: HookServer) -> None:
     """The store takes nothing: the hook is called from memory."""
     cron.state.mkdir(mode=0o700)

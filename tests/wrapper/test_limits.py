@@ -1,6 +1,5 @@
 """``ulimit``: the job's limits are ours, too. Whatever they keep us from, its status is as it would be without us."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -9,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import needs, root
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host
 
 _MB = 1_000_000
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="changing the user takes root")
 _OPTIONS = {
     "plain": QUEUE,
     "quiet": (*QUEUE, "--quiet"),
@@ -92,7 +91,7 @@ def test_small_stack_changes_no_status(host: Host) -> None:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(root)
 @pytest.mark.parametrize("options", ["plain", "quiet", "retries"])
 def test_job_runs_where_no_process_can_be_started_for_it(host: Host, tmp_path: Path, options: str) -> None:
     """The bare command needs no process beside its caller's: aura-run becomes the job, and one line says so."""

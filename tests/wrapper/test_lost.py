@@ -1,6 +1,5 @@
 """aura-run killed with SIGKILL: its run is lost, whoever was there to see it, and found by whoever delivers next."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -15,9 +14,9 @@ from aura_agent.report.wire import encode
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import AURA_RUN, Site
 from tests.e2e.storm import is_waiting
+from tests.machine import loop_devices, needs, pid_namespaces, tmpfs
 from tests.waiting import wait_until
 
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and namespaces take root")
 _GOES_ON = ("sh", "-c", "echo $$; read x")
 
 
@@ -211,7 +210,7 @@ def test_a_later_attempt_is_lost_as_the_job_that_lent_its_settings(site: Site) -
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 @pytest.mark.parametrize(("code", "outcomes"), [(1, ["lost", "succeeded"]), (0, ["succeeded"])])
 def test_a_disk_that_fills_up_during_the_run_forgets_no_failure(site: Site, code: int, outcomes: list[str]) -> None:
     """Its outcome can't be kept, so its start stays on record, and withdraws; a success is sent from memory instead."""
@@ -251,7 +250,7 @@ def test_who_judges_while_runs_end_finds_none_lost(site: Site) -> None:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(pid_namespaces)
 def test_across_containers_the_lock_decides_and_not_the_pid(outage: Site) -> None:
     """They share store and boot id: a living wrapper of another pid namespace lives, a dead one is dead."""
     container = _begin(outage, under=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
@@ -265,7 +264,7 @@ def test_across_containers_the_lock_decides_and_not_the_pid(outage: Site) -> Non
 
 
 @pytest.mark.root
-@_ROOT
+@needs(loop_devices)
 @pytest.mark.parametrize("with_daemon", [False, True], ids=["alone", "daemon"])
 def test_a_power_cut_takes_no_run_with_it(site: Site, tmp_path: Path, with_daemon: bool) -> None:
     """A run that has been going for a moment is on disk: afterwards it is lost, and not forgotten."""

@@ -20,13 +20,13 @@ from aura_agent.report import spool
 from aura_agent.report.wire import MAX_LINE_BYTES
 from tests.e2e.sites import Site
 from tests.e2e.storm import is_waiting
+from tests.machine import needs, tmpfs
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children, is_alive
 from tests.wrapper.terminals import Terminal
 
 _OUTPUT = (*QUEUE, "--attach", "output")
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts take root")
 _MIB = 1 << 20
 _HALF_A_PIPE_BYTES = 1 << 15  # pipe(7)
 
@@ -87,7 +87,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @behaviour("`--quiet`, and the disk is full", bare="-", ours="output passes straight through")
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 @pytest.mark.parametrize("status", [0, 1])
 def test_when_the_disk_is_full_held_output_passes_straight_through(host: Host, small_disk: Path, status: int) -> None:
     """Whatever the job's end will be: nothing is lost, and nothing comes twice or in another order."""

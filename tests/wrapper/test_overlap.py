@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import needs, pid_namespaces
 from tests.waiting import wait_until
 from tests.wrapper.runs import AURA_RUN, Host, children
 
@@ -112,7 +113,7 @@ def test_turn_is_kept_between_attempts(host: Host) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")
+@needs(pid_namespaces)
 def test_containers_that_share_a_store_see_each_other_run(host: Host) -> None:
     """Their pids mean nothing to each other, the lock does; once it is free, a pid of theirs is not mistaken for ours."""
     container = subprocess.Popen(

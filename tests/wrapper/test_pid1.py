@@ -6,11 +6,12 @@ import subprocess
 
 import pytest
 
+from tests.machine import needs, pid_namespaces
 from tests.waiting import wait_until
 from tests.wrapper.behaviour import behaviour
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host, children, state
 
-pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace takes root")]
+pytestmark = [pytest.mark.root, needs(pid_namespaces)]
 
 _NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 

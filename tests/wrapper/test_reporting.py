@@ -15,10 +15,10 @@ import pytest
 
 from aura_agent.report import places
 from tests.e2e.sites import Site
+from tests.machine import mounts, needs, root, tmpfs
 from tests.waiting import wait_until
 from tests.wrapper.runs import AURA_RUN, Host
 
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and owners take root")
 _TELL_MODULES = """
 import os, sys
 leave = os._exit
@@ -252,7 +252,7 @@ cd /proc && unset TMPDIR
 
 
 @pytest.mark.root
-@_ROOT
+@needs(mounts)
 def test_a_read_only_system_takes_no_temporary_file_and_delivers(alone: Site) -> None:
     """As in a container whose only writable place is the store's volume: two runs, two pings, and not a word."""
     command = ["unshare", "--mount", "sh", "-c", _NO_TEMPORARY_FILES, "sh", AURA_RUN, "-H", "beat", "--", "true"]
@@ -266,10 +266,10 @@ def test_a_read_only_system_takes_no_temporary_file_and_delivers(alone: Site) ->
     "spoil",
     [
         _store_below_a_file,
-        pytest.param(_store_of_another, marks=[pytest.mark.root, _ROOT]),
-        pytest.param(_store_on_a_full_disk, marks=[pytest.mark.root, _ROOT]),
-        pytest.param(_store_with_room_for_little, marks=[pytest.mark.root, _ROOT]),
-        pytest.param(_store_read_only, marks=[pytest.mark.root, _ROOT]),
+        pytest.param(_store_of_another, marks=[pytest.mark.root, needs(tmpfs)]),
+        pytest.param(_store_on_a_full_disk, marks=[pytest.mark.root, needs(tmpfs)]),
+        pytest.param(_store_with_room_for_little, marks=[pytest.mark.root, needs(tmpfs)]),
+        pytest.param(_store_read_only, marks=[pytest.mark.root, needs(tmpfs)]),
     ],
 )
 def test_a_store_of_no_use_costs_one_line_and_not_the_ping(alone: Site, spoil: object) -> None:
@@ -352,7 +352,7 @@ def test_a_damaged_database_is_not_taken_from_a_daemon_that_lives(site: Site) ->
 
 
 @pytest.mark.root
-@_ROOT
+@needs(tmpfs)
 def test_a_daemon_whose_disk_is_full_leaves_the_ping_to_us(site: Site) -> None:
     """It can keep nothing, and says so; nor can we: the ping is sent from memory."""
     site.server.create_heartbeat("beat")
@@ -558,7 +558,7 @@ def test_a_job_on_the_command_line_stands_alone(alone: Site) -> None:
 
 
 @pytest.mark.root
-@_ROOT
+@needs(root)
 def test_the_daemons_store_is_no_other_users(tmp_path: Path) -> None:
     """A readable config of root's names root's store: others keep their own."""
     home = {"HOME": "/home/someone"}

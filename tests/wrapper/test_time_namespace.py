@@ -1,18 +1,18 @@
 """A run in a time namespace: its CLOCK_BOOTTIME is another, its boot is the host's (time_namespaces(7))."""
 
-import os
 import subprocess
 import time
 
 import pytest
 
 from tests.e2e.sites import AURA_RUN, Site
+from tests.machine import needs, time_namespaces
 from tests.waiting import wait_until
 from tests.wrapper.runs import QUEUE, Host
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a time namespace takes root"),
+    needs(time_namespaces),
 ]
 _AHEAD = ["unshare", "--time", "--boottime", "100000", "--fork"]
 

@@ -13,6 +13,7 @@ from aura_agent.devserver.database import open_database
 from aura_agent.discover.changes import write
 from aura_agent.discover.plan import Change
 from tests.e2e.sites import Site
+from tests.machine import needs, root
 from tests.waiting import wait_until
 from tests.wrapper.runs import AURA_RUN, QUEUE, Host
 
@@ -123,7 +124,7 @@ def test_a_directory_of_anybody_keeps_its_mode(host: Host) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+@needs(root)
 @pytest.mark.parametrize("place", ["", "state", "state/spool"])
 def test_a_directory_of_ours_that_shuts_us_out_is_named(host: Host, home: Path, place: str) -> None:
     """Left by an older version: one line says which it is and what mends it."""
@@ -147,7 +148,7 @@ def test_a_directory_of_ours_that_shuts_us_out_is_named(host: Host, home: Path, 
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+@needs(root)
 def test_a_user_with_a_strict_umask_gets_his_ping(site: Site, home: Path) -> None:
     """As dumps are made: ``umask 177``; the next run finds a store that works."""
     site.server.create_heartbeat("beat", expected_interval=3600)

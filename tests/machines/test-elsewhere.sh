@@ -1,0 +1,59 @@
+#!/bin/bash
+# Run COMMAND in a fresh clone on a bare Debian of another release, with its own Python, as an ordinary user or as root.
+# Usage: test-elsewhere.sh [RELEASE [USER [COMMAND...]]]; default: trixie tester make test
+# Root on Debian; quick the second time. What it makes is under $XDG_CACHE_HOME or /var/tmp; remove it at will.
+set -euo pipefail
+title=tests/machines/test-elsewhere.sh
+# shellcheck source=tests/deploy/preparing.sh
+. "$(dirname "$0")/../deploy/preparing.sh"
+
+release=${1:-trixie} user=${2:-tester}
+shift $(($# < 2 ? $# : 2))
+[ $# -gt 0 ] || set -- make test
+need_root_on_debian
+install_packages mmdebstrap iproute2
+
+packages=python3,python3-venv,make,git
+root=$cache/bare-$release-$(printf %s "$packages" | sha256sum | cut -c 1-16)
+if [ ! -d "$root" ]; then
+  say "making a bare Debian $release in $root"
+  rm -rf "$root.new"
+  mmdebstrap --quiet --variant=minbase --include="$packages" "$release" "$root.new"
+  chroot "$root.new" useradd --create-home tester
+  mv "$root.new" "$root"
+fi
+version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+download_wheels "$version" "$repo/requirements/dev.txt"
+exec 9>&- # from here on nothing shared is written
+
+say "$release, Python $version, as $user: $*"
+# The machine has no network but loopback, and sees nothing of ours but a fresh clone and the wheels.
+export root repo wheels user
+exec unshare --mount --pid --fork --kill-child --net --uts --ipc bash -euc '
+  ip link set lo up
+  hostname elsewhere
+  mount --bind "$root" "$root"
+  cd "$root"
+  mount -t proc proc proc
+  mount -t sysfs -o ro sysfs sys
+  mount -t tmpfs -o mode=0755 tmpfs dev
+  for node in null zero full random urandom tty; do touch "dev/$node"; mount --bind "/dev/$node" "dev/$node"; done
+  mkdir dev/pts dev/shm
+  mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+  ln -s pts/ptmx dev/ptmx
+  ln -s /proc/self/fd dev/fd
+  mount -t tmpfs -o mode=1777 tmpfs dev/shm
+  mount -t tmpfs -o mode=1777 tmpfs tmp
+  mount -t tmpfs -o mode=1777 tmpfs var/tmp
+  mount -t tmpfs -o mode=1777 tmpfs run
+  mount -t tmpfs tmpfs mnt
+  mkdir mnt/wheels mnt/home
+  mount --bind "$wheels" mnt/wheels
+  if [ "$user" = root ]; then home=root; else home=home/$user; fi
+  mount --bind mnt/home "$home"
+  git -c safe.directory="*" clone --quiet "$repo" "$home/aura-agent"
+  chroot . chown -R "$user": "/$home"
+  exec chroot --userspec="$user" --groups="" . /usr/bin/env -i HOME="/$home" USER="$user" \
+    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PIP_NO_INDEX=1 PIP_FIND_LINKS=/mnt/wheels \
+    sh -c "umask 022; cd ~/aura-agent; exec \"\$@\"" sh "$@"
+' bash "$@"
