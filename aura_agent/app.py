@@ -25,6 +25,7 @@ from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
+from aura_agent.daemon.last_resort import LastResort
 from aura_agent.daemon.late_modules import load_late_modules
 from aura_agent.daemon.report_server import ReportServer
 from aura_agent.daemon.reports import Desk
@@ -56,6 +57,7 @@ from aura_agent.telemetry.observer import LoggingObserver
 from aura_agent.telemetry.redact import Redactor
 from aura_agent.web.serving import LazyServer
 
+_STOP_LEEWAY_S = 5.0  # for what has no limit of its own, such as the last transaction
 _GIVE_WAY_S = 0.001  # a thread that computes gives way to one that answers an aura-run after that; Python's own is 5 ms
 
 
@@ -95,7 +97,11 @@ async def run_agent(
         gc.freeze()  # what the daemon is built of stays: a minute full of runs need not look through it again and again
         await signals.stop.wait()
         notifier.stopping()
+        last_resort = LastResort()
+        last_resort.end_within(_stop_limit_s(daemon.agent.config))
+        hurried = asyncio.create_task(_hurry_up(signals.hurry, last_resort, daemon.agent), name="hurried stop")
         await daemon.stop(signals.hurry)
+        hurried.cancel()
         if daemon.agent.crashed:
             raise DaemonError(f"{daemon.agent.crashed}: the log says more")
 
@@ -291,6 +297,7 @@ async def _built(
         vitals = Vitals(agent, observer, signals.stop)
         desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake, boot_id)
         reports = ReportServer(desk, vitals.watch)
+        agent.deaf_s = reports.deaf_s
         await _listen(agent, reports, vitals, counts, observer, stack)
         scheduling = vitals.start(scheduler.run(), "scheduler")
         delivering = vitals.start(courier.run(), "courier")
@@ -353,6 +360,20 @@ def _listening_on(where: str) -> Iterator[None]:
         raise DaemonError(f"can't listen on {where}: {problem.strerror or problem}") from problem
 
 
+def _stop_limit_s(config: Config) -> float:
+    """Return how long an orderly stop may take, graces included."""
+    return config.agent.stop_grace + config.agent.flush_timeout + _hurried_limit_s(config) + _STOP_LEEWAY_S
+
+
+def _hurried_limit_s(config: Config) -> float:
+    return max((job.kill_after for job in config.jobs.values()), default=0.0) + _STOP_LEEWAY_S
+
+
+async def _hurry_up(hurry: asyncio.Event, last_resort: LastResort, agent: Agent) -> None:
+    await hurry.wait()
+    last_resort.end_within(_hurried_limit_s(agent.config))
+
+
 async def _hurry(hurry: asyncio.Event, runner: Runner) -> None:
     await hurry.wait()
     runner.hurry("the agent was told twice to stop")
@@ -396,7 +417,7 @@ async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
     """Tell systemd that the loop turns and the agent does its work; without a watchdog, nothing."""
     interval_s = notifier.watchdog_s
     while interval_s is not None:
-        if not agent.unhealthy():
+        if not agent.stuck():
             notifier.watchdog()
         await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time(), interval_s / 4))
 

@@ -16,6 +16,7 @@ from aura_agent import __version__
 from aura_agent.api.transport import http_environment
 from aura_agent.clock import Clock
 from aura_agent.config.models import Config, Job
+from aura_agent.daemon.progress import Progress
 from aura_agent.daemon.runner import Firing, Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.slots import ALL
@@ -53,7 +54,6 @@ AT_START = (
     *(("status", key) for key in ("listen", "allow_remote")),
     ("api", "allow_insecure"),
 )
-_LOOP_SLOW_S = 120.0  # the scheduler looks up every 30 s; four times that means that it is stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ class Agent:
         self.started_at = parts.clock.read().wall
         self.stopping = False
         self.surroundings = ""  # what the host lacks, and what that costs
+        self.deaf_s: Callable[[], float] = lambda: 0.0  # for how long the report socket has not answered a knock
         self.crashed = ""  # what of the background work has ended that never should
 
     @property
@@ -211,16 +212,26 @@ class Agent:
         self._parts.courier.wake()  # it tells of them
         return dropped
 
+    def stuck(self) -> str:
+        """Return what has come to a stop for good, so that only a restart helps; empty if nothing has."""
+        return self.crashed or self._progress().stuck
+
     def unhealthy(self) -> str:
         """Return what keeps the agent from doing its work, empty if nothing does."""
-        asleep_s = asyncio.get_running_loop().time() - self._parts.scheduler.looked_s
-        if asleep_s > _LOOP_SLOW_S:
-            return f"the scheduler has not looked up for {asleep_s:.0f} s"
         return (
             self.crashed
+            or self._progress().problem
             or self._parts.courier.store_problem
             or self._parts.scheduler.store_problem
             or self._parts.runner.records.store_problem
+        )
+
+    def _progress(self) -> Progress:
+        return Progress(
+            asleep_s=asyncio.get_running_loop().time() - self._parts.scheduler.looked_s,
+            deaf_s=self.deaf_s(),
+            turn_s=self._parts.courier.turn_s,
+            store=self._parts.worker.hanging,
         )
 
     async def snapshot(self) -> dict[str, Any]:

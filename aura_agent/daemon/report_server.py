@@ -53,6 +53,7 @@ class ReportServer:
         self._stopping = False
         self._asking: deque[asyncio.Future[None]] = deque()  # who waits until all that lies in the sockets is seen
         self._turns_asked = 0
+        self._asked_since_s: float | None = None  # by time.monotonic(); None: every question has been answered
         # In the loop:
         self._serving: asyncio.Task[None] | None = None
         self._news: deque[Report] = deque()
@@ -72,6 +73,11 @@ class ReportServer:
         self._serving = asyncio.create_task(self._serve_in_thread(), name="report socket")
         self._watch(self._serving)
 
+    def deaf_s(self) -> float:
+        """Return for how long (s) the thread has owed an answer to ``caught_up``."""
+        since_s = self._asked_since_s
+        return 0.0 if since_s is None or self._stopping else time.monotonic() - since_s
+
     async def caught_up(self) -> None:
         """Return once the thread has looked at all that lies in the sockets now; at the latest after some seconds.
 
@@ -82,6 +88,8 @@ class ReportServer:
             return
         answer: asyncio.Future[None] = self._loop.create_future()
         self._asking.append(answer)
+        if self._asked_since_s is None:
+            self._asked_since_s = time.monotonic()
         os.eventfd_write(self._asked, 1)
         await asyncio.wait({answer}, timeout=_CATCH_UP_S)
         if self._concluding:  # runs whose wrappers have hung up meanwhile
@@ -147,6 +155,7 @@ class ReportServer:
 
     def _answer_who_asked(self) -> None:
         """Tell who waits for it that nothing is left in the sockets; what was found there goes to the loop before."""
+        self._asked_since_s = None
         while self._asking:
             self._soon(partial(_answer, self._asking.popleft()))
 

@@ -97,6 +97,7 @@ class Courier:
         self._resolving: asyncio.Task[None] | None = None
         self._resolve_at_s = -math.inf
         self._patience_unknown: set[int] = set()
+        self._turning_since_s: float | None = None
         self.store_problem = ""
 
     def wake(self) -> None:
@@ -220,6 +221,11 @@ class Courier:
         return f"{', '.join(down)} doesn't answer: what waits for it is sent when it does, and one ping at a time tries"
 
     @property
+    def turn_s(self) -> float:
+        """Return for how long (s) the turn that goes on has taken; 0 between turns."""
+        return 0.0 if self._turning_since_s is None else asyncio.get_running_loop().time() - self._turning_since_s
+
+    @property
     def in_flight(self) -> int:
         return len(self._under_way)
 
@@ -228,6 +234,13 @@ class Courier:
 
         Without *probing*, a host that is down is left alone.
         """
+        self._turning_since_s = asyncio.get_running_loop().time()
+        try:
+            return await self._take_turn(only_runs, probing=probing)
+        finally:
+            self._turning_since_s = None
+
+    async def _take_turn(self, only_runs: frozenset[str] | None, *, probing: bool) -> float | None:
         if self._caught_up is not None:
             await self._caught_up()
         now_s = self._looked_s = asyncio.get_running_loop().time()

@@ -89,12 +89,12 @@ class Accepting:
                 return self.accept(reports, now, epoch=epoch, scope=scope)
         except damage.UNREADABLE:
             known = {
-                self._streams.known(report.ref, each)
+                self._streams.of(storable(report).ref or "", each)
                 for report in reports
                 if report.ref is not None
                 for each in (self._scopes_of(report) if scope is None else [scope])
             }
-            repaired = [self._entries.quarantine(stream_id, now) for stream_id in known if stream_id is not None]
+            repaired = [self._entries.quarantine(stream_id, now) for stream_id in known]
             if True not in repaired:
                 raise
         with savepoint(self._connection):

@@ -6,9 +6,11 @@ sync that made it so, and shares it with everybody who came meanwhile.
 
 import asyncio
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 from aura_agent.errors import StoreBusyError, StoreError
 from aura_agent.outbox.database import reading
@@ -17,6 +19,22 @@ from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Report
 
 T = TypeVar("T")
+
+
+_IDLE = (0.0, 0.0, None)
+_LEAST_CPU = 0.05  # of a CPU, for a thread that computes on a machine with much else to do
+
+
+class Hanging(NamedTuple):
+    """For how long a call of the outbox's thread has had no answer; *computes*: it does so, and waits for no disk."""
+
+    took_s: float
+    computes: bool
+
+    @classmethod
+    def measured(cls, took_s: float, cpu_s: float) -> "Hanging":
+        """Return what a call is at that has used *cpu_s* of CPU time so far."""
+        return cls(took_s, computes=cpu_s > took_s * _LEAST_CPU)
 
 
 class OutboxWorker:
@@ -29,6 +47,7 @@ class OutboxWorker:
         self._reading_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox reader")
         self._pending: list[tuple[Report, asyncio.Future[bool]]] = []
         self._to_keep: list[tuple[bytes, Report, Callable[[StoreError | None], None]]] = []
+        self._busy: tuple[float, float, int | None] = _IDLE  # since when, its CPU time then, the thread
         self._pending_lock = threading.Lock()  # over both, for a moment, never over the disk
 
     async def call(self, function: Callable[[Outbox], T]) -> T:
@@ -38,7 +57,7 @@ class OutboxWorker:
         """
 
         def guarded() -> T:
-            with reading():
+            with self._working(), reading():
                 return function(self._outbox)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
@@ -57,6 +76,19 @@ class OutboxWorker:
             return await asyncio.get_running_loop().run_in_executor(self._reading_thread, guarded)
         except StoreError:
             return await self.call(query)  # where the file is gone, whoever writes may still have it open
+
+    @property
+    def hanging(self) -> Hanging:
+        """What the outbox's thread is at."""
+        since_s, cpu_s, ident = self._busy
+        if ident is None:
+            return Hanging(0.0, computes=False)
+        took_s = time.monotonic() - since_s
+        try:
+            computed_s = time.clock_gettime(time.pthread_getcpuclockid(ident)) - cpu_s
+        except OSError:
+            computed_s = 0.0
+        return Hanging.measured(took_s, computed_s)
 
     def accept(self, report: Report) -> asyncio.Future[bool]:
         """Return what is done once *report* is durable, with True if its run was new, or fails with StoreError."""
@@ -109,7 +141,20 @@ class OutboxWorker:
         self._reading_thread.shutdown(wait=False)
         self._thread.shutdown(wait=False)
 
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """In the outbox's thread: one call that somebody waits for."""
+        self._busy = time.monotonic(), time.thread_time(), threading.get_ident()
+        try:
+            yield
+        finally:
+            self._busy = _IDLE
+
     def _keep_pending(self) -> None:
+        with self._working():
+            self._keep_what_is_pending()
+
+    def _keep_what_is_pending(self) -> None:
         with self._pending_lock:
             batch, self._to_keep = self._to_keep, []
         problem = None
@@ -126,7 +171,8 @@ class OutboxWorker:
         with self._pending_lock:
             batch, self._pending = self._pending, []
         try:
-            self._accept_batch(batch, loop)
+            with self._working():
+                self._accept_batch(batch, loop)
         except StoreBusyError as problem:
             for _, accepted in batch:
                 loop.call_soon_threadsafe(_fail, accepted, problem)
