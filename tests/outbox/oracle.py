@@ -118,6 +118,13 @@ class Log:
         ]
         return found
 
+    def too_late(self, store: str, run: Run, decided_ns: int, now_ns: int) -> list[str]:
+        """Return what speaks against writing a request now that was decided on then."""
+        found = [] if now_ns - decided_ns < ATTEMPT_NS else [f"it was decided {(now_ns - decided_ns) / S} s ago"]
+        if self._least_age_ns(run, now_ns) > self._lifetime_ns(run, known=run.heartbeat in self.known[store]):
+            found.append("it has expired")
+        return found
+
     # -- (b) no true ping is lost --------------------------------------------------------------------------------
 
     def missing(self, store: str, states: dict[str, str], now_ns: int, handed_to: str) -> list[str]:

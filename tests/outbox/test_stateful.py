@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 )
 
 from aura_agent.clock import Reading
-from aura_agent.outbox.claims import LEASE_S, Attempt
+from aura_agent.delivery.deadline import Deadline, Instant
+from aura_agent.outbox.claims import LEASE_S, Attempt, Ended
 from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
@@ -122,6 +123,9 @@ class Life(RuleBasedStateMachine):
         self.sent: list[_Sent] = []
         self.told: list[tuple[str, Report]] = []
         self.hung: list[Outbox] = []
+        self.asleep_ns = 0
+        self.stopped: list[tuple[_Sent, Deadline]] = []
+        self.invalid: set[str] = set()
         self.set_clocks()
         self.apis = dict.fromkeys(_STORES, "a")
         self.identity = ""
@@ -230,9 +234,9 @@ class Life(RuleBasedStateMachine):
 
     # -- deliveries ----------------------------------------------------------------------------------------------
 
-    @rule(store=_stores, limit=st.sampled_from([1, 8]))
-    def send(self, store: str, limit: int) -> None:
-        """Somebody looks what may be sent, and begins to send it."""
+    @rule(store=_stores, limit=st.sampled_from([1, 8]), stops=st.sampled_from([False, False, False, True]))
+    def send(self, store: str, limit: int, stops: bool = False) -> None:
+        """Somebody looks what may be sent, and begins to send it, unless the process *stops* before the request."""
         self.judge_lost(store)
         for attempt in self.stores[store].claim(limit).attempts:
             assert self.log.against(store, attempt.run_id, self.now_ns) == []
@@ -242,15 +246,48 @@ class Life(RuleBasedStateMachine):
             assert attempt.url.reveal().endswith(beat.replace("/", "-"))
             post = Post(run, beat, self.now_ns + int(LEASE_S * S))
             self.log.posts[store].append(post)
-            self.sent.append(_Sent(store, self.stores[store], attempt, post, self.now_ns))
+            sent = _Sent(store, self.stores[store], attempt, post, self.now_ns)
+            if stops:
+                self.stopped.append((sent, Deadline(self.instant(), attempt.deadline_ns)))
+            else:
+                self.sent.append(sent)
 
-    @rule(store=_stores, answers=st.lists(_answers, min_size=2, max_size=4))
-    def deliver(self, store: str, answers: list[str]) -> None:
-        """One POST after the other, with nothing in between."""
-        for answer in answers:
-            self.send(store, 1)
-            if self.sent:
-                self.answer(-1, answer)
+    @precondition(lambda self: self.stopped)
+    @rule(place=_places)
+    def go_on(self, place: int) -> None:
+        """A sender that was stopped before its request goes on: it sends in time, or has the ping judged anew."""
+        sent, deadline = self.stopped.pop(place % len(self.stopped))
+        problem = deadline.problem(self.instant())
+        if not problem:
+            assert self.log.too_late(sent.store, sent.post.run, sent.began_ns, self.now_ns) == []
+            self.sent.append(sent)
+            return
+        sent.process.settle([Ended(attempt=sent.attempt, reason=problem, unsent=True)])
+        sent.post.ended = True
+
+    @rule(hours=st.sampled_from([0.01, 0.5, 2.0]))
+    def suspend(self, hours: float) -> None:
+        """Somebody closes the lid: only CLOCK_BOOTTIME goes on."""
+        self.asleep_ns += int(hours * 3600 * S)
+        self.wait(hours * 3600)
+
+    @rule(store=_stores, count=st.sampled_from([1, 5]))
+    def report_invalid_urls(self, store: str, count: int) -> None:
+        """Runs whose ping URL has no host, as an unset variable leaves it: they are in nobody's way."""
+        now = self.clock.read()
+        reports = [
+            Report(
+                run_id=f"bad{next(self.numbers):08}",
+                boot_id=self.boot_id(),
+                started=now,
+                ended=now,
+                outcome=Outcome.SUCCEEDED,
+                ref=f"url:https:///ping/{number}",
+            )
+            for number in range(count)
+        ]
+        self.invalid |= {report.run_id for report in reports}
+        self.stores[store].accept(reports)
 
     @precondition(lambda self: self.sent)
     @rule(place=_places, answer=_answers)
@@ -287,6 +324,8 @@ class Life(RuleBasedStateMachine):
                 self.log.record("daemon", replace(self.as_given(run), ref=""), self.now_ns)
         for report in reports:
             given = self.log.success("user", report.run_id)
+            if report.run_id in self.invalid:
+                continue
             if report.outcome is Outcome.SUCCEEDED and self.log.success("daemon", report.run_id) is None:
                 assert given is not None
                 self.log.record("daemon", replace(self.as_given(given), ref=report.ref or ""), self.now_ns)
@@ -427,6 +466,8 @@ class Life(RuleBasedStateMachine):
                 self.enter(store, api)
                 for beat in _BEATS:
                     self.learn(store, beat)
+        while self.stopped:
+            self.go_on(0)
         self.wait(LEASE_S + 1)
         while self.sent:
             self.answer(0, "200")
@@ -456,6 +497,9 @@ class Life(RuleBasedStateMachine):
     def set_clocks(self) -> None:
         boot_ns = _BOOT_STARTS_AT_NS + self.now_ns - self.log.boot_began_ns
         self.clock.reading = Reading(boot_ns, self.wall_offset_ns + self.now_ns)
+
+    def instant(self) -> Instant:
+        return Instant(self.clock.read().boot_ns, self.now_ns - self.asleep_ns)
 
     def open(self, store: str) -> Outbox:
         """Open a store as a new process does."""
@@ -556,6 +600,9 @@ class Life(RuleBasedStateMachine):
 
     def give_up(self, process: Outbox, *, arrived: bool) -> None:
         """The process ends: what it was sending has arrived or not, and nobody will ever know."""
+        for sent, deadline in [each for each in self.stopped if each[0].process is process]:
+            self.stopped.remove((sent, deadline))
+            sent.post.ended = True
         for sent in [sent for sent in self.sent if sent.process is process]:
             self.sent.remove(sent)
             sent.post.ended = True
