@@ -135,7 +135,7 @@ class Life(RuleBasedStateMachine):
     @initialize(
         known=st.sampled_from([_BEATS, ("one",), ()]),
         lies=st.booleans(),
-        identity=st.sampled_from(["", "", "renamed", "two APIs"]),
+        identity=st.sampled_from(["", "renamed", "two APIs"]),
     )
     def begin_life(self, known: tuple[str, ...], lies: bool, identity: str) -> None:
         self.clock_lies = lies
@@ -332,7 +332,15 @@ class Life(RuleBasedStateMachine):
         if heard:
             handed_over(user, [report.run_id for report in reports])
 
-    @rule(store=_stores, beat=st.sampled_from(_BEATS))
+    @rule(store=_stores, beat=st.sampled_from(_BEATS), change=st.booleans())
+    def ask(self, store: str, beat: str, change: bool) -> None:
+        """Somebody asks Aura, or another Aura, or after names were swapped there."""
+        if change and self.identity == "renamed":
+            self.swap_names((store,))
+        elif change and self.identity == "two APIs":
+            self.change_account(store)
+        self.learn(store, beat)
+
     def learn(self, store: str, beat: str) -> None:
         """A listing names a heartbeat that its runs were for; both, once they have swapped their names."""
         api = self.apis[store]
@@ -349,8 +357,6 @@ class Life(RuleBasedStateMachine):
                 rows.append(CachedHeartbeat(f"id-{key}", name, interval_s, grace_s, "up", None, _url(key), 0))
         self.stores[store].remember(rows)
 
-    @precondition(lambda self: self.identity == "renamed")
-    @rule(told=st.sampled_from([(), ("user",), _STORES]))
     def swap_names(self, told: tuple[str, ...]) -> None:
         """Somebody gives each of the two heartbeats the other one's name, and some stores are told."""
         self.names_are_swapped = not self.names_are_swapped
@@ -358,8 +364,6 @@ class Life(RuleBasedStateMachine):
         for store in told:
             self.learn(store, "one")
 
-    @precondition(lambda self: self.identity == "two APIs")
-    @rule(store=_stores)
     def change_account(self, store: str) -> None:
         """From now on its runs are for another Aura."""
         self.enter(store, "b" if self.apis[store] == "a" else "a")
