@@ -54,9 +54,9 @@ def test_scarce_memory_changes_no_status(host: Host, least_memory: int, options:
 
 
 @pytest.mark.parametrize("options", _OPTIONS)
-@pytest.mark.parametrize("megabytes", [6, 8, 12])
+@pytest.mark.parametrize("megabytes", [16, 24])
 def test_scarce_data_memory_changes_no_status(host: Host, options: str, megabytes: int) -> None:
-    """The same by RLIMIT_DATA."""
+    """The same by RLIMIT_DATA. Below some 10 MB Python 3.11 itself may loop for ever over a MemoryError, in its C code."""
     ended = _run(host, options, _limited(resource.RLIMIT_DATA, megabytes * _MB))
 
     assert (ended.returncode, set(ended.stdout.splitlines())) == (3, {b"out"}), ended.stderr
