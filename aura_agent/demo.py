@@ -24,8 +24,9 @@ from rich.text import Text
 from aura_agent.clock import SystemClock
 from aura_agent.devserver.server import DevServer
 from aura_agent.errors import AuraError
-from aura_agent.outbox.queries import queue_rows, run_rows
+from aura_agent.outbox.queries import queue_rows
 from aura_agent.outbox.rules import State
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 

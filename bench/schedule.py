@@ -10,13 +10,15 @@ Ready is who has run its @reboot job. The status pages are on only where the row
 import argparse
 import os
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from aura_agent.devserver.threaded import ThreadedDevServer
@@ -143,6 +145,7 @@ def main() -> None:
             able = [peer for peer in peers if count < 10_000 or peer.name != "yacron"]
             _start_and_memory(ours, peers, able, count, rounds)
         _idle(ours, peers, 10.0 if options.quick else _IDLE_S)
+        _looking(ours, 10_000 if options.quick else 100_000, rounds)
         _due_at_once(ours, peers, Path(place), 100 if options.quick else _DUE_AT_ONCE, rounds)
 
 
@@ -178,6 +181,33 @@ def _idle(ours: AuraAgent, peers: list[Daemon], span_s: float) -> None:
     _row(f"CPU over {span_s:.0f} s idle, 1,000 jobs, status page on", "<= 10 ms", ours, peers, spent, "{:.1f} ms")
     # One look more than the time has halves of a minute: that at the start, or one that falls into two seconds.
     _row("seconds of it in which a thread woke up", f"<= {span_s // 30 + 1:.0f}", ours, peers, wakeups, "{:.0f}")
+
+
+def _looking(ours: AuraAgent, runs: int, rounds: int) -> None:
+    """The processor time of /metrics with 1,000 jobs, half of which have run: *runs* times in all, beside once each."""
+    port, took_s = _free_port(), {500: list[float](), runs: list[float]()}
+    for count, spans_s in took_s.items():
+        with ours.running([("@reboot", f"touch {ours.home}/ready"), *_not_due(999)], port) as process:
+            _until((ours.home / "ready").exists)
+            _settled(process.pid)
+            _put_on_record(ours.home / "state" / "outbox.db", count)
+            for _ in range(rounds + 1):
+                before_s = _cpu_s(process.pid)
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                    answer.read()
+                spans_s.append(_cpu_s(process.pid) - before_s)
+    few_s, many_s = (statistics.median(spans_s[1:]) for spans_s in took_s.values())
+    ratio = {ours.name: [many_s / few_s]}
+    _row(f"/metrics, 1,000 jobs: CPU for {runs:,} runs / 500", "<= 2.0", ours, [], ratio, "{:.2f}")
+
+
+def _put_on_record(database: Path, runs: int) -> None:
+    now_ns = time.time_ns()
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO runs VALUES (?, ?, 'ready', 'succeeded', ?, 1.0, 0, NULL, 1, '', '', NULL, NULL, NULL, NULL)",
+            ((f"r{number}", f"job-{number * 500 // runs}", now_ns - (runs - number) * 10**9) for number in range(runs)),
+        )
 
 
 def _due_at_once(ours: AuraAgent, peers: list[Daemon], place: Path, count: int, rounds: int) -> None:

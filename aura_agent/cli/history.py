@@ -13,7 +13,7 @@ from aura_agent.cli.settings import (
     print_table,
     read_config,
 )
-from aura_agent.outbox.queries import RunRow, run_rows
+from aura_agent.outbox.run_history import RunRow, run_rows
 from aura_agent.units import format_duration, format_size
 
 

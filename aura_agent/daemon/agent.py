@@ -29,14 +29,8 @@ from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.errors import AuraError
 from aura_agent.outbox.claims import Dropped
-from aura_agent.outbox.queries import (
-    last_successes,
-    oldest_waiting_s,
-    other_feeder_text,
-    other_feeders,
-    run_rows,
-    state_counts,
-)
+from aura_agent.outbox.queries import oldest_waiting_s, other_feeder_text, other_feeders, state_counts
+from aura_agent.outbox.run_history import last_runs, last_successes, newest_of
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.account import Account
@@ -238,16 +232,14 @@ class Agent:
         """Return the agent's state for people and programs: plain values, no secrets. Raises StoreError."""
         counts = await self._parts.worker.read(state_counts)
         oldest_s = await self._parts.worker.read(oldest_waiting_s)
-        successes = await self._parts.worker.read(last_successes)
         foreign = await self._parts.worker.read(other_feeders)
-        last_runs = await self._parts.worker.read(
-            lambda outbox: {name: run_rows(outbox, job=name, limit=1) for name in self.config.jobs}
-        )
+        runs = await self._parts.worker.read(last_runs)
+        newest, successes = newest_of(self.config.jobs, runs), last_successes(runs)
         # What a watch sends is not on record, so nothing can be told from what is.
         watched_here = {job.heartbeat or name for name, job in self.config.jobs.items() if job.watch is not None}
         jobs = []
         for name, job in self.config.jobs.items():
-            last = last_runs[name][0] if last_runs[name] else None
+            last = newest.get(name)
             next_fire = self._parts.scheduler.next_fire(name)
             watched = self._parts.watcher.state(name)
             row: dict[str, Any] = {

@@ -197,6 +197,12 @@ _STEPS = (
     """
     CREATE INDEX streams_unresolved ON streams (scope) WHERE heartbeat_id IS NULL AND direct_url IS NULL;
     """,
+    """
+    CREATE INDEX runs_by_source ON runs (job, heartbeat, outcome, started_wall_ns);
+    CREATE INDEX entries_waiting_by_end ON entries (ended_wall_ns) WHERE state = 'waiting';
+    CREATE INDEX entries_tried ON entries (stream_id) WHERE state = 'waiting' AND tries > 0;
+    CREATE INDEX entries_ended ON entries (stream_id, state, changed_wall_ns, tries) WHERE state <> 'waiting';
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 _text = partial(str, encoding="utf-8", errors="replace")  # a damaged name is no reason to read nothing

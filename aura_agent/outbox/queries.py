@@ -3,17 +3,21 @@
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from aura_agent.outbox import damage
 from aura_agent.outbox.reader import Readable
 from aura_agent.outbox.rules import Key, Moment, State, Stream, Waiting, judge, lifetime_s
+from aura_agent.outbox.run_history import instant
 from aura_agent.report.record import Outcome, Report, report_in
 from aura_agent.secret import Secret
 
 PARKED = "parked"  # what people are shown of an entry that waits for them
 # Our clock and Aura's may differ by so much, and a ping be so long under way, without anybody else being there.
 _ALIKE_NS = 300 * 10**9
+# A partial index is used only where a query repeats its condition word for word (sqlite.org/partialindex.html, 3).
+_HAS_ENDED = "state <> 'waiting'"
+_NOT_SENT = "'invalidated', 'superseded', 'expired'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +59,6 @@ class Left:
     waiting: int
     busy: bool
     untried: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """One run as ``history`` shows it."""
-
-    run_id: str
-    job: str
-    heartbeat: str
-    outcome: str
-    started_at: datetime
-    duration_s: float
-    exit_code: int | None
-    signal: int | None
-    attempts: int
-    reason: str
-    tail: str
-    ping: str | None
-    cpu_s: float | None
-    max_rss_bytes: int | None
-    io_read_bytes: int | None
-    io_written_bytes: int | None
 
 
 def queue_rows(outbox: Readable, *, ended: bool, limit: int | None = 1000) -> list[QueueRow]:
@@ -155,57 +137,19 @@ def left_in(outbox: Readable, streams: Collection[int] | None, tried: Collection
     return Left(waiting, not leased.isdisjoint(newest), untried)
 
 
-def run_rows(outbox: Readable, *, job: str | None = None, limit: int = 20) -> list[RunRow]:
-    """Return the newest runs, newest first; with *job* those of that job or heartbeat."""
-    rows = outbox.connection.execute(
-        "SELECT runs.*, entries.state AS ping FROM runs LEFT JOIN entries USING (run_id)"
-        " WHERE :job IS NULL OR runs.job = :job OR runs.heartbeat = :job ORDER BY started_wall_ns DESC LIMIT :limit",
-        {"job": job, "limit": limit},
-    )
-    return [
-        RunRow(
-            run_id=row["run_id"],
-            job=row["job"],
-            heartbeat=row["heartbeat"],
-            outcome=row["outcome"],
-            started_at=instant(row["started_wall_ns"]),
-            duration_s=row["duration_s"],
-            exit_code=row["exit_code"],
-            signal=row["signal"],
-            attempts=row["attempts"],
-            reason=row["reason"],
-            tail=row["tail"],
-            ping=row["ping"],
-            cpu_s=row["cpu_s"],
-            max_rss_bytes=row["max_rss_bytes"],
-            io_read_bytes=row["io_read_bytes"],
-            io_written_bytes=row["io_written_bytes"],
-        )
-        for row in rows
-    ]
-
-
 def state_counts(outbox: Readable) -> dict[str, int]:
     """Return how many entries the store holds in each state, zeros included."""
-    rows = outbox.connection.execute("SELECT state, count(*) FROM entries GROUP BY state").fetchall()
-    return {state.value: 0 for state in State} | dict(tuple(row) for row in rows)
+    query = "SELECT count(*) FROM entries WHERE state = ?"
+    return {state.value: outbox.connection.execute(query, (state,)).fetchone()[0] for state in State}
 
 
 def oldest_waiting_s(outbox: Readable) -> float:
     """Return how long ago the run of the oldest waiting ping ended; 0 if none waits."""
+    # The index is named: SQLite takes the one by state otherwise, and reads all that waits.
     (ended_wall_ns,) = outbox.connection.execute(
-        "SELECT min(ended_wall_ns) FROM entries WHERE state = 'waiting'"
+        "SELECT min(ended_wall_ns) FROM entries INDEXED BY entries_waiting_by_end WHERE state = 'waiting'"
     ).fetchone()
     return 0.0 if ended_wall_ns is None else max(0, outbox.now().wall_ns - ended_wall_ns) / 1e9
-
-
-def last_successes(outbox: Readable) -> dict[str, float]:
-    """Return the end of each job's newest success, in seconds since the Unix epoch."""
-    rows = outbox.connection.execute(
-        "SELECT job, max(started_wall_ns / 1e9 + duration_s) FROM runs WHERE outcome = ? AND job <> '' GROUP BY job",
-        (Outcome.SUCCEEDED,),
-    )
-    return {row[0]: row[1] for row in rows}
 
 
 def leased_streams(outbox: Readable) -> set[int]:
@@ -314,16 +258,17 @@ def _is_foreign(connection: sqlite3.Connection, stream_id: int, ping_ns: int) ->
     here = {"stream": stream_id, "begin": ping_ns - _ALIKE_NS, "end": ping_ns + _ALIKE_NS}
     for tried in (
         # Each is a look into an index: there are thousands of entries, and their bodies may be large.
-        "state = 'delivered' AND changed_wall_ns BETWEEN :begin AND :end",
-        "state = 'waiting' AND (tries > 0 OR id = (SELECT lease_entry FROM streams WHERE streams.id = :stream))",
-        "state IN ('invalidated', 'superseded', 'expired') AND changed_wall_ns >= :begin AND tries > 0",
+        f"{_HAS_ENDED} AND state = 'delivered' AND changed_wall_ns BETWEEN :begin AND :end",
+        "state = 'waiting' AND tries > 0",
+        "state = 'waiting' AND id = (SELECT lease_entry FROM streams WHERE streams.id = :stream)",
+        f"{_HAS_ENDED} AND state IN ({_NOT_SENT}) AND changed_wall_ns >= :begin AND tries > 0",
     ):
         query = f"SELECT 1 FROM entries WHERE stream_id = :stream AND {tried} LIMIT 1"
         if connection.execute(query, here).fetchone() is not None:
             return False
     fed_before = connection.execute(
         "SELECT 1 FROM streams WHERE id = :stream AND delivered_wall_ns < :begin UNION ALL SELECT 1 FROM entries"
-        " WHERE stream_id = :stream AND state = 'delivered' AND changed_wall_ns < :begin LIMIT 1",
+        f" WHERE stream_id = :stream AND {_HAS_ENDED} AND state = 'delivered' AND changed_wall_ns < :begin LIMIT 1",
         here,
     )
     return fed_before.fetchone() is not None
@@ -346,10 +291,6 @@ def _is_same_stream(
         return other_id == stream_id
     found = outbox.heartbeats.find(ref)
     return len(found) == 1 and found[0].id == heartbeat_id
-
-
-def instant(wall_ns: int) -> datetime:
-    return datetime.fromtimestamp(wall_ns / 1e9, UTC)
 
 
 def _host_troubles(connection: sqlite3.Connection) -> dict[str, str]:

@@ -18,7 +18,8 @@ from aura_agent.clock import Reading, SystemClock
 from aura_agent.config.models import Config
 from aura_agent.daemon.report_server import MAX_CONNECTIONS, ReportServer
 from aura_agent.daemon.reports import Desk
-from aura_agent.outbox.queries import kept_reports, run_rows
+from aura_agent.outbox.queries import kept_reports
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire

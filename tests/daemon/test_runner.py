@@ -12,7 +12,7 @@ from aura_agent.config.models import Expect, ExpectFile, Job
 from aura_agent.daemon.records import least_needed
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.slots import ALL
-from aura_agent.outbox.queries import run_rows
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.boots import current_boot_id

@@ -7,7 +7,8 @@ import pytest
 
 from aura_agent.outbox.claims import Claim
 from aura_agent.outbox.heartbeats import CachedHeartbeat
-from aura_agent.outbox.queries import queue_rows, run_rows, state_counts
+from aura_agent.outbox.queries import queue_rows, state_counts
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.report.record import Outcome
 from aura_agent.secret import Secret
 from tests.outbox.stores import Bench, delivered, not_delivered

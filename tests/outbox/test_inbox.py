@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from aura_agent.clock import Reading
 from aura_agent.errors import StoreDamagedError, StoreError
-from aura_agent.outbox.queries import queue_rows, run_rows
+from aura_agent.outbox.queries import queue_rows
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import boots, wire
 from aura_agent.report.record import Outcome, Report

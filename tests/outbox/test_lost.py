@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from aura_agent.errors import StoreError
-from aura_agent.outbox.queries import run_rows
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.report import spool, started, wire
 from aura_agent.report.record import Outcome, Report
 from tests.outbox.stores import Bench

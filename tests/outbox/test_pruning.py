@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from aura_agent.outbox.pruning import Bounds
-from aura_agent.outbox.queries import entry_row, queue_rows, run_rows, state_counts
+from aura_agent.outbox.queries import entry_row, queue_rows, state_counts
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome, Report
 from tests.outbox.stores import Bench, MovedClock, delivered

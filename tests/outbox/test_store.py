@@ -16,8 +16,9 @@ from aura_agent.clock import Reading
 from aura_agent.errors import StoreDamagedError, StoreError
 from aura_agent.outbox.claims import LEASE_S, Attempt, Claim, Rooms
 from aura_agent.outbox.heartbeats import CachedHeartbeat
-from aura_agent.outbox.queries import queue_rows, run_rows
+from aura_agent.outbox.queries import queue_rows
 from aura_agent.outbox.rules import State
+from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
