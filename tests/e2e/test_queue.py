@@ -294,7 +294,7 @@ def test_queue_drop_in_a_store_of_thousands_names_no_entry_twice(site: Site) -> 
     """More than queue list shows: --all means all."""
     outbox = open_outbox(str(site.state), "test")
     with outbox.connection as connection:
-        connection.execute("INSERT INTO streams (id) VALUES (1)")
+        connection.execute("INSERT INTO streams (id, scope) VALUES (1, 1)")
         connection.executemany(
             "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns,"
             " replay_all, state, accepted_wall_ns, changed_wall_ns) VALUES (1, ?, 'x', 1, 1, 1, 1, 1, 'waiting', 1, 1)",
