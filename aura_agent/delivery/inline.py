@@ -190,6 +190,7 @@ async def flush(
     def begin(outbox: Outbox) -> frozenset[str] | None:
         ours = streams(outbox)
         only_runs = None if ours is None else waiting_runs(outbox, ours)
+        outbox.release_held(ours)
         outbox.hurry(only_runs)
         return only_runs
 

@@ -203,6 +203,13 @@ _STEPS = (
     CREATE INDEX entries_tried ON entries (stream_id) WHERE state = 'waiting' AND tries > 0;
     CREATE INDEX entries_ended ON entries (stream_id, state, changed_wall_ns, tries) WHERE state <> 'waiting';
     """,
+    """
+    CREATE TABLE generation (
+        store_id TEXT NOT NULL, number INTEGER NOT NULL, held_epoch INTEGER, held_boot_ns INTEGER
+    ) STRICT;
+    INSERT INTO generation VALUES (lower(hex(randomblob(16))), 0, NULL, NULL);
+    ALTER TABLE entries ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 _text = partial(str, encoding="utf-8", errors="replace")  # a damaged name is no reason to read nothing

@@ -5,24 +5,35 @@ until somebody is told. Works inside the transactions of ``aura_agent.outbox.sto
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from aura_agent.outbox import damage, rules
 from aura_agent.outbox.claims import Dropped, Gone
 from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.epochs import Epochs
+from aura_agent.outbox.generation import HELD, Generation
 from aura_agent.outbox.hooks import HookCalls, HookKind
 from aura_agent.outbox.refs import stored
 from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.streams import Streams
 from aura_agent.report.record import Outcome, Report
 
+_HELD_NS = 600 * 10**9  # until what is held is judged again: it may have expired
+
 
 class Entries:
     """The entries of one store, stream by stream."""
 
-    def __init__(self, connection: sqlite3.Connection, streams: Streams, epochs: Epochs, hook_calls: HookCalls) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        streams: Streams,
+        epochs: Epochs,
+        hook_calls: HookCalls,
+        generation: Generation,
+    ) -> None:
         self._connection = connection
+        self._generation = generation
         self._streams = streams
         self._epochs = epochs
         self._hook_calls = hook_calls
@@ -71,6 +82,8 @@ class Entries:
         self._tell_if_expired(judgement.withdrawn, stream_id, now)
         if judgement.sendable:
             self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
+        elif any(entry.held for entry in waiting):
+            self._streams.set_due(stream_id, now.epoch, now.boot_ns + _HELD_NS)
         elif not any(entry.under_way for entry in waiting):
             self._streams.rest(stream_id)
         return judgement.sendable[0] if judgement.sendable else None
@@ -165,6 +178,31 @@ class Entries:
             dropped.append(row["id"])
         return Dropped(tuple(dropped), tuple(under_way))
 
+    def release_held(self, streams: Collection[int] | None = None) -> None:
+        """Send what is held after all, of *streams* or of all: somebody knows that it is as true as ever."""
+        for row in self._held():
+            if streams is None or row["stream_id"] in streams:
+                self._connection.execute("UPDATE entries SET held = 0, reason = '' WHERE id = ?", (row["id"],))
+                self._streams.hurry(row["stream_id"])
+
+    def judge_held(self, last_pings_ns: Mapping[int, int], now: Moment) -> None:
+        """Judge what is held by when Aura last heard of each stream: not at all since then, and it may be sent."""
+        for row in self._held():
+            last_ping_ns = last_pings_ns.get(row["stream_id"])
+            if last_ping_ns is None:
+                continue
+            if last_ping_ns > row["ended_wall_ns"]:
+                reason = "Aura has had a later ping, before the store was put back"
+                self.withdraw(row["id"], row["stream_id"], State.SUPERSEDED, reason, now)
+                self.settle(row["stream_id"], now)
+            else:
+                self.release_held((row["stream_id"],))
+
+    def _held(self) -> list[sqlite3.Row]:
+        return self._connection.execute(
+            "SELECT id, stream_id, ended_wall_ns FROM entries WHERE state = 'waiting' AND held ORDER BY id"
+        ).fetchall()
+
     def withdraw(self, entry_id: int, stream_id: int, state: State, reason: str, now: Moment) -> None:
         """Put on record that an entry waits no more; the next claim tells of it."""
         self._connection.execute(
@@ -195,15 +233,16 @@ class Entries:
         """Return what *report* says, its end mended as far as the store knows better."""
         reported = Moment(key.epoch, report.ended.boot_ns, report.ended.wall_ns)
         ended = rules.true_end(reported, now, self._epochs.newest_before_ns(key.epoch))
-        return rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all)
+        held = report.outcome is Outcome.SUCCEEDED and self._generation.holds(reported)
+        return rules.Run(key, ended, report.outcome, report.max_age_s, report.replay_all, held)
 
     def _facts(
         self, stream_id: int, now: Moment, may_have_arrived: int | None = None
     ) -> tuple[rules.Stream, list[rules.Waiting]]:
         """Return what the rules need to know of a stream."""
         rows = self._connection.execute(
-            "SELECT id, run_id, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s, replay_all "
-            "FROM entries WHERE stream_id = ? AND state = 'waiting'",
+            "SELECT id, run_id, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s, replay_all,"
+            " held FROM entries WHERE stream_id = ? AND state = 'waiting'",
             (stream_id,),
         ).fetchall()
         stream, under_way, leased = self._streams.facts(stream_id, now)
@@ -218,6 +257,7 @@ class Entries:
                 bool(row["replay_all"]),
                 under_way=row["id"] == under_way,
                 may_have_arrived=row["id"] in (may_have_arrived, leased),
+                held=bool(row["held"]),
             )
             for row in rows
         ]
@@ -241,11 +281,11 @@ class Entries:
         self, stream_id: int, entry: rules.Waiting, report: Report, gone: rules.Withdrawal | None, now: Moment
     ) -> None:
         """Put *entry* on record; *gone* is what has withdrawn it already."""
-        state, reason = (State.WAITING, "") if gone is None else (gone.state, gone.reason)
+        state, reason = (State.WAITING, HELD if entry.held else "") if gone is None else (gone.state, gone.reason)
         inserted = self._connection.execute(
             "INSERT INTO entries (stream_id, run_id, job, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns,"
-            " max_age_s, replay_all, body, state, reason, accepted_wall_ns, changed_wall_ns, ref)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " max_age_s, replay_all, body, state, reason, accepted_wall_ns, changed_wall_ns, ref, held)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 stream_id,
                 report.run_id,
@@ -262,6 +302,7 @@ class Entries:
                 now.wall_ns,
                 now.wall_ns,
                 None if report.ref is None else stored(report.ref),
+                entry.held,
             ),
         )
         if gone is not None:

@@ -58,7 +58,7 @@ class Waiting:
     """A success that waits. *ended* is when it became true, *max_age_s* its job's own limit, if it has one.
 
     *under_way*: an attempt is, which nothing cancels, and whose end decides. *may_have_arrived*: one was, and nobody
-    knows its end.
+    knows its end. *held*: the store went back in time, and the ping may have been sent before: it isn't for now.
     """
 
     key: Key
@@ -67,6 +67,7 @@ class Waiting:
     replay_all: bool = False
     under_way: bool = False
     may_have_arrived: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Run:
     outcome: Outcome
     max_age_s: float | None = None
     replay_all: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def effect(stream: Stream, waiting: Sequence[Waiting], run: Run, now: Moment, ep
     if run.outcome is Outcome.SKIPPED:
         return Effect("it never ran: what waits is as true as before")
     if run.outcome is Outcome.SUCCEEDED:
-        entry = Waiting(run.key, run.ended, run.max_age_s, run.replay_all)
+        entry = Waiting(run.key, run.ended, run.max_age_s, run.replay_all, held=run.held)
         newest = run.key if stream.succeeded is None or stream.succeeded < run.key else None
         return Effect(
             "a success waits, to be sent at once",
@@ -210,10 +212,12 @@ def judge(stream: Stream, waiting: Sequence[Waiting], now: Moment, epoch_age_s: 
         if entry.under_way:
             continue
         verdict = _withdrawal(stream, entry, now, epoch_age_s)
-        if verdict is None:
-            sendable.append(entry)
-        else:
+        if verdict is not None:
             withdrawn.append(Withdrawal(entry.key.run_id, *verdict))
+        elif entry.held:
+            sendable.clear()  # a success that started earlier isn't sent either: this one may have been delivered
+        else:
+            sendable.append(entry)
     return Judgement(tuple(withdrawn), tuple(sendable))
 
 

@@ -22,6 +22,7 @@ from aura_agent.outbox.claims import Claim, Dropped, Ended, Rooms
 from aura_agent.outbox.database import BUSY_TIMEOUT_S, open_copy, open_database, open_to_read, reading, transaction
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.epochs import Epochs
+from aura_agent.outbox.generation import Generation, default_directory
 from aura_agent.outbox.heartbeats import CachedHeartbeat, Heartbeats
 from aura_agent.outbox.hooks import HookCall, HookCalls, HookKind, Undelivered
 from aura_agent.outbox.intake import BATCH, Intake, Taken
@@ -58,6 +59,7 @@ class Outbox:
         owns_reports: bool = False,
         copy_of: str | None = None,
         unusable: str = "",
+        marks: str | None = None,
     ) -> None:
         """Open or create the store in *directory*; None: one in memory, for when no directory can be used.
 
@@ -67,7 +69,8 @@ class Outbox:
 
         *boot_id* is the boot of *clock*, by default as ``boots.identify`` has it. *check* reads the whole file first,
         and sets it aside if it is damaged; *patience_s* is how long others may keep it locked. *owns_reports*: a
-        report that was made with an account unknown here is taken for one of ours. Raises StoreError.
+        report that was made with an account unknown here is taken for one of ours. *marks* is the directory whose marks
+        tell whether the store went back in time (None: nobody does). Raises StoreError.
         """
         self.directory = directory
         self._copy_of = copy_of
@@ -91,7 +94,8 @@ class Outbox:
         self.heartbeats = Heartbeats(connection, hostname, self.scopes)
         self.streams = Streams(connection, self.heartbeats, self.scopes)
         self.jobs = JobMarks(connection, self._check_that_it_is_usable)
-        self._entries = Entries(connection, self.streams, self._epochs, self._hook_calls)
+        self._generation = Generation(connection, directory, marks)
+        self._entries = Entries(connection, self.streams, self._epochs, self._hook_calls, self._generation)
         self._pruner = Pruner(connection, self._entries, bounds)
         self._accepting = Accepting(
             connection, self.streams, self._epochs, self._entries, self._hook_calls, self._pruner, self.scopes
@@ -100,6 +104,7 @@ class Outbox:
         self._leases = Leases(
             connection, self.streams, self._entries, self._hook_calls, self._pruner, self._senders, owner
         )
+        self._look_back()
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -314,8 +319,13 @@ class Outbox:
                 settled = [self._leases.end(each, now) for each in ended]
                 gone = self._leases.release_gone()
                 leased = self._leases.take(limit, only_runs, rooms or Rooms(), now)
+                if leased.attempts:
+                    self._generation.grow()
                 stopped = leased.more or len(leased.attempts) >= limit
                 next_due_s = 0.0 if stopped else self._leases.next_due_s(now, only_runs)
+            if leased.attempts:
+                with reading():
+                    self._generation.publish(self._epochs.boot_id, now.boot_ns)
             self._senders.forget(gone)
         elif self._pruner.problem:
             self._pruner.step_if_due(self.now())
@@ -377,6 +387,17 @@ class Outbox:
             self._entries.part(self.streams.attached(), now)
             for stream_id in self.streams.unattached():
                 self._entries.merged(stream_id, now)
+            last_pings_ns = dict[int, int]()
+            for heartbeat in heartbeats:
+                fed = self.streams.of_heartbeat(heartbeat.id)
+                if fed is not None and heartbeat.last_ping_wall_ns is not None:
+                    last_pings_ns[fed] = heartbeat.last_ping_wall_ns
+            self._entries.judge_held(last_pings_ns, now)
+
+    def release_held(self, streams: Collection[int] | None = None) -> None:
+        """Send what is held, of *streams* or of all, by a person's decision."""
+        with self._deciding():
+            self._entries.release_held(streams)
 
     def listing(self) -> Listing:
         """Return how old what we know of names is."""
@@ -507,6 +528,18 @@ class Outbox:
             self._notices.append(f"{self._path} is damaged: set aside as {aside}; what waited in it is not sent")
         return connection
 
+    def _look_back(self) -> None:
+        """Hold what waits if the database is an older one than we have sent from in this boot."""
+        with reading():
+            mark = self._generation.is_behind(self._epochs.boot_id)
+        if mark is None:
+            return
+        held = self._generation.catch_up(mark, self.now())
+        self._notices.append(
+            f"{self._path} was put back to an earlier state: {held} pings that wait in it are held, for they may have"
+            " been sent: aura-agent queue list shows them, aura-agent queue flush sends them"
+        )
+
     def _check_that_it_is_still_there(self) -> None:
         self._check_that_it_is_usable()
         if problem := self._gone():
@@ -554,6 +587,7 @@ def open_outbox(directory: str | None, role: str, *, check: bool = False, patien
         check=check,
         patience_s=patience_s,
         owns_reports=is_daemon,
+        marks=default_directory(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -332,3 +333,23 @@ def test_flush_sends_nothing_that_the_run_of_a_killed_daemon_withdraws(site: Sit
     assert (flushed.returncode, site.server.pings("nightly")) == (0, []), flushed.stderr
     assert [row["state"] for row in site.queue("--all")] == ["invalidated"]
     assert "lost" in site.agent("history", "nightly").stdout
+
+
+def test_what_waits_in_a_restored_store_is_judged_by_auras_last_ping(waiting: Site) -> None:
+    """It was delivered, and contradicted, before the backup took the store's place; a new success is sent at once."""
+    backup = waiting.home / "backup"
+    assert len(waiting.queue()) == 2
+    shutil.copytree(waiting.state, backup)
+    assert waiting.agent("queue", "flush").returncode == 0
+    assert waiting.run("-H", "one", "--", "false").returncode == 1
+    shutil.rmtree(waiting.state)
+    shutil.copytree(backup, waiting.state)
+    waiting.server.clear_received()
+
+    assert waiting.run("-H", "two", "--wait", "30s", "--", "true").returncode == 0
+    flushed = waiting.agent("queue", "flush")
+
+    assert (flushed.returncode, len(waiting.server.pings("two"))) == (0, 1)
+    assert waiting.server.pings("one") == []
+    row = _entry(waiting, "one")
+    assert (row["state"], row["reason"]) == ("superseded", "Aura has had a later ping, before the store was put back")

@@ -153,6 +153,7 @@ class Log:
                 )
                 or (self.names_were_swapped and any(other.outcome == "succeeded" for other in vague)),
                 "expired": self._most_age_ns(run, now_ns) > self._lifetime_ns(run, known=True),
+                "held": True,  # the store was put back
                 "dropped": handed_to != store and self.success(handed_to, run.run_id) is not None,
             }
             state = states.get(run.run_id, "unheard of")

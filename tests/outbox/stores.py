@@ -76,8 +76,14 @@ class Bench:
         self.outbox = open_outbox(self.directory, self.clock, owner)
 
 
-def open_outbox(directory: Path | str, clock: MovedClock, owner: str = "test", boot_id: str | None = None) -> Outbox:
-    return Outbox(str(directory), clock, owner=owner, hostname="host", boot_id=boot_id)
+def open_outbox(
+    directory: Path | str,
+    clock: MovedClock,
+    owner: str = "test",
+    boot_id: str | None = None,
+    marks: str | None = None,
+) -> Outbox:
+    return Outbox(str(directory), clock, owner=owner, hostname="host", boot_id=boot_id, marks=marks)
 
 
 def bench(directory: Path) -> Bench:

@@ -6,6 +6,7 @@ repeats a run.
 """
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -415,6 +416,32 @@ class Life(RuleBasedStateMachine):
         self.stores["daemon"] = self.open("daemon")
         self.send("daemon", 8)
 
+    @precondition(lambda self: not self.hung and not self.sent and not self.stopped)
+    @rule(store=_stores)
+    def put_back(self, store: str) -> None:
+        """A backup of the store takes its place, from before the last pings were sent."""
+        self.network = True
+        copy = self.directory / "backup"
+        database = self.directory / store / "outbox.db"
+        self.judge_lost(store)
+        self.stores[store].take_in()
+        self.close_in_order(store)
+        shutil.copy(database, copy)
+        self.stores[store] = self.open(store)
+        for _ in range(2):
+            self.send(store, 1)
+            if self.sent:
+                self.answer(-1, "200")
+        self.close_in_order(store)
+        shutil.copy(copy, database)
+        self.stores[store] = self.open(store)
+        self.send(store, 8)
+
+    def close_in_order(self, store: str) -> None:
+        self.end_own_runs(self.stores[store])
+        self.stores[store].release_leases()
+        self.stores[store].close()
+
     @rule(store=_stores, how=st.sampled_from(["removed", "older"]))
     def lose_boots(self, store: str, how: str) -> None:
         """Somebody removes the file that counts boots, or puts an older copy there."""
@@ -481,7 +508,9 @@ class Life(RuleBasedStateMachine):
             while self.sent:
                 self.answer(0, "200")
                 self.send(store, 4)
-            rows = self.stores[store].connection.execute("SELECT run_id, state FROM entries")
+            rows = self.stores[store].connection.execute(
+                "SELECT run_id, iif(held AND state = 'waiting', 'held', state) AS state FROM entries"
+            )
             states = {row["run_id"]: row["state"] for row in rows}
             assert self.log.missing(store, states, self.now_ns, handed_to="daemon") == []
         assert self.log.outlived() == []
@@ -508,7 +537,8 @@ class Life(RuleBasedStateMachine):
     def open(self, store: str) -> Outbox:
         """Open a store as a new process does."""
         (self.directory / store).mkdir(parents=True, exist_ok=True, mode=0o700)
-        outbox = open_outbox(self.directory / store, self.clock, f"owner{next(self.numbers)}", self.boot_id())
+        marks = str(self.directory / "marks")
+        outbox = open_outbox(self.directory / store, self.clock, f"owner{next(self.numbers)}", self.boot_id(), marks)
         outbox.enter(_ACCOUNTS[self.apis[store]])
         return outbox
 
