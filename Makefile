@@ -15,7 +15,7 @@ setup: $(READY) ## the virtual environment, from pinned and hashed versions
 
 $(READY): requirements/dev.txt pyproject.toml bin/aura-run aura_agent/__init__.py
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "make: $(PYTHON) can't make a virtual environment (no" \
+	@$(PYTHON) -c 'import ensurepip; ensurepip.version()' >/dev/null 2>&1 || { echo "make: $(PYTHON) can't make a virtual environment (no" \
 		"ensurepip): install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
