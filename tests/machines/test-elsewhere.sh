@@ -14,7 +14,7 @@ need_root_on_debian
 install_packages mmdebstrap iproute2
 
 packages=python3,python3-venv,make,git
-root=$cache/bare-$release-$(printf %s "$packages" | sha256sum | cut -c 1-16)
+root=$cache/machine-$release-$(printf %s "$packages" | sha256sum | cut -c 1-16)
 if [ ! -d "$root" ]; then
   say "making a bare Debian $release in $root"
   rm -rf "$root.new"
@@ -27,13 +27,17 @@ download_wheels "$version" "$repo/requirements/dev.txt"
 exec 9>&- # from here on nothing shared is written
 
 say "$release, Python $version, as $user: $*"
-# The machine has no network but loopback, and sees nothing of ours but a fresh clone and the wheels.
-export root repo wheels user
-exec unshare --mount --pid --fork --kill-child --net --uts --ipc bash -euc '
+# The machine has no network but loopback, sees nothing of ours but a fresh clone and the wheels, and is thrown away.
+scratch=$(mktemp -d "$cache/.scratch.XXXXXX")
+trap 'rmdir "$scratch"' EXIT
+export root repo wheels user scratch
+unshare --mount --pid --fork --kill-child --net --uts --ipc bash -euc '
   ip link set lo up
   hostname elsewhere
-  mount --bind "$root" "$root"
-  cd "$root"
+  mount -t tmpfs tmpfs "$scratch"
+  mkdir "$scratch/upper" "$scratch/work" "$scratch/machine"
+  mount -t overlay -o "lowerdir=$root,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$scratch/machine"
+  cd "$scratch/machine"
   mount -t proc proc proc
   mount -t sysfs -o ro sysfs sys
   mount -t tmpfs -o mode=0755 tmpfs dev
