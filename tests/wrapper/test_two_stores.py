@@ -39,6 +39,11 @@ def _query(site: Site, query: str) -> list[tuple[object, ...]]:
         return own.execute(query).fetchall()
 
 
+def _starts_on_record(site: Site) -> int:
+    """Return how many runs are on record in the user's own store as going on; a record is written at once."""
+    return sum(bool(record.stat().st_size) for record in (site.home / "own").glob("runs/*"))
+
+
 @contextmanager
 def _success_under_way(site: Site) -> Iterator["subprocess.Popen[bytes]"]:
     """Have an aura-run that delivers a success of "one" from the user's own store, and gets no answer."""
@@ -86,7 +91,7 @@ def test_a_run_lost_beside_the_daemon_withdraws_what_is_under_way(user: Site) ->
         user.start()
         argv = [AURA_RUN, "-H", "one", "--", "sleep", "1000"]
         with subprocess.Popen(argv, env=_own(user), stdin=subprocess.DEVNULL, process_group=0) as run:
-            wait_until(lambda: list((user.home / "own" / "runs").glob("*")), what="its start on record")
+            wait_until(lambda: _starts_on_record(user), what="its start on record")
             os.killpg(run.pid, signal.SIGKILL)
         user.kill()
         user.server.clear_faults()
@@ -115,7 +120,7 @@ def test_a_failure_beside_a_longer_run_withdraws_its_success(user: Site) -> None
     user.start()
     argv = [AURA_RUN, "-H", "one", "--", "sh", "-c", "read x"]
     with subprocess.Popen(argv, env=_own(user), stdin=subprocess.PIPE) as longer:
-        wait_until(lambda: list((user.home / "own").glob("runs/*")), what="its start on record")
+        wait_until(lambda: _starts_on_record(user), what="its start on record")
         assert user.run("-H", "one", "--", "false", env=_own(user)).returncode == 1
         user.kill()
         longer.communicate(b"\n", timeout=60)
