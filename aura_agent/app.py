@@ -45,6 +45,7 @@ from aura_agent.delivery.skew import Skew
 from aura_agent.delivery.unkept import Unkept
 from aura_agent.errors import AuraError, DaemonError
 from aura_agent.hooks.caller import Caller
+from aura_agent.outbox.refs import label, stored
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import places
@@ -178,7 +179,7 @@ async def _built(
 ) -> AsyncIterator[_Daemon]:
     """Build everything, start it, and take it down in the reverse order."""
     clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
-    observer = LoggingObserver(counts)
+    observer = LoggingObserver(counts, job_of=lambda *run: agent.job_of(*run))  # noqa: PLW0108  # built below
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
     hostname = os.uname().nodename
     async with AsyncExitStack() as stack:
@@ -237,7 +238,7 @@ async def _built(
         def accepted(report: Report) -> None:
             observer.note(
                 "run.finished",
-                job=report.job,
+                job=agent.job_of(report.job, label(stored(report.ref or ""))),
                 run_id=report.run_id,
                 outcome=report.outcome.value,
                 duration_s=round(report.duration_s, 3),
@@ -294,6 +295,8 @@ async def _built(
             agent.surroundings = f"{NO_BOOT_ID}: the order of runs is told by the clocks alone"
             observer.note("surroundings.missing", reason=agent.surroundings)
         agent.apply(config)
+        if not store.problem:
+            await agent.learn_owners()
         vitals = Vitals(agent, observer, signals.stop)
         desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake, boot_id)
         reports = ReportServer(desk, vitals.watch)

@@ -1,6 +1,7 @@
 """``aura-agent history``: what ran, from the store; no daemon is needed."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 
 import click
 
@@ -13,7 +14,8 @@ from aura_agent.cli.settings import (
     print_table,
     read_config,
 )
-from aura_agent.outbox.run_history import RunRow, run_rows
+from aura_agent.outbox.run_history import RunRow, run_owners, run_rows
+from aura_agent.outbox.run_owner import Source
 from aura_agent.units import format_duration, format_size
 
 
@@ -27,9 +29,13 @@ def history(job: str | None, count: int, config_file: str | None, as_json: bool)
 
     Example: aura-agent history backup -n 5
     """
-    outbox = open_to_look(read_config(config_file), "history")
+    config = read_config(config_file)
+    outbox = open_to_look(config, "history")
     try:
-        rows = run_rows(outbox, job=job, limit=count)
+        owners = run_owners(outbox, config.heartbeats())
+        chosen = None if job is None else partial(owners.is_of, wanted=job)
+        found = run_rows(outbox, chosen=chosen, limit=count)
+        rows = [replace(row, job=owners.of(Source(row.job, row.heartbeat)) or row.job) for row in found]
     finally:
         outbox.close()
     if as_json:

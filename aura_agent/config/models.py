@@ -337,3 +337,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     defaults: Annotated[JobDefaults, Meta(description="What each job has unless it says otherwise.")] = JobDefaults()
     job_groups: Annotated[dict[JobName, JobGroup], Meta(description="Groups of jobs by name.")] = {}
     jobs: Annotated[dict[JobName, Job], Meta(description="The jobs by name.")] = {}
+
+    def heartbeats(self) -> dict[str, str]:
+        """Return for each job the id or name of its heartbeat."""
+        return {name: job.heartbeat or name for name, job in self.jobs.items()}

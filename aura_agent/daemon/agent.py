@@ -30,7 +30,8 @@ from aura_agent.delivery.skew import Skew
 from aura_agent.errors import AuraError
 from aura_agent.outbox.claims import Dropped
 from aura_agent.outbox.queries import oldest_waiting_s, other_feeder_text, other_feeders, state_counts
-from aura_agent.outbox.run_history import last_runs, last_successes, newest_of
+from aura_agent.outbox.run_history import last_runs, last_successes, newest_of, run_owners
+from aura_agent.outbox.run_owner import RunOwners, Source
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.account import Account
@@ -92,6 +93,7 @@ class Agent:
         self._started_with = config
         self.config = config
         self.config_problem = ""
+        self._owners: RunOwners | None = None
         self.started_at = parts.clock.read().wall
         self.stopping = False
         self.surroundings = ""  # what the host lacks, and what that costs
@@ -155,6 +157,7 @@ class Agent:
                 "config.loaded", jobs=len(self.config.jobs), needs_restart=", ".join(needs_restart) or None
             )
             await self._parts.worker.call(Outbox.unpark)
+            await self.learn_owners()
             self._parts.courier.wake()
             return ""
         self.config_problem = str(problem)
@@ -210,6 +213,15 @@ class Agent:
         """Return what has come to a stop for good, so that only a restart helps; empty if nothing has."""
         return self.crashed or self._progress().stuck
 
+    async def learn_owners(self) -> RunOwners:
+        """Return who owns which runs, by the config in force, and remember it for ``job_of``. Raises StoreError."""
+        self._owners = await self._parts.worker.read(partial(run_owners, jobs=self.config.heartbeats()))
+        return self._owners
+
+    def job_of(self, job: str, heartbeat: str) -> str:
+        """Return the name under which a run of *job* counts that feeds *heartbeat*."""
+        return job if self._owners is None else self._owners.named(Source(job, heartbeat))
+
     def unhealthy(self) -> str:
         """Return what keeps the agent from doing its work, empty if nothing does."""
         return (
@@ -234,7 +246,8 @@ class Agent:
         oldest_s = await self._parts.worker.read(oldest_waiting_s)
         foreign = await self._parts.worker.read(other_feeders)
         runs = await self._parts.worker.read(last_runs)
-        newest, successes = newest_of(self.config.jobs, runs), last_successes(runs)
+        owners = await self.learn_owners()
+        newest, successes = newest_of(runs, owners), last_successes(runs, owners)
         # What a watch sends is not on record, so nothing can be told from what is.
         watched_here = {job.heartbeat or name for name, job in self.config.jobs.items() if job.watch is not None}
         jobs = []

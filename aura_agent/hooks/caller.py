@@ -21,6 +21,8 @@ from aura_agent.hooks.calling import RETRY_AFTER_S, Failure, Surroundings, call_
 from aura_agent.hooks.facts import hook_of, undeliverable_after_s
 from aura_agent.outbox.claims import Claim
 from aura_agent.outbox.hooks import HookCall
+from aura_agent.outbox.run_history import run_owners, with_owner
+from aura_agent.outbox.run_owner import RunOwners, Source
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.secret import Secret
@@ -118,7 +120,8 @@ class Caller:
         """Begin what is due, as far as there is room. Raises StoreError."""
         while room := _TAKEN - sum(map(len, self._due.values())):
             calls = await self._worker.call(partial(Outbox.take_hook_calls, limit=room))
-            for call in calls:
+            owners = await self._owners() if calls else None
+            for call in [with_owner(call, owners) for call in calls] if owners else ():
                 queue = self._due.get(call.job)
                 if queue is None:
                     queue = self._due[call.job] = deque()
@@ -185,10 +188,13 @@ class Caller:
         after_s = self._after()
         if not after_s:
             return
-        for stream in await self._worker.call(Outbox.undelivered):
-            if stream.job not in after_s:
+        undelivered = await self._worker.call(Outbox.undelivered)
+        owners = await self._owners() if undelivered else None
+        for stream in undelivered:
+            job = owners.of(Source(stream.job, stream.heartbeat)) if owners else None
+            if job is None or job not in after_s:
                 continue
-            left_s = after_s[stream.job] - stream.waiting_s
+            left_s = after_s[job] - stream.waiting_s
             if not stream.problem:
                 left_s += TOTAL_S  # the first attempt may still be under way
             if left_s > 0:
@@ -197,6 +203,10 @@ class Caller:
             why = stream.problem or "it could not be tried yet"
             reason = f"waiting for {format_duration(round(stream.waiting_s))}: {why}"
             await self._worker.call(partial(Outbox.tell_undeliverable, stream=stream, reason=reason))
+
+    async def _owners(self) -> RunOwners:
+        """Return whose runs the calls are about, by the config in force. Raises StoreError."""
+        return await self._worker.read(partial(run_owners, jobs=self._config().heartbeats()))
 
     def _look_within(self, seconds: float | None) -> None:
         if seconds is None:

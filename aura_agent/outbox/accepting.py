@@ -65,8 +65,8 @@ class Accepting:
         numbered = [(report, key) for report, key in news if key.boot_ns < BETWEEN_BOOTS_NS]
         for place, outcomes in _grouped(numbered, lambda _, key: key.epoch):
             self._epochs.saw(place, max(report.ended.wall_ns for report, _ in outcomes))
-        for job, outcomes in _grouped(news, lambda report, _: report.job):
-            self._hook_calls.heard(job, outcomes, now)
+        for (job, ref), outcomes in _grouped(news, lambda report, _: (report.job, report.ref)):
+            self._hook_calls.heard(job, ref, outcomes, now)
         stream_of = cache(self._streams.of)
         queues: dict[tuple[int, int], list[tuple[Report, Key]]] = {}
         for report, key in news:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from aura_agent.outbox.refs import stored
 from aura_agent.outbox.rules import Key, Moment, age_s
 from aura_agent.report.record import Outcome, Report
 
@@ -53,10 +54,14 @@ class HookCall:
 
 @dataclass(frozen=True, slots=True)
 class Undelivered:
-    """A stream whose pings wait, and nobody was told: for how long, the newest one's job and run, and why, if known."""
+    """A stream whose pings wait, and nobody was told: for how long, the newest one's job and run, and why, if known.
+
+    *heartbeat* is one label of the stream.
+    """
 
     stream_id: int
     job: str
+    heartbeat: str
     run_id: str
     waiting_s: float
     problem: str
@@ -68,12 +73,16 @@ class HookCalls:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def heard(self, job: str, outcomes: Iterable[tuple[Report, Key]], now: Moment) -> None:
-        """Outcomes of the job's runs are news: note what there is to tell of each, and how the job stands then."""
+    def heard(self, job: str, ref: str | None, outcomes: Iterable[tuple[Report, Key]], now: Moment) -> None:
+        """Outcomes of the job's runs are news: note what there is to tell of each, and how the job stands then.
+
+        How it stands is kept for each *ref*: wrapped lines of a crontab may all be called "sh".
+        """
         if not job:
             return
+        kept_as = job if ref is None else f"{job}\n{stored(ref)}"
         row = self._connection.execute(
-            "SELECT newest_epoch, newest_boot_ns, newest_run, failing FROM jobs WHERE job = ?", (job,)
+            "SELECT newest_epoch, newest_boot_ns, newest_run, failing FROM jobs WHERE job = ?", (kept_as,)
         ).fetchone()
         newest = None if row is None or None in row[:3] else Key(*row[:3])
         failing = row is not None and bool(row["failing"])
@@ -96,7 +105,7 @@ class HookCalls:
             elif recovered:
                 self.note(HookKind.RECOVERY, job, report.run_id, report.reason, now)
         if newest is not None and (newest, failing) != before:
-            self._put_standing(job, newest, failing=failing)
+            self._put_standing(kept_as, newest, failing=failing)
 
     def note(self, kind: HookKind, job: str, run_id: str, reason: str, now: Moment) -> None:
         noted = self._connection.execute(

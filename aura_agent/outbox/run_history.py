@@ -1,25 +1,21 @@
 """What ran: the runs of jobs as ``history`` shows them, and the newest ones of all jobs for ``status`` and metrics.
 
-A *source* is a job's name and a heartbeat's label as they stand in the history. Each query reads a few rows per source
+Each query reads a few rows per source
 through an index, however many runs there are: nothing here reads all runs.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from heapq import nlargest
 from json import dumps
-from typing import NamedTuple
 
+from aura_agent.outbox.hooks import HookCall
 from aura_agent.outbox.reader import Readable
+from aura_agent.outbox.refs import label
+from aura_agent.outbox.run_owner import Meanings, RunOwners, Source
+from aura_agent.outbox.scopes import NO_SCOPE
 from aura_agent.report.record import Outcome
-
-
-class Source(NamedTuple):
-    """Where a run comes from, as its report says: its job's name, and the label of its heartbeat; empty for none."""
-
-    job: str
-    heartbeat: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +96,38 @@ def last_runs(outbox: Readable) -> list[LastRun]:
     ]
 
 
-def newest_of(jobs: Iterable[str], runs: Iterable[LastRun]) -> dict[str, LastRun]:
-    """Return the newest of *runs* for each of *jobs* that has one."""
+def run_owners(outbox: Readable, jobs: Mapping[str, str]) -> RunOwners:
+    """Return who of *jobs*, by name with the heartbeat that each feeds, owns which runs, as far as the store knows."""
+    attached = outbox.connection.execute(
+        "SELECT ref, heartbeat_id FROM refs JOIN streams ON streams.id = stream_id WHERE refs.scope IN (?, ?)",
+        (NO_SCOPE, outbox.scopes.current()),
+    )
+    cached = [(heartbeat.id, heartbeat.name) for heartbeat in outbox.heartbeats.all()]
+    return RunOwners(jobs, Meanings(dict(attached.fetchall()), cached, outbox.heartbeats.candidates, label))
+
+
+def with_owner(call: HookCall, owners: RunOwners) -> HookCall:
+    """Return *call* for the job of the config whose run it is about."""
+    return replace(call, job=owners.named(Source(call.job, call.heartbeat)))
+
+
+def newest_of(runs: Iterable[LastRun], owners: RunOwners) -> dict[str, LastRun]:
+    """Return the newest of *runs* of each job of the config that has one."""
     newest: dict[str, LastRun] = {}
     for run in runs:
-        for name in set(run.source):
-            if name not in newest or run.started_at > newest[name].started_at:
-                newest[name] = run
-    return {name: newest[name] for name in jobs if name in newest}
+        name = owners.of(run.source)
+        if name is not None and (name not in newest or run.started_at > newest[name].started_at):
+            newest[name] = run
+    return newest
 
 
-def last_successes(runs: Iterable[LastRun]) -> dict[str, float]:
+def last_successes(runs: Iterable[LastRun], owners: RunOwners) -> dict[str, float]:
     """Return the end of each job's newest success, in seconds since the Unix epoch."""
     successes: dict[str, float] = {}
     for run in runs:
-        if run.outcome is Outcome.SUCCEEDED and run.source.job:
-            successes[run.source.job] = max(run.ended_s, successes.get(run.source.job, 0.0))
+        name = owners.named(run.source) if run.outcome is Outcome.SUCCEEDED else ""
+        if name:
+            successes[name] = max(run.ended_s, successes.get(name, 0.0))
     return successes
 
 

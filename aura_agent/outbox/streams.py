@@ -407,6 +407,7 @@ class Streams:
             Undelivered(
                 row["id"],
                 row["job"],
+                next(map(label, self.refs(row["id"])), ""),
                 row["run_id"],
                 age_s(Moment(row["since_epoch"], row["since_boot_ns"] or 0, row["since_wall_ns"] or 0), now),
                 row["problem"],

@@ -47,10 +47,19 @@ _ENDS = {
 
 
 class LoggingObserver:
-    """Logs and counts what it is told; all of it from one thread."""
+    """Logs and counts what it is told; all of it from one thread.
 
-    def __init__(self, counted: Counts, monotonic: Callable[[], float] = time.monotonic) -> None:
+    *job_of* returns the name under which a job's ping to a heartbeat counts.
+    """
+
+    def __init__(
+        self,
+        counted: Counts,
+        monotonic: Callable[[], float] = time.monotonic,
+        job_of: Callable[[str, str], str] = lambda job, _: job,
+    ) -> None:
         self._monotonic = monotonic
+        self._job_of = job_of
         self._counts = counted
         self._repeats = Repeats()
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -58,6 +67,8 @@ class LoggingObserver:
     def note(self, event: str, **facts: object) -> None:
         """Take note of *event*; None among *facts* says nothing and is left out."""
         told = {name: fact for name, fact in facts.items() if fact is not None}
+        if event.startswith("ping.") and "job" in told:
+            told["job"] = self._job_of(str(told["job"]), str(told.get("heartbeat", "")))
         if event in _COUNTED:
             metric, fixed = _COUNTED[event]
             labels = {name: str(told[name]) for name in metric.labels if name in told}

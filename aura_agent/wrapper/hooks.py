@@ -10,7 +10,9 @@ from time import monotonic
 
 from aura_agent.config.models import Config
 from aura_agent.errors import AuraError, StoreBusyError, StoreError
+from aura_agent.outbox.database import reading
 from aura_agent.outbox.hooks import HookCall
+from aura_agent.outbox.run_history import run_owners, with_owner
 from aura_agent.outbox.store import Outbox, open_outbox
 from aura_agent.report.record import Report
 from aura_agent.wrapper.reporting import Delivery
@@ -40,6 +42,9 @@ def call_hooks(what: Delivery, report: Report, wait_s: float) -> None:
         # Other aura-runs may have taken in our report, and we theirs: whoever comes first calls.
         calls = outbox.take_hook_calls(_AT_ONCE, noted_since_ns=report.ended.wall_ns)
         if calls:
+            with reading():
+                owners = run_owners(outbox, config.heartbeats())
+            calls = [with_owner(call, owners) for call in calls]
             asyncio.run(_call_all(calls, outbox, config, what, deadline))
     except AuraError as problem:
         warn(what.store, "hooks", str(problem))

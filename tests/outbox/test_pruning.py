@@ -254,7 +254,7 @@ def _refs(at: Bench) -> set[str]:
 
 
 def _jobs(at: Bench) -> set[str]:
-    return {row["job"] for row in at.outbox.connection.execute("SELECT job FROM jobs")}
+    return {row["job"].partition("\n")[0] for row in at.outbox.connection.execute("SELECT job FROM jobs")}
 
 
 def _fail_once_each(at: Bench, names: int) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from aura_agent.outbox.queries import oldest_waiting_s, other_feeders, state_counts
-from aura_agent.outbox.run_history import last_runs, last_successes, newest_of, run_rows
+from aura_agent.outbox.run_history import last_runs, last_successes, newest_of, run_owners, run_rows
+from aura_agent.outbox.run_owner import RunOwners
 from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 from tests.outbox.stores import SECOND_NS, START, Bench, bench
@@ -56,9 +57,13 @@ def foreign(outbox: Outbox) -> dict[str, str]:
     return other_feeders(outbox, {"id-often": START.wall_ns + 3600 * SECOND_NS})
 
 
+def owners(outbox: Outbox) -> RunOwners:
+    return run_owners(outbox, {name: name for name in ("often", "backup", "never")})
+
+
 LOOKS: dict[str, Callable[[Outbox], object]] = {
-    "the newest run of each job": lambda outbox: newest_of(["often", "never"], last_runs(outbox)),
-    "the newest success of each job": lambda outbox: last_successes(last_runs(outbox)),
+    "the newest run of each job": lambda outbox: newest_of(last_runs(outbox), owners(outbox)),
+    "the newest success of each job": lambda outbox: last_successes(last_runs(outbox), owners(outbox)),
     "the history of a job": lambda outbox: run_rows(outbox, job="often", limit=5),
     "the history of a job that never ran": lambda outbox: run_rows(outbox, job="never"),
     "the history of all": lambda outbox: run_rows(outbox, limit=5),
@@ -104,16 +109,12 @@ def test_no_query_of_status_page_metrics_or_history_scans_runs_or_pings(at: Benc
 
 
 def test_the_newest_run_of_each_outcome_is_found_beside_others(at: Bench) -> None:
-    """Also where the job's newest run is older than thousands of others, and where its heartbeat has another name."""
+    """Also where the job's newest run is older than hundreds of others."""
     fill(at, 300)
     at.clock.advance(60)
-    failed = at.run(Outcome.FAILED, ref="heartbeat:nightly")
+    failed = at.run(Outcome.FAILED)
 
-    newest = newest_of(["often", "backup", "nightly", "never"], last_runs(at.outbox))
+    newest = newest_of(last_runs(at.outbox), owners(at.outbox))
 
-    assert {name: run.run_id for name, run in newest.items()} == {
-        "often": "run-299",
-        "backup": failed,
-        "nightly": failed,
-    }
-    assert last_successes(last_runs(at.outbox)) == {"often": START.wall_ns / 1e9}
+    assert {name: run.run_id for name, run in newest.items()} == {"often": "run-299", "backup": failed}
+    assert last_successes(last_runs(at.outbox), owners(at.outbox)) == {"often": START.wall_ns / 1e9}
