@@ -1,12 +1,16 @@
 """Directories and files that only their owner uses, with the right mode whatever the umask is.
 
 A process has one umask, and the jobs inherit it: nothing here sets it. What we made gets its mode by
-chmod(2); what was there before is left as it is. ``os`` only: ``aura-run`` imports this beside the job.
+chmod(2); what was there before is left as it is. Builtins only: ``aura-run`` imports this beside the job.
 """
 
 import os
+from fcntl import LOCK_EX, LOCK_NB, flock
+from time import monotonic, sleep
 
 _OWNER = 0o700
+_PATIENCE_S = 1.0  # our locks are held for a moment only
+_PAUSE_S = 0.005
 
 
 def make_directory(path: str, mode: int = 0o700) -> bool:
@@ -54,6 +58,23 @@ def open_private(path: str, flags: int) -> int:
             os.close(file)
             raise
     return file
+
+
+def lock(file: int, patience_s: float = _PATIENCE_S) -> None:
+    """Lock the open *file* for us alone. Raises TimeoutError: others keep it for longer than *patience_s*.
+
+    Who holds it may be stopped, or wait for a disk that hangs.
+    """
+    deadline_s = monotonic() + patience_s
+    while True:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            if monotonic() >= deadline_s:
+                raise TimeoutError(110, "another process keeps it locked") from None
+            sleep(_PAUSE_S)
+        else:
+            return
 
 
 def explained(problem: OSError, path: str) -> OSError:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError, StoreVersionError
 from aura_agent.outbox.copies import copy_into
-from aura_agent.private_files import open_private
+from aura_agent.private_files import lock, open_private
 from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.spool import sync_directory
 
@@ -425,7 +425,12 @@ def _set_aside(path: str, inode: int, damage: StoreDamagedError) -> str:
     """
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # one at a time: the next would take the fresh file away
+        try:
+            lock(directory)  # one at a time: the next would take the fresh file away
+        except TimeoutError as held:
+            raise StoreBusyError(
+                f"{path}: damaged, and {held.strerror}: try again, or see with fuser which one"
+            ) from held
         if _inode(path) != inode:
             return ""
         if is_served(os.path.dirname(path)):

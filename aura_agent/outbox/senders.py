@@ -8,8 +8,9 @@ it.
 
 import os
 from collections.abc import Iterable
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from fcntl import LOCK_NB, LOCK_SH, flock
 
+from aura_agent.private_files import lock
 from aura_agent.report import spool
 
 _DIRECTORY = "senders"
@@ -30,7 +31,7 @@ class Senders:
         if self._directory is None or self._observes or self._ours is not None:
             return self._owner
         self._ours = spool.open_new(self._directory, _DIRECTORY, self._owner)
-        flock(self._ours, LOCK_EX)
+        lock(self._ours)
         return self._owner
 
     def gone(self) -> list[str]:

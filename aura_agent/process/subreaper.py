@@ -6,15 +6,25 @@ Light on purpose: aura-run calls ``become_subreaper`` beside every job that has 
 import os
 from collections.abc import Container
 
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
 def become_subreaper() -> bool:
     """Let orphaned descendants be re-parented to us (prctl(2)); False where the kernel refuses. Not inherited."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> bool:
+    """Have the kernel kill us when *parent*, who has forked us, is gone; False: it is gone already."""
+    _prctl(_PR_SET_PDEATHSIG, 9)  # SIGKILL
+    return os.getppid() == parent
+
+
+def _prctl(what: int, value: int) -> bool:
     import ctypes
 
     try:
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+        return bool(ctypes.CDLL(None).prctl(what, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
 

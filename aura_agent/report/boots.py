@@ -11,10 +11,9 @@ reboot or a step of the wall clock changes that. It lets a process without /proc
 
 import os
 import time
-from fcntl import LOCK_EX, flock
 
 from aura_agent.boot_time import current_boot_id, namespace_offset_ns
-from aura_agent.private_files import open_private
+from aura_agent.private_files import lock, open_private
 
 __all__ = ["count", "current_boot_id", "identify", "lines", "recognised"]
 
@@ -66,7 +65,7 @@ def lines(directory: str) -> list[str]:
 def _append(path: str, boot_id: str) -> int:
     file = open_private(path, os.O_RDWR | os.O_APPEND)
     try:
-        flock(file, LOCK_EX)
+        lock(file)
         content = _content(file)
         found = _epoch_of_last(content, boot_id)
         if found:

@@ -6,11 +6,11 @@ job never has it: the record is opened after the job has been spawned, and close
 takes a local disk: over NFS, flock(2) means something else.
 """
 
-import _thread
 import errno
 import os
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from fcntl import LOCK_NB, LOCK_SH, flock
 
+from aura_agent.private_files import lock
 from aura_agent.report.spool import may_grow, no_space, open_new, sync_directory, unwrap, wrap
 
 _DIRECTORY = "runs"
@@ -23,30 +23,21 @@ class StartRecord:
 
     def __init__(self, directory: str, run_id: str, attempt: int, line: bytes) -> None:
         """Put *line* on record under the store's *directory*; not synced. Raises OSError."""
-        self._path = os.path.join(directory, _DIRECTORY, f"{run_id}-{attempt:06}")
-        self._file = open_new(directory, _DIRECTORY, f"{run_id}-{attempt:06}")
+        self._path = path_of(directory, run_id, attempt)
+        self.file = open_new(directory, _DIRECTORY, os.path.basename(self._path))
         try:
-            flock(self._file, LOCK_EX)  # before there is anything to judge in it
+            lock(self.file)  # before there is anything to judge in it
             whole = wrap(line)
-            if os.write(self._file, whole) != len(whole):
+            if os.write(self.file, whole) != len(whole):
                 no_space(self._path)
         except OSError:
             self.remove()
             raise
 
     def sync(self) -> None:
-        """Make it outlive a power cut, beside whatever the caller does next: a slow disk holds up no signal.
-
-        If the disk takes nothing, keeping the outcome will tell.
-        """
+        """Make it outlive a power cut. If the disk takes nothing, keeping the outcome will tell."""
         try:
-            _thread.start_new_thread(self._sync, ())
-        except RuntimeError:
-            self._sync()
-
-    def _sync(self) -> None:
-        try:
-            os.fdatasync(self._file)
+            os.fdatasync(self.file)
             sync_directory(os.path.dirname(self._path))
         except OSError:
             pass
@@ -54,7 +45,12 @@ class StartRecord:
     def remove(self) -> None:
         """The run's outcome is on record: forget its start. First the name goes, then the lock."""
         forget(self._path)
-        os.close(self._file)
+        os.close(self.file)
+
+
+def path_of(directory: str, run_id: str, attempt: int) -> str:
+    """Return where the record of an attempt lies in the store's *directory*."""
+    return os.path.join(directory, _DIRECTORY, f"{run_id}-{attempt:06}")
 
 
 def count(directory: str) -> int:

@@ -23,6 +23,7 @@ from aura_agent.wrapper.warnings import say_on_terminal, warn
 
 _LEEWAY_S = 0.5
 _SILENT_S = 1.0  # on a terminal: longer waits are explained
+_NO_STORE = os.devnull  # nothing lies below it
 _LOCKED_S = 5.0  # who keeps the store locked for longer is at it, or hangs
 
 
@@ -152,12 +153,13 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warn
         base_url=base_url(api, os.environ),
         token=token,
         allow_insecure=api.allow_insecure,
-        state_dir=what.store,
+        state_dir=None if what.hangs else what.store,
     )
 
     def deliver_ourselves() -> bool:
         if report is not None:
-            return deliver_from_memory(what.store, service, heard, report, wait_s=deadline - monotonic())
+            store = _NO_STORE if what.hangs else what.store
+            return deliver_from_memory(store, service, heard, report, wait_s=deadline - monotonic())
         return deliver_now(
             what.store,
             service,

@@ -388,7 +388,9 @@ class _Run:
         try:
             _check_memory()
             _yield_processors()
-            _deliver(delivery)
+            from aura_agent.wrapper.delivery_process import deliver_apart
+
+            deliver_apart(delivery, lambda: _deliver(delivery))
         except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory
             from aura_agent.wrapper.warnings import warn
 

@@ -6,14 +6,20 @@ start time, the boot and the pid namespace it had.
 """
 
 import os
+from _socket import socket
 from fcntl import LOCK_EX, LOCK_NB, flock
 
+from aura_agent.boot_time import current_boot_id
 from aura_agent.private_files import make_directory, open_private
 from aura_agent.report.spool import prepare
+from aura_agent.wrapper.helper import GLANCE_S, Helper, give, leave_to_helper
 
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
     from aura_agent.wrapper.options import Options
+
+
+_OURS, _OTHERS = b"ours", b"others"
 
 
 class Turn:
@@ -23,35 +29,58 @@ class Turn:
         """Try to take the turn for *identity* in the store's *directory*. Raises OSError: the store can't be used."""
         from hashlib import blake2b
 
+        name = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        helper = Helper(lambda to: _take(to, directory, name))
+        try:
+            answer = helper.answer(GLANCE_S)
+        finally:
+            helper.close()
+        if helper.descriptor is None:
+            text = "its disk doesn't answer" if answer is None else answer.decode("utf-8", "surrogateescape")
+            raise OSError(110, text, directory)
+        self._file = helper.descriptor
+        self.held = answer == _OURS
+
+    def mark(self, pid: int) -> None:
+        """Note which process is the job now."""
+        note = _living(pid).encode("ascii")
+        leave_to_helper(lambda: _write(self._file, note), keeps=self._file)
+
+    def release(self) -> None:
+        """End the turn: remove the note, then release the lock.
+
+        Where the disk hangs, the note stays: it names a process that has ended, which doesn't count.
+        """
+        leave_to_helper(lambda: os.ftruncate(self._file, 0), keeps=self._file, patience_s=GLANCE_S)
+        os.close(self._file)
+
+
+def _take(to: socket, directory: str, name: str) -> None:
+    """Give the locked file to *to*, and whether it is our turn; or why there can't be such a file."""
+    try:
         prepare(directory)
         locks = os.path.join(directory, "locks")
         make_directory(locks)
-        name = blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-        path = os.path.join(locks, name)
-        self._file = open_private(path, os.O_RDWR)
-        self.held = self._take()
+        file = open_private(os.path.join(locks, name), os.O_RDWR)
+    except OSError as problem:
+        give(to, (problem.strerror or "not usable").encode("utf-8", "surrogateescape"))
+        return
+    give(to, _OURS if _is_free(file) else _OTHERS, file)
 
-    def mark(self, pid: int) -> None:
-        """Note which process is the job now. Raises OSError."""
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, _living(pid).encode("ascii"), 0)
 
-    def release(self) -> None:
-        """End the turn: remove the note, then release the lock."""
-        try:
-            os.ftruncate(self._file, 0)
-        except OSError:
-            pass  # the note names a process that has ended, which doesn't count
-        os.close(self._file)
+def _is_free(file: int) -> bool:
+    try:
+        flock(file, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        return False
+    noted = os.pread(file, 200, 0).decode("ascii", "replace")
+    pid = noted.partition(" ")[0]
+    return not (pid.isdigit() and noted == _living(int(pid)))
 
-    def _take(self) -> bool:
-        try:
-            flock(self._file, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            return False
-        noted = os.pread(self._file, 200, 0).decode("ascii", "replace")
-        pid = noted.partition(" ")[0]
-        return not (pid.isdigit() and noted == _living(int(pid)))
+
+def _write(file: int, note: bytes) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, note, 0)
 
 
 def job_identity(options: "Options") -> str:
@@ -61,8 +90,6 @@ def job_identity(options: "Options") -> str:
 
 def _living(pid: int) -> str:
     """Return *pid* with what makes it unique; empty if there is no such process, or it has ended."""
-    from aura_agent.boot_time import current_boot_id
-
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
     from aura_agent.wrapper.options import Options
 
-_ALWAYS = ("select", "resource", "aura_agent.wrapper.warnings", "aura_agent.report.spool", "aura_agent.report.started")
+_ALWAYS = ("select", "resource", "aura_agent.wrapper.warnings", "aura_agent.wrapper.record_keeper")
 
 
 def load_in_background(options: "Options") -> None:

@@ -13,20 +13,19 @@ import os
 from time import monotonic
 
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id, namespace_offset_ns
-from aura_agent.report import boots, spool
+from aura_agent.report import spool
 from aura_agent.report.places import DAEMON_LOCK, SYSTEM_CONFIG, own_state_dir, socket_path, state_dir
 from aura_agent.report.wire import MAX_LINE_BYTES, encode
 from aura_agent.wrapper.daemon import Busy, Daemon, Refused
 from aura_agent.wrapper.job import Ended
 from aura_agent.wrapper.options import Options
-from aura_agent.wrapper.warnings import warn
 
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aura_agent.config.models import Config
-    from aura_agent.report.started import StartRecord
+    from aura_agent.wrapper.record_keeper import RecordKeeper, Stored
 
 _MAX_ARGV_BYTES = 1 << 16
 _MAX_URL_BYTES = 4000
@@ -56,7 +55,7 @@ class Reporter:
         self._ahead_ns = namespace_offset_ns()
         self._attempt = 0
         self._start: dict[str, str] = {}  # fields of the attempt's start
-        self._record: StartRecord | None = None
+        self._record: RecordKeeper | None = None
         self._recorded = 0  # the attempt that it is of
         self._copy: str | None = None  # the file that tells our own store of a failure that the daemon is given
         self._is_refused = False
@@ -132,7 +131,7 @@ class Reporter:
                 self._look_for_store()
             self._record_start()
         if self._record is not None:
-            self._record.sync()
+            self._record.settle()
         if self._daemon is None:
             self._name_account()
 
@@ -177,7 +176,8 @@ class Reporter:
         except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory: the store that we know of serves
             self._name_problem(problem)
         fields["account"] = self._name_account()
-        path = self._spool(fields, spool.UNJUDGED_SUFFIX if unjudged else spool.SUFFIX)
+        stored = self._spool(fields, spool.UNJUDGED_SUFFIX if unjudged else spool.SUFFIX)
+        path, served = stored.path, stored.served
         if unjudged:
             self._forget_start()
             text = (
@@ -187,9 +187,7 @@ class Reporter:
             return None
         spooled = path is not None
         if spooled:
-            self._forget_start()
             self._forget_copy()
-        served = os.path.exists(os.path.join(self._store, DAEMON_LOCK))
         succeeded = outcome == "succeeded"
         may_wait = not options.no_wait and options.wait_s > 0
         calls_hooks = may_wait and not self._start.get("hooks") and self._has_hooks(others=not served)
@@ -197,20 +195,15 @@ class Reporter:
             return None
         if not spooled and not calls_hooks and not succeeded:
             return None  # if there is a start record, it stays, and tells of a lost run: that withdraws, too
-        report = {key: value for key, value in fields.items() if value}
+        report = {key: value for key, value in fields.items() if value} | {"boot": self._boot_id or "unknown"}
         deadline_s = ended_s + options.wait_s
         daemon = None if self._is_refused else self._socket_path
         return Delivery(
-            options,
-            self._config,
-            self._store,
-            report,
-            path,
-            served,
-            calls_hooks,
-            self._forget_start,
-            deadline_s,
-            daemon,
+            *(options, self._config, self._store, report, path, served, calls_hooks),
+            done=self._forget_start,
+            deadline_s=deadline_s,
+            socket_path=daemon,
+            hangs=stored.hangs,
         )
 
     def _name_account(self) -> str:
@@ -383,18 +376,21 @@ class Reporter:
         try:
             if not self._may_own_store_send():
                 return
-            from aura_agent.report import spool
+            from aura_agent.wrapper.record_keeper import RecordKeeper
 
-            copy = {"boot": self._prepare_store(), "hooks": "none", "account": self._name_account()}
-            self._copy = spool.write(self._store, f"{self._run_id}-copy", encode("run", fields | copy))
+            copy = {"boot": "", "hooks": "none", "account": self._name_account()}
+            keeper = RecordKeeper(self._store, f"{self._run_id}-copy", self._boot_id, self._attempt)
+            self._copy = keeper.store(encode("run", fields | copy)).path
+            self._untold = self._copy is None
         except BaseException:  # noqa: BLE001  # no room, an upgrade: the daemon is told all the same
             self._untold = True  # a start record, if there is one, stays: it will count as a lost run
 
     def _forget_copy(self) -> None:
-        if self._copy is not None:
-            from aura_agent.report import spool
+        path = self._copy
+        if path is not None:
+            from aura_agent.wrapper.helper import GLANCE_S, leave_to_helper
 
-            spool.remove(self._copy)
+            leave_to_helper(lambda: spool.remove(path), patience_s=GLANCE_S)
 
     def _connect(self) -> None:
         if self._left_alone is None:
@@ -455,54 +451,40 @@ class Reporter:
         self._name_heartbeat()
         if self._ref is None:
             return
-        from aura_agent.report.started import StartRecord
-
-        before = self._record
-        try:
-            boot = {"boot": self._prepare_store()}
-            self._record = StartRecord(self._store, self._run_id, self._attempt, encode("start", self._start | boot))
-        except OSError:
-            return  # keeping the outcome will tell
+        before, self._record = self._record, self._keeper()
+        self._record.start(encode("start", self._start | {"boot": ""}))
         self._recorded = self._attempt
         if before is not None:
-            before.remove()
+            self._record.started()
+            before.forget()
 
     def _forget_start(self) -> None:
         if self._record is not None:
-            self._record.remove()
+            self._record.forget()
             self._record = None
 
-    def _prepare_store(self) -> str:
-        """Return by which id our store knows this boot. Raises OSError."""
-        spool.prepare(self._store)
-        boot_id = self._boot_id or boots.identify(self._store)
-        try:
-            boots.count(self._store, boot_id)
-        except OSError:
-            pass  # the database knows this boot, or orders what is of it by the wall clock
-        return boot_id
+    def _keeper(self) -> "RecordKeeper":
+        from aura_agent.wrapper.record_keeper import RecordKeeper
 
-    def _spool(self, fields: dict[str, str], suffix: str) -> str | None:
-        """Return the spool file that holds the report *fields* now; None, with a warning, if there can't be one."""
-        problem: OSError | MemoryError | None = None
-        for _ in range(2):
-            try:
-                fields["boot"] = self._prepare_store()
-                path = spool.write(self._store, self._run_id, encode("run", fields), suffix)
-            except (OSError, MemoryError) as refusal:
-                problem = refusal
-            else:
-                if not self._boot_id:
-                    text = f"{NO_BOOT_ID}: the ping is sent, and its order is told by the clocks alone"
-                    warn(self._store, "boot", text)
-                return path
-            if not (isinstance(problem, OSError) and problem.errno == errno.EMFILE):
-                break
+        return RecordKeeper(self._store, self._run_id, self._boot_id, self._attempt)
+
+    def _spool(self, fields: dict[str, str], suffix: str) -> "Stored":
+        """Store the report *fields* in our spool; if there is no way, warn."""
+        keeper = self._record
+        if keeper is None or keeper.directory != self._store:
+            keeper = self._keeper()
+        stored = keeper.store(encode("run", fields | {"boot": ""}), suffix)
+        if stored.problem == os.strerror(errno.EMFILE):
             os.close(0)  # the job has ended, and the report takes a descriptor
-        why = problem.strerror if isinstance(problem, OSError) else "out of memory"
-        text = f"{self._store}: {why}: this run's ping can't be kept, only sent at once"
-        warn(self._store, "store", text)
-        return None
+            stored = keeper.store(encode("run", fields | {"boot": ""}), suffix)
+        if stored.path is None:
+            text = f"{self._store}: {stored.problem}: this run's ping can't be kept, only sent at once"
+            warn(self._store, "store", text)
+        else:
+            self._forget_start()
+            if not self._boot_id:
+                warn(self._store, "boot", f"{NO_BOOT_ID}: the ping is sent, and its order is told by the clocks alone")
+        return stored
 
     def _job_name(self) -> str:
         return self._options.job or os.path.basename(self._options.command[0])
@@ -516,6 +498,7 @@ class Delivery:
     *done* is to be called once a report that no disk took has been delivered: until then its start stays on record.
     *deadline_s*, of the monotonic clock, is when delivery ends at the latest.
     *socket_path* is where a daemon may come up that takes our reports.
+    *hangs*: the store's disk doesn't answer, and nobody should ask it anything.
     """
 
     def __init__(
@@ -530,8 +513,10 @@ class Delivery:
         done: "Callable[[], None]",
         deadline_s: float,
         socket_path: str | None = None,
+        hangs: bool = False,
     ) -> None:
         self.options, self.config, self.store = options, config, store
+        self.hangs = hangs
         self.report, self.path, self.served, self.calls_hooks, self.done = report, path, served, calls_hooks, done
         self.deadline_s = deadline_s
         self.socket_path = socket_path
@@ -545,6 +530,13 @@ def _may_exist(path: str) -> bool:
     except OSError:
         return True
     return True
+
+
+def warn(directory: str, cause: str, text: str) -> None:
+    """As ``aura_agent.wrapper.warnings`` has it, which is loaded when there is something to say."""
+    from aura_agent.wrapper import warnings
+
+    warnings.warn(directory, cause, text)
 
 
 def reference(options: Options) -> tuple[str | None, str]:

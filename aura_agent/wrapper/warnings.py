@@ -26,14 +26,7 @@ def warn(directory: str, cause: str, text: str) -> None:
 
     A terminal gets it each time: somebody looks on.
     """
-    if os.isatty(2):
-        print_line(text)
-        return
-    try:
-        is_new = _is_new(directory, cause)
-    except BaseException:  # noqa: BLE001  # what can't be loaded any more keeps no line back
-        is_new = True
-    if is_new:
+    if os.isatty(2) or _is_known(directory, cause) is not True:
         print_line(text)
 
 
@@ -43,12 +36,41 @@ def say_on_terminal(text: str) -> None:
         print_line(text)
 
 
+def _is_known(directory: str, cause: str) -> bool | None:
+    """Whether *cause* has been warned of within a day; None: that can't be found out in time."""
+    try:
+        from aura_agent.report import spool  # noqa: F401  # before the fork
+        from aura_agent.wrapper.helper import GLANCE_S, ask
+    except BaseException:  # noqa: BLE001  # what can't be loaded any more keeps no line back
+        return None
+    try:
+        answer = ask(lambda: b"new" if _is_new(directory, cause) else b"known", GLANCE_S)
+    except OSError:  # no process is to be had: by ourselves
+        try:
+            return not _is_new(directory, cause)
+        except BaseException:  # noqa: BLE001
+            return None
+    return None if answer is None else answer == b"known"
+
+
 def print_line(text: str) -> None:
     """Print one line of ours to stderr, after those before it; later, or never, if stderr takes none now."""
-    global _is_stuck
     line = f"aura-run: {text}".encode("utf-8", "surrogateescape")
-    _lines.append(line[: _PIPE_BUF - 1] + b"\n")  # a longer one would not be written in one piece
+    print_raw(line[: _PIPE_BUF - 1] + b"\n")  # a longer one would not be written in one piece
+
+
+def print_raw(said: bytes) -> None:
+    """The same with lines as they are, of at most PIPE_BUF bytes."""
+    global _is_stuck
+    _lines.append(said)
     _is_stuck = not _written(0.0 if _is_stuck else _PATIENCE_S)
+
+
+def begin_anew() -> None:
+    """In a forked process: what was to be printed is the other's, and so is the thread that does it."""
+    global _writing, _is_stuck
+    _writing, _is_stuck = _thread.allocate_lock(), False
+    _lines.clear()
 
 
 def flush_lines() -> None:

@@ -16,6 +16,7 @@ from tests.e2e.sites import AURA_RUN, Site
 from tests.e2e.storm import is_waiting
 from tests.machine import loop_devices, needs, pid_namespaces, tmpfs
 from tests.waiting import wait_until
+from tests.wrapper.runs import children
 
 _GOES_ON = ("sh", "-c", "echo $$; read x")
 
@@ -276,7 +277,8 @@ def test_a_power_cut_takes_no_run_with_it(site: Site, tmp_path: Path, with_daemo
         if with_daemon:
             site.start()
         wrapper = _begin(site)
-        wait_until(lambda: len(list(Path(f"/proc/{wrapper.pid}/task").iterdir())) == 1, what="the thread that syncs")
+        wait_until(lambda: any((disk.path / "state/runs").glob("*")), what="a start record")
+        wait_until(lambda: len(children(wrapper.pid)) == 1, what="the end of the process that syncs it")
         disk.cut()
         _kill(wrapper)
         if with_daemon:
