@@ -91,7 +91,7 @@ def schedule_of(name: str, job: Job) -> tuple[Schedule, ZoneInfo]:
     if job.schedule is None and job.every is None:
         raise AuraError(f'job "{name}" has neither schedule nor every: something else runs it')
     try:
-        zone = zone_named(job.timezone, tz_env=os.environ.get("TZ"))
+        zone = zone_named(job.timezone, tz_env=os.environ.get("TZ"), tz_dir=os.environ.get("TZDIR"))
         return build(job.schedule, job.every, job=name, zone=zone), zone
     except ScheduleError as exc:
         raise ScheduleError(f"job {name}: {exc}") from exc

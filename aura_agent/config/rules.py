@@ -56,11 +56,12 @@ _RUN_ONLY = frozenset(JobDefaults.__struct_fields__) - _NEVER_USELESS
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What this host knows: whether there are such accounts, the zone that the variable TZ names, files' modes."""
+    """What this host knows: whether there are such accounts, the variables TZ and TZDIR, files' modes."""
 
     has_user: Callable[[str], bool]
     has_group: Callable[[str], bool]
     tz_env: str | None
+    tz_dir: str | None
     is_public: Callable[[str], bool]  # whether everybody can read a file
 
 
@@ -69,6 +70,7 @@ def this_host() -> Host:
         lambda name: name.isdecimal() or _known(pwd.getpwnam, name),
         lambda name: name.isdecimal() or _known(grp.getgrnam, name),
         os.environ.get("TZ"),
+        os.environ.get("TZDIR"),
         _is_public,
     )
 
@@ -201,12 +203,17 @@ class _JobCheck:
             self._warn_useless(_WALL_TIME_ONLY, "@reboot alone, which is due once per boot")
 
     def _zone(self) -> ZoneInfo | None:
-        from aura_agent.schedule.zones import zone
+        from aura_agent.schedule.zones import host_zone, zone
 
         name = self._job.timezone
         try:
-            if name not in self._zones:
-                self._zones[name] = zone(name, tz_env=self._host.tz_env)
+            if name is None and None not in self._zones:
+                found = host_zone(self._host.tz_env, self._host.tz_dir)
+                self._zones[None] = found.zone
+                if found.doubt:
+                    self._findings.warn(self._path("schedule"), found.doubt)
+            elif name not in self._zones:
+                self._zones[name] = zone(name)
             return self._zones[name]
         except ScheduleError as problem:
             path = self._path("schedule") if self._job.timezone is None else self._path("timezone")

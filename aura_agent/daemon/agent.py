@@ -37,7 +37,7 @@ from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.account import Account
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import build
-from aura_agent.schedule.zones import zone
+from aura_agent.schedule.zones import host_zone, zone
 from aura_agent.sync.feeders import AGENT_INTERVAL_S
 from aura_agent.telemetry.log_writer import LogWriter
 from aura_agent.watch.condition import Condition
@@ -96,6 +96,7 @@ class Agent:
         self._owners: RunOwners | None = None
         self.started_at = parts.clock.read().wall
         self.stopping = False
+        self._zone_doubt = ""
         self.surroundings = ""  # what the host lacks, and what that costs
         self.deaf_s: Callable[[], float] = lambda: 0.0  # for how long the report socket has not answered a knock
         self.crashed = ""  # what of the background work has ended that never should
@@ -114,7 +115,8 @@ class Agent:
 
     def _apply(self, config: Config, service: Service) -> None:
         """The same, with the API to ask from then on."""
-        zone_of = cache(partial(zone, tz_env=os.environ.get("TZ")))
+        variables = os.environ.get("TZ"), os.environ.get("TZDIR")
+        zone_of = cache(partial(zone, tz_env=variables[0], tz_dir=variables[1]))
         timed = {
             name: self._timed(name, job, zone_of(job.timezone))
             for name, job in config.jobs.items()
@@ -128,6 +130,11 @@ class Agent:
         if config.agent.heartbeat:
             timed[OWN_HEARTBEAT] = self._own_timed()
             watched[OWN_HEARTBEAT] = Watched(config.agent.heartbeat, self._look_at_ourselves)
+        reads_hosts_zone = any(job.schedule is not None and job.timezone is None for job in config.jobs.values())
+        doubt = host_zone(*variables).doubt if reads_hosts_zone else ""
+        if doubt and doubt != self._zone_doubt:
+            self._parts.observer.note("surroundings.missing", reason=doubt)
+        self._zone_doubt = doubt
         open_client = service.client_factory()
         self.config = config
         self._account = service.account
@@ -299,7 +306,11 @@ class Agent:
             ],
             "degraded": self._parts.resolver.standing.degraded,
             "warnings": [
-                *(text for text in (self.surroundings, self._parts.skew.warning, self._log.problem) if text),
+                *(
+                    text
+                    for text in (self.surroundings, self._zone_doubt, self._parts.skew.warning, self._log.problem)
+                    if text
+                ),
                 *http_environment().problems(),
                 *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
             ],

@@ -1,7 +1,9 @@
-"""Zones by name, and the host's own from the three places where a host keeps it."""
+"""Zones by name, and the host's own: what tzset(3) has it be, compared with the C library itself."""
 
 import os
-import zoneinfo
+import subprocess
+import sys
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
@@ -9,20 +11,23 @@ import pytest
 
 from aura_agent.errors import ScheduleError
 from aura_agent.schedule.zones import host_zone, zone
-from tests.schedule.times import at
+from tests.e2e.sites import AURA_AGENT
+
+# Of the package, whose version is pinned: what the host has of its own may be older, newer or nothing.
+ZONES = Path(str(resources.files("tzdata"))) / "zoneinfo"
+_DAYS = range(1_700_000_000, 1_760_000_000, 3 * 86_400)
 
 
 def zone_file(name: str) -> bytes:
-    """Return the compiled zone, from the system or from the tzdata package, whichever this machine has."""
-    for directory in zoneinfo.TZPATH:
-        if (path := Path(directory, name)).is_file():
-            return path.read_bytes()
-    return resources.files("tzdata.zoneinfo").joinpath(name).read_bytes()
+    """Return the compiled zone."""
+    return (ZONES / name).read_bytes()
 
 
 def host(root: Path, *, link: str = "", timezone: str = "", copy_of: str = "") -> str:
-    """Make a root directory with what is given, and return its path."""
+    """Make a root directory that has its own zones and what is given, and return its path."""
     (root / "etc").mkdir()
+    (root / "usr/share").mkdir(parents=True)
+    (root / "usr/share/zoneinfo").symlink_to(ZONES)
     if link:
         os.symlink(link, root / "etc/localtime")
     if copy_of:
@@ -30,6 +35,12 @@ def host(root: Path, *, link: str = "", timezone: str = "", copy_of: str = "") -
     if timezone:
         (root / "etc/timezone").write_text(timezone, encoding="utf-8")
     return str(root)
+
+
+def _offsets(root: str, tz: str | None = None) -> list[int]:
+    found = host_zone(tz, str(ZONES), root).zone
+    ends = (datetime.fromtimestamp(at_s, found).utcoffset() for at_s in _DAYS)
+    return [int(offset.total_seconds()) for offset in ends if offset is not None]
 
 
 def test_a_zone_is_found_by_its_name() -> None:
@@ -63,48 +74,130 @@ def test_an_unknown_zone_is_an_error_with_the_nearest_name(name: str, hint: str)
 @pytest.mark.parametrize(
     "tz",
     [
-        "America/New_York",
-        ":America/New_York",
-        "/usr/share/zoneinfo/America/New_York",
-        ":/x/zoneinfo/posix/America/New_York",
+        *("Europe/Berlin", ":Europe/Berlin", f"{ZONES}/Asia/Tokyo", f":{ZONES}/Australia/Sydney", "EST5EDT", "", ":"),
+        *("CET-1CEST,M3.5.0,M10.5.0/3", "CET-1CEST", "<+0330>-3:30", "AEST-10AEDT,M10.1.0,M4.1.0/3", "UTC0"),
+        *("EET-2EEST,J90/3,J300/4", "IST-2IDT,M3.4.4/26,M10.5.0", "WGT3WGST,M3.5.0/-2,M10.5.0/-1", "GMT+5"),
+        *("No/Where", "nonsense", "/nonexistent/zone", "../../../etc/passwd"),
     ],
 )
-def test_the_environment_comes_first(tmp_path: Path, tz: str) -> None:
-    """TZ in each of its spellings beats the files."""
-    root = host(tmp_path, link="/usr/share/zoneinfo/Europe/Berlin", timezone="Europe/Paris")
+def test_the_variable_means_what_the_c_library_makes_of_it(tmp_path: Path, tz: str) -> None:
+    """Each form of tzset(3): a name, a path, a rule, nothing, nonsense. The files of the host don't count then."""
+    show = f"import time; print(*[time.localtime(at_s).tm_gmtoff for at_s in {_DAYS}])"
+    environment = {**os.environ, "TZ": tz, "TZDIR": str(ZONES)}
+    told = subprocess.run([sys.executable, "-c", show], env=environment, capture_output=True, check=True).stdout
+    host(tmp_path, copy_of="America/New_York", timezone="Europe/Paris")
 
-    assert zone(None, tz_env=tz, root=root).key == "America/New_York"
-
-
-def test_a_posix_rule_in_the_environment_is_refused(tmp_path: Path) -> None:
-    """Falling back would shift every job without a word."""
-    with pytest.raises(ScheduleError, match="environment variable TZ") as caught:
-        host_zone("CET-1CEST,M3.5.0,M10.5.0/3", host(tmp_path))
-
-    assert "set timezone in the config" in str(caught.value)
+    assert _offsets("/", tz) == [int(offset) for offset in told.split()]
 
 
-@pytest.mark.parametrize("tz", [None, ""])
-def test_the_link_comes_before_the_name(tmp_path: Path, tz: str | None) -> None:
-    """/etc/localtime is what the C library goes by; an empty TZ counts as unset."""
-    root = host(tmp_path, link="../usr/share/zoneinfo/Europe/Berlin", timezone="Europe/Paris")
+@pytest.mark.parametrize("tz", ["No/Where", "nonsense"])
+def test_a_variable_that_names_no_zone_is_doubted(tz: str) -> None:
+    """The C library takes UTC without a word; we say so."""
+    found = host_zone(tz, str(ZONES))
 
-    assert host_zone(tz, root).key == "Europe/Berlin"
-
-
-def test_the_name_counts_if_the_link_has_none(tmp_path: Path) -> None:
-    """A copied /etc/localtime has no name; /etc/timezone has."""
-    assert host_zone(None, host(tmp_path, copy_of="Europe/Berlin", timezone="Europe/Paris\n")).key == "Europe/Paris"
+    assert (found.zone.key, found.doubt) == (
+        "UTC",
+        f"TZ={tz} names no zone, which means UTC: correct it, or set timezone",
+    )
 
 
-def test_a_copied_file_without_a_name_is_read_itself(tmp_path: Path) -> None:
-    """The clocks are the host's even if nobody knows what they are called."""
-    found = host_zone(None, host(tmp_path, copy_of="Europe/Berlin"))
+def test_a_zone_that_only_the_package_has_is_doubted(tmp_path: Path) -> None:
+    """A container without tzdata: what TZ names is meant, though the host's programs don't know it."""
+    found = host_zone("Europe/Berlin", str(tmp_path))
 
-    assert at("2026-07-01T00:00Z").astimezone(found).isoformat() == "2026-07-01T02:00:00+02:00"
+    assert found.zone.key == "Europe/Berlin"
+    assert "its programs take UTC" in found.doubt
+
+
+def test_a_copied_localtime_counts_and_not_the_name_beside_it(tmp_path: Path) -> None:
+    """The C library reads the file and nothing else."""
+    root = host(tmp_path, copy_of="America/Los_Angeles", timezone="Europe/Paris\n")
+
+    assert _offsets(root) == _offsets("/", "America/Los_Angeles")
+    assert 'says "Europe/Paris", but /etc/localtime, which counts' in host_zone(None, root=root).doubt
+
+
+@pytest.mark.parametrize("timezone", ["Europe/Berlin", "Europe/Berlin\n", "Arctic/Longyearbyen", ""])
+def test_a_copy_has_the_name_that_fits_it(tmp_path: Path, timezone: str) -> None:
+    """Other names of the same clocks are no contradiction."""
+    found = host_zone(None, root=host(tmp_path, copy_of="Europe/Berlin", timezone=timezone))
+
+    assert found.doubt == ""
+    assert found.zone.key == (timezone.strip() or "localtime")
+
+
+def test_links_are_followed_to_the_end(tmp_path: Path) -> None:
+    """By way of another link, as some distributions and images have it."""
+    root = host(tmp_path, link="localtime.link", timezone="Europe/Paris")
+    os.symlink("../usr/share/zoneinfo/Asia/Tokyo", tmp_path / "etc/localtime.link")
+
+    found = host_zone(None, root=root)
+
+    assert (found.zone.key, _offsets(root)) == ("Asia/Tokyo", [9 * 3600] * len(_DAYS))
+    assert "Europe/Paris" in found.doubt
+
+
+@pytest.mark.parametrize("what", ["dangling", "garbage", "directory", "fifo"])
+def test_a_localtime_that_is_none_means_utc_and_is_doubted(tmp_path: Path, what: str) -> None:
+    """Whatever lies there; nobody waits for it."""
+    root = host(tmp_path, link="nowhere" if what == "dangling" else "")
+    place = tmp_path / "etc/localtime"
+    if what == "garbage":
+        place.write_bytes(b"TZif2 and no more")
+    elif what == "directory":
+        place.mkdir()
+    elif what == "fifo":
+        os.mkfifo(place)
+
+    found = host_zone(None, root=root)
+
+    assert found.zone.key == "UTC"
+    assert "/etc/localtime can't be read" in found.doubt
 
 
 def test_a_host_that_says_nothing_keeps_utc(tmp_path: Path) -> None:
-    """As the C library has it; nonsense in the files counts as nothing."""
-    assert host_zone(None, host(tmp_path)).key == "UTC"
-    assert host_zone(None, host(tmp_path / "etc", link="/nowhere/at/all", timezone="Not/There")).key == "UTC"
+    """As the C library has it, and there is nothing to doubt."""
+    assert host_zone(None, root=host(tmp_path)) == (zone("UTC"), "")
+
+
+def test_a_zone_is_one_object_for_the_schedules_that_are_read_in_it(tmp_path: Path) -> None:
+    """Or a reload would find each of them changed."""
+    root = host(tmp_path, copy_of="Europe/Berlin")
+
+    assert host_zone(None, root=root).zone is host_zone(None, root=root).zone
+
+
+def test_next_reads_a_schedule_in_the_zone_of_a_rule(tmp_path: Path) -> None:
+    """A job at noon where noon is 03:00 in UTC."""
+    (tmp_path / "config.toml").write_text('[jobs.noon]\nschedule = "0 12 * * *"\ncommand = ["true"]\n')
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TZ": "XYZ-9", "TZDIR": str(ZONES)}
+
+    told = subprocess.run(
+        [AURA_AGENT, "next", "noon", "-c", "config.toml", "-n", "1", "--json", "--at", "2026-07-01T00:00:00Z"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+
+    assert '"2026-07-01T12:00:00+09:00"' in told
+
+
+@pytest.mark.parametrize(("job", "warned"), [("", True), ('timezone = "Europe/Berlin"\n', False)])
+def test_check_warns_of_a_host_whose_files_differ(tmp_path: Path, job: str, *, warned: bool) -> None:
+    """Only where a schedule is read in the host's zone."""
+    (tmp_path / "config.toml").write_text(f'[jobs.noon]\nschedule = "0 12 * * *"\n{job}command = ["true"]\n')
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TZ": "No/Where", "TZDIR": str(ZONES)}
+
+    checked = subprocess.run(
+        [AURA_AGENT, "check", "-c", "config.toml"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+
+    assert checked.returncode == 0
+    assert ("TZ=No/Where names no zone" in checked.stdout + checked.stderr) == warned
