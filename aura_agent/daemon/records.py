@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 
+from aura_agent.daemon.aside import aside
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker, soon
@@ -43,6 +44,7 @@ class Records:
         self._send_unkept = unkept
         self._unrecorded: dict[str, Report] = {}  # by run
         self._unkept: deque[Report] = deque()  # those of them that were refused by both
+        self._hanging: set[asyncio.Future[bool]] = set()  # writes to the spool that have taken too long
         self._ending = False
         self.store_problem = ""
 
@@ -66,11 +68,12 @@ class Records:
     async def put(self, report: Report) -> None:
         """Make *report* durable, or keep it here to be offered again."""
         self._unrecorded[report.run_id] = report
-        problem = await self._refusal(report)
+        # Behind what no disk takes nothing is waited for: the job's next run is due.
+        problem = self.store_problem if self._unkept else await self._refusal(report)
         if problem:
             if report.outcome is Outcome.SUCCEEDED and self._send_unkept is not None and not self._ending:
                 self._launch(self._send_unkept(report), f"unkept success of {report.job}")
-            if not self._is_spooled(report):
+            if self._unkept or not await self._is_spooled(report):
                 self._keep(report, problem)
                 return
         self._tell_kept(report)
@@ -84,8 +87,19 @@ class Records:
             return str(problem)
         return ""
 
-    def _is_spooled(self, report: Report) -> bool:
-        """Whether the spool takes *report*. It may be in the database as well, which knows its runs."""
+    async def _is_spooled(self, report: Report) -> bool:
+        """Whether the spool takes *report*, and soon. It may be in the database as well, which knows its runs."""
+        self._hanging = {writing for writing in self._hanging if not writing.done()}
+        if self._hanging:
+            return False
+        writing = aside(lambda: self._spool(report), "spool")
+        done, _ = await asyncio.wait({writing}, timeout=PATIENCE_S)
+        if not done:  # a disk that hangs: the write may still be done later, and the run is known then
+            self._hanging.add(writing)
+            return False
+        return writing.result()
+
+    def _spool(self, report: Report) -> bool:
         try:
             spool.write(self._directory, report.run_id, wire.encode("run", report.to_fields()))
         except FileExistsError:
@@ -119,7 +133,7 @@ class Records:
             await asyncio.sleep(_STORE_TROUBLE_S)
             while self._unkept:
                 oldest = self._unkept[0]
-                if await self._refusal(oldest) and not self._is_spooled(oldest):
+                if await self._refusal(oldest) and not await self._is_spooled(oldest):
                     break
                 self._tell_kept(oldest)
                 if self._unkept[0] is oldest:
