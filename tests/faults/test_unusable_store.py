@@ -36,6 +36,10 @@ def _fill(directory: Path) -> None:
             filler.write(b"0" * 512)
 
 
+def _make_room(directory: Path) -> None:
+    (directory / "filler").unlink()
+
+
 def _turn_read_only(directory: Path) -> None:
     """Whoever opens a file from now on may only read."""
     subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
@@ -93,6 +97,36 @@ def test_no_success_is_sent_that_a_failure_on_record_withdraws(
     _end(site, run)
 
     assert len(site.server.pings("beat")) == 1
+
+
+@pytest.mark.root
+@needs(tmpfs)
+@pytest.mark.parametrize("queued_in", ["database", "spool"])
+@pytest.mark.parametrize(
+    ("spoil", "mend"), [(_fill, _make_room), (_turn_read_only, _turn_writable)], ids=["full", "read-only"]
+)
+def test_a_success_sent_from_memory_does_not_send_the_queue_again(
+    site: Site, small: Path, spoil: Callable[[Path], None], mend: Callable[[Path], None], queued_in: str
+) -> None:
+    """The store can't note what was sent: each later run would send all of the queue once more."""
+    site.configure('[jobs.beat]\nreplay = "all"\nattach = "output"\n')
+    site.server.create_heartbeat("beat", expected_interval=86_400)
+    assert site.run("-j", "beat", "--", "echo", "first").returncode == 0
+    for tag in ("queued-1", "queued-2"):
+        assert site.run("-j", "beat", "--no-wait", "--", "echo", tag).returncode == 0
+    if queued_in == "database":
+        assert site.agent("history").returncode == 0  # it applies what the spool holds
+        assert not list((small / "spool").glob("*.report"))
+    spoil(small)
+
+    for tag in ("later-1", "later-2"):
+        assert site.run("-j", "beat", "--", "echo", tag).returncode == 0
+
+    mend(small)
+    assert site.agent("queue", "flush").returncode == 0
+
+    sent = [ping.body.strip() for ping in site.server.pings("beat")]
+    assert sent == ["first", "later-1", "later-2", "queued-1", "queued-2"]
 
 
 @pytest.mark.root
