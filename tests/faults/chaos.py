@@ -1,8 +1,9 @@
-"""Kills, again and again: daemon, courier and wrappers at random instants, while jobs keep reporting.
+"""Kills and other faults, again and again: daemon, courier and wrappers at random instants, while jobs keep reporting.
 
-A cycle begins with a daemon that starts and ends with its ``kill -9``; a ``queue flush`` is killed beside it now and
-then. Wrappers never deliver by themselves, so between two cycles nobody sends: what Aura has heard by then is all that
-it can have heard. On a *sure* heartbeat each run succeeds and no wrapper is killed, on a *mixed* one anything happens.
+A cycle begins with a daemon that starts and ends with its ``kill -9``; random faults (``chaos_faults.py``) come about
+meanwhile. Wrappers never deliver by themselves while a disk takes reports, and what was stopped over several cycles may
+send nothing any more. So what Aura has received between two cycles is all that it can have received. On a *sure*
+heartbeat each run succeeds and no wrapper is killed, on a *mixed* one anything happens.
 """
 
 import random
@@ -11,13 +12,32 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.e2e.sites import AURA_AGENT, AURA_RUN, Site
+from tests.faults.chaos_faults import (
+    BAD,
+    HANGING,
+    RENAMED,
+    UNAVAILABLE,
+    BadUrls,
+    Fault,
+    Flush,
+    FrozenFlush,
+    FullDisk,
+    LostBoots,
+    RenamedHeartbeat,
+    StoppedDaemon,
+    kill_after,
+    start,
+    stop_for,
+)
 from tests.waiting import wait_until
 
 SURE = tuple(f"sure-{number}" for number in range(3))
 MIXED = tuple(f"mixed-{number}" for number in range(3))
+_LOADED = (*SURE, *MIXED, RENAMED)
 _JOB = """#!/bin/sh
 echo "$1"
 [ "$3" = 0 ] || sleep "$3"
@@ -28,18 +48,22 @@ exit "$2"
 
 @dataclass(slots=True)
 class Run:
-    """One run that is over. *killed*: its wrapper was; *done*: its job had come to its end by then."""
+    """One run that is over. *killed*: its wrapper was; *done*: its job had come to its end by then.
+
+    *unsure*: the disk was full meanwhile, so nobody may have stored how it ended.
+    """
 
     tag: str
     code: int
     status: int
     killed: bool
     done: bool
+    unsure: bool
 
     @property
     def accepted(self) -> bool:
         """Whether it was told to be a success, and its wrapper has returned: it is on disk."""
-        return self.code == 0 and self.status == 0 and not self.killed
+        return self.code == 0 and self.status == 0 and not self.killed and not self.unsure
 
 
 @dataclass
@@ -51,6 +75,7 @@ class Chaos:
     runs: dict[str, list[Run]] = field(default_factory=dict)  # by heartbeat, in the order of their ends
     problems: list[str] = field(default_factory=list)
     kills: int = 0
+    has_disk: bool = False  # the store has a file system of its own, which may be filled
     withdrawn: set[str] = field(default_factory=set)  # tags of successes that must never be told any more
 
     def __post_init__(self) -> None:
@@ -62,74 +87,98 @@ class Chaos:
         self._heard: Counter[str] = Counter()
         self._calm = threading.Event()
         self.site.extra["DONE"] = str(self._done)
-        for beat in (*SURE, *MIXED):
+        self._bad = BadUrls(self.site, self.rng)
+        self._renamed = RenamedHeartbeat(self.site, self.rng)
+        self._full = FullDisk(self.site, self.rng)
+        self.faults: list[Fault] = [
+            *(kind(self.site, self.rng) for kind in (Flush, FrozenFlush, LostBoots, StoppedDaemon)),
+            self._bad,
+            self._renamed,
+            *([self._full] if self.has_disk else []),
+        ]
+        for beat in (*SURE, *MIXED, *BAD):
             self.site.server.create_heartbeat(beat, expected_interval=86_400)
-            self.runs[beat] = []
+        self.runs = {beat: [] for beat in _LOADED}
         self.site.configure(
-            "\n".join(f'[jobs.{beat}]\nreplay = "all"\nattach = "output"\n' for beat in (*SURE, *MIXED))
+            "\n".join(f'[jobs.{beat}]\nreplay = "all"\nattach = "output"\n' for beat in _LOADED)
+            + "\n".join(f'[jobs.{beat}]\nattach = "output"\n' for beat in BAD)
         )
 
     def cycle_through(self, cycles: int) -> None:
         """Do all of it, and then let everything arrive."""
         self._learn_the_urls()
+        self._bad.break_them()
         self.site.server.set_fault("slow", target="ping", delay_s=0.3)  # so that kills meet pings under way
-        load = [
-            threading.Thread(target=self._load, args=(beat, random.Random(self.rng.random())))
-            for beat in (*SURE, *MIXED)
-        ]
+        load = [threading.Thread(target=self._load, args=(beat, random.Random(self.rng.random()))) for beat in _LOADED]
         for thread in load:
             thread.start()
         try:
-            for _ in range(cycles):
-                self._cycle()
+            for number in range(cycles):
+                self._cycle(number)
         finally:
             self._calm.set()
             for thread in load:
                 thread.join()
-        self.site.server.clear_faults()
-        self.site.start()
-        while left := self.site.waiting():  # thousands, on a machine that may be busy
-            wait_until(lambda left=left: self.site.waiting() < left, 120.0, f"{left} that wait to be told")  # type: ignore[misc]
-        assert self.site.stop() == 0
-        self._listen(1)
+            for fault in self.faults:
+                fault.close()
+        self._let_everything_arrive()
+        self._listen(1, "at the end")
         self._hold_against_the_log()
 
     def _learn_the_urls(self) -> None:
         """Have each heartbeat pinged once: who asks the API first would spend its short life waiting for answers."""
         self.site.start()
-        for beat in self.runs:
+        for beat in (*_LOADED, *BAD):
             assert self.site.run("-H", beat, "--no-wait", "--", "true").returncode == 0
         wait_until(lambda: self.site.waiting() == 0, what="a first ping of each")
         self.site.stop()
         self.site.server.clear_received()
 
-    def _cycle(self) -> None:
-        """A daemon starts, works for a moment or not even that, and is killed; now and then a flush is, too."""
+    def _let_everything_arrive(self) -> None:
+        """Good heartbeats first, with the bad URLs still bad; then those that can be mended."""
+        self.site.start()
+        self._await_good()
+        bearers, tag = self._renamed.bearers, "last-of-renamed"
+        assert self.site.run("-j", RENAMED, "--no-wait", "--", "echo", tag).returncode == 0
+        self._await_good()
+        to = [ping.heartbeat_id for ping in self.site.server.pings() if ping.body.strip() == tag]
+        if len(to) != 1 or to[0] not in bearers:
+            self.problems.append(f"{tag}: told to {to}, not to one of {bearers}")
+        assert self.site.stop() == 0
+        self.site.server.clear_faults()
+        self.site.agent("queue", "flush")
+
+    def _await_good(self) -> None:
+        while left := self._good_left():  # thousands, on a machine that may be busy
+            wait_until(lambda left=left: self._good_left() < left, 120.0, f"{left} that wait to be told")  # type: ignore[misc]
+
+    def _good_left(self) -> int:
+        """Return how many pings wait, those of bad URLs not counted."""
+        ((bad,),) = self.site.rows("SELECT count(*) FROM entries WHERE state = 'waiting' AND job GLOB 'bad-*'")
+        return self.site.waiting() - int(bad)
+
+    def _cycle(self, number: int) -> None:
+        """A daemon starts, works for a moment or not even that, and is killed; faults come about beside it."""
         sock = self.site.home / "run" / "agent.sock"
         sock.unlink(missing_ok=True)
-        daemon = self._start(AURA_AGENT, "run")
-        kills = 0
+        faults = [fault for fault in self.faults if self.rng.random() < fault.chance]
+        late = [fault for fault in faults if (self.rng.random() < 0.5 if fault.late is None else fault.late)]
+        self.rng.shuffle(late)
+        for fault in faults:
+            if fault not in late:
+                fault.begin()
+        daemon = start(self.site, AURA_AGENT, "run")
         if self.rng.random() < 0.7:
             wait_until(sock.exists, timeout_s=60, what="a daemon that listens")
-        instant_s = self.rng.uniform(0, 1.5)
-        if self.rng.random() < 0.3:
-            flush = self._start(AURA_AGENT, "queue", "flush")
-            kills += _kill_after(flush, self.rng.uniform(0.2, 1.0))
-        kills += _kill_after(daemon, instant_s)
+        instant_s = time.monotonic() + self.rng.uniform(0, 1.5)
+        for fault in late:
+            fault.daemon = daemon
+            fault.begin()
+        kills = int(kill_after(daemon, instant_s - time.monotonic()))
+        kills += sum(fault.end() for fault in faults)
         self.kills += kills
-        self._listen(kills)
-
-    def _start(self, *argv: str) -> "subprocess.Popen[bytes]":
-        """Start one of the site's programs; what it says goes into the site's log."""
-        with self.site.log.open("ab") as log:
-            return subprocess.Popen(
-                argv,
-                env=self.site.environment,
-                cwd=self.site.home,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-            )
+        names = ", ".join(type(fault).__name__ + (" beside the daemon" if fault in late else "") for fault in faults)
+        self._listen(kills, f"in cycle {number} with {names or 'no fault'}")
 
     def _load(self, beat: str, rng: random.Random) -> None:
         """Let jobs of *beat* run, one after the other, until it is calm."""
@@ -138,28 +187,34 @@ class Chaos:
             code = rng.choice([0, 0, 0, 3]) if beat in MIXED else 0
             hold_s = rng.choice([0, 0, 0.1])
             job = (str(self._script), tag, str(code), str(hold_s))
-            wrapper = self._start(AURA_RUN, "-j", beat, "--no-wait", "--", *job)
+            began_s = time.monotonic()
+            wrapper = start(self.site, AURA_RUN, "-j", beat, "--no-wait", "--", *job)
+            if rng.random() < 0.1:
+                with suppress(subprocess.TimeoutExpired):
+                    wrapper.wait(rng.uniform(0, 0.2))
+                stop_for(wrapper, rng.uniform(0, 0.5))
             killed = beat in MIXED and rng.random() < 0.3
             if killed:
-                _kill_after(wrapper, rng.uniform(0, 0.2))
-            status = wrapper.wait(timeout=60)
+                kill_after(wrapper, rng.uniform(0, 0.2))
+            status = wrapper.wait(timeout=120)
             done = (self._done / tag).exists()
-            self.runs[beat].append(Run(tag, code, status, status == -signal.SIGKILL, done))
+            unsure = self._full.was_met(began_s, time.monotonic())
+            self.runs[beat].append(Run(tag, code, status, status == -signal.SIGKILL, done, unsure))
 
-    def _listen(self, kills: int) -> None:
+    def _listen(self, kills: int, when: str) -> None:
         """Nobody sends now: take note of what Aura has heard, and of what it must not hear any more."""
         for _ in range(20):  # what a killed process sent may still lie in the server's sockets
             self.site.server.run_on_the_loop(lambda: None)
         ended = {beat: list(runs) for beat, runs in self.runs.items()}
-        heard = Counter(ping.body.strip() for ping in self.site.server.pings())
+        heard = Counter(ping.body.strip() for ping in self.site.server.pings() if ping.accepted and ping.body)
         for tag, times in (heard - self._heard).items():
             if times > kills:
-                self.problems.append(f"{tag}: told {times} times between two cycles with {kills} kills")
+                self.problems.append(f"{tag}: told {times} times {when} and {kills} kills")
             if tag in self.withdrawn:
-                self.problems.append(f"{tag}: told after a later run had failed")
+                self.problems.append(f"{tag}: told {when} after a later run had failed")
         self._heard = heard
         for runs in ended.values():
-            failures = [at for at, run in enumerate(runs) if run.code != 0 and run.status == run.code]
+            failures = [at for at, run in enumerate(runs) if _failed_for_sure(run)]
             if failures:
                 self.withdrawn |= {run.tag for run in runs[: failures[-1]] if run.tag not in heard}
 
@@ -167,28 +222,32 @@ class Chaos:
         said = self.site.log.read_bytes()
         if b"Traceback" in said or b"nobody foresaw" in said:
             self.problems.append(f"somebody met an error that nobody foresaw: {said.decode(errors='replace')}")
+        for beat in (*SURE, RENAMED):
+            self.problems += [f"{run.tag}: accepted and never told" for run in self._lost(self.runs[beat])]
         for beat in SURE:
-            self.problems += [
-                f"{run.tag}: accepted and never told"
-                for run in self.runs[beat]
-                if run.accepted and not self._heard[run.tag]
-            ]
+            unsure = {run.tag for run in self.runs[beat] if run.unsure}
             order = [ping.body.strip() for ping in self.site.server.pings(beat)]
-            firsts = [int(tag.partition(".")[2]) for tag in dict.fromkeys(order)]
+            firsts = [int(tag.partition(".")[2]) for tag in dict.fromkeys(order) if tag not in unsure]
             if firsts != sorted(firsts):
                 self.problems.append(f"{beat}: told out of order: {firsts}")
+        for beat in (UNAVAILABLE, HANGING):
+            for tag, *span in self._bad.accepted[beat][-1:]:
+                if not self._heard[tag] and not self._full.was_met(*span):
+                    self.problems.append(f"{tag}: accepted and never told")
         for run in (run for runs in self.runs.values() for run in runs):
             if self._heard[run.tag] and (run.code != 0 or not run.done):
                 self.problems.append(f"told, though it is no success: {run}")
 
+    def _lost(self, runs: list[Run]) -> list[Run]:
+        """Return the accepted successes that were never told.
 
-def _kill_after(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    """Kill -9 in so long, unless it ends before that by itself; return whether it was killed."""
-    deadline_s = time.monotonic() + seconds
-    try:
-        process.wait(max(0.0, deadline_s - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-    return False
+        A later run of which nobody could store how it ended is a lost one: it withdraws what still waits.
+        """
+        gone = [at for at, run in enumerate(runs) if run.unsure and not self._heard[run.tag]]
+        sure_from = gone[-1] if gone else 0
+        return [run for run in runs[sure_from:] if run.accepted and not self._heard[run.tag]]
+
+
+def _failed_for_sure(run: Run) -> bool:
+    """Whether a failure was reported, and stored."""
+    return run.code != 0 and run.status == run.code and not run.unsure
