@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table
+from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table, warn_of_config
+from aura_agent.config.load import read_partly
 from aura_agent.config.settings import config_path
 from aura_agent.errors import ConfigError, DaemonError
 from aura_agent.report import places
@@ -24,6 +25,9 @@ def status(config_file: str | None, as_json: bool) -> None:
     Example: aura-agent status --json
     """
     state = ask_daemon(config_file, "GET", "/status")
+    path = config_path(config_file, os.environ)
+    if path is not None and not state["config_problem"]:  # a daemon that doesn't watch its config can't know
+        warn_of_config(read_partly(path))
     if as_json:
         print_json(state)
         return
@@ -140,26 +144,13 @@ def ask_daemon(config_file: str | None, method: str, path: str, body: object = N
 
 def _control_socket(config_file: str | None) -> str:
     path = config_path(config_file, os.environ)
-    reports = places.socket_path(os.environ, None if path is None else _configured_socket(path))
-    return os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET)
-
-
-def _configured_socket(path: str) -> str | None:
-    """Return ``agent.socket`` of the config at *path*, however broken the rest is: the daemon runs on the old one."""
-    import tomllib
-
-    from aura_agent.config.load import load_config
-
-    try:
-        return load_config(path, check_rules=False).agent.socket
-    except ConfigError:
-        pass
-    try:
-        with open(path, "rb") as file:
-            said = tomllib.load(file)["agent"]["socket"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return said if isinstance(said, str) else None
+    said = None
+    if path is not None:
+        read = read_partly(path, check_rules=False)
+        if not read.knows_place("socket"):
+            raise ConfigError(read.problems)
+        said = read.config.agent.socket
+    return os.path.join(os.path.dirname(places.socket_path(os.environ, said)), places.CONTROL_SOCKET)
 
 
 def _why_not(socket: str) -> str:

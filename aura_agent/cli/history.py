@@ -12,7 +12,7 @@ from aura_agent.cli.settings import (
     open_to_look,
     print_json,
     print_table,
-    read_config,
+    read_config_to_look,
 )
 from aura_agent.outbox.run_history import RunRow, run_owners, run_rows
 from aura_agent.outbox.run_owner import Source
@@ -29,10 +29,10 @@ def history(job: str | None, count: int, config_file: str | None, as_json: bool)
 
     Example: aura-agent history backup -n 5
     """
-    config = read_config(config_file)
-    outbox = open_to_look(config, "history")
+    read = read_config_to_look(config_file)
+    outbox = open_to_look(read, "history")
     try:
-        owners = run_owners(outbox, config.heartbeats())
+        owners = run_owners(outbox, read.config.heartbeats())
         chosen = None if job is None else partial(owners.is_of, wanted=job)
         found = run_rows(outbox, chosen=chosen, limit=count)
         rows = [replace(row, job=owners.of(Source(row.job, row.heartbeat)) or row.job) for row in found]

@@ -9,10 +9,10 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, print_json, print_table, read_config
+from aura_agent.cli.settings import config_option, json_option, print_json, print_table, read_config_to_look
 from aura_agent.clock import SystemClock
 from aura_agent.config.models import Job
-from aura_agent.errors import AuraError, ScheduleError, UsageError
+from aura_agent.errors import AuraError, ConfigError, ScheduleError, UsageError
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import Schedule, build
 from aura_agent.schedule.zones import zone as zone_named
@@ -34,10 +34,12 @@ def next_(job: str, count: int, at_text: str | None, config_file: str | None, as
 
     Example: aura-agent next backup -n 3 --at 2027-03-28T00:00
     """
-    config = read_config(config_file)
-    found = config.jobs.get(job)
+    read = read_config_to_look(config_file)
+    found = read.config.jobs.get(job)
+    if not (read.is_whole("jobs", job) and read.is_whole("defaults")):
+        raise ConfigError(read.problems)
     if found is None:
-        raise unknown_job(job, config.jobs)
+        raise unknown_job(job, read.config.jobs)
     schedule, zone = schedule_of(job, found)
     now = SystemClock().read().wall if at_text is None else parse_at(at_text, zone)
     later_s = stable_jitter_s(socket.gethostname(), job, found.jitter) if found.jitter else 0.0

@@ -18,6 +18,7 @@ from aura_agent.cli.settings import (
     print_json,
     print_table,
     read_config,
+    read_config_to_look,
     service,
     store_directory,
 )
@@ -59,7 +60,7 @@ def list_(ended: bool, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent queue list --all
     """
-    outbox = open_to_look(read_config(config_file), "list")
+    outbox = open_to_look(read_config_to_look(config_file), "list")
     try:
         rows = queue_rows(outbox, ended=ended)
     finally:
@@ -95,7 +96,7 @@ def show(entry_id: int, config_file: str | None, as_json: bool) -> None:
 
     Example: aura-agent queue show 17
     """
-    outbox = open_to_look(read_config(config_file), "show")
+    outbox = open_to_look(read_config_to_look(config_file), "show")
     try:
         row = entry_row(outbox, entry_id)
     finally:

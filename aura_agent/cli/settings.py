@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from aura_agent.config.load import load_config
+from aura_agent.config.load import PartlyRead, load_config, read_partly
 from aura_agent.config.models import Config
 from aura_agent.config.settings import account_in, base_url, config_path, find_token
 from aura_agent.errors import ConfigError, Problem, StoreError
@@ -51,18 +51,43 @@ def read_config(flag: str | None) -> Config:
     return Config() if path is None else load_config(path)
 
 
+def read_config_to_look(flag: str | None) -> PartlyRead:
+    """Return what can be read of the config that ``read_config`` reads, for a command that only looks.
+
+    One line on stderr names the first problem. Raises ConfigError: it can't be known where the store is.
+    """
+    path = config_path(flag, os.environ)
+    if path is None:
+        return PartlyRead(Config(), [], ())
+    read = read_partly(path)
+    if not read.knows_place("state_dir"):
+        raise ConfigError(read.problems)
+    warn_of_config(read)
+    return read
+
+
+def warn_of_config(read: PartlyRead) -> None:
+    """Print the first problem of a config that can only partly be read."""
+    if read.problems:
+        others = len(read.problems) - 1
+        more = f" (and {others} more: aura-agent check lists them)" if others else ""
+        click.echo(f"aura-agent: warning: the config has errors: {read.problems[0]}{more}", err=True)
+
+
 def store_directory(config: Config) -> str:
     return places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
 
 
-def open_store(config: Config, role: str, *, patience_s: float = BUSY_TIMEOUT_S) -> Outbox:
+def open_store(config: Config, role: str, *, patience_s: float = BUSY_TIMEOUT_S, knows_account: bool = True) -> Outbox:
     """Open the config's store, and say what had to be set aside for that. Raises StoreError.
 
-    *patience_s* is how long others may keep it locked.
+    *patience_s* is how long others may keep it locked; *knows_account*: whether the config says which account is meant.
     """
     outbox = open_outbox(store_directory(config), role, patience_s=patience_s)
     for notice in outbox.take_notices():
         click.echo(f"aura-agent: {notice}", err=True)
+    if not knows_account:
+        return outbox
     try:
         outbox.enter(account_in(config.api, os.environ))
     except StoreError as problem:
@@ -72,12 +97,12 @@ def open_store(config: Config, role: str, *, patience_s: float = BUSY_TIMEOUT_S)
     return outbox
 
 
-def open_to_look(config: Config, role: str) -> Outbox:
+def open_to_look(read: PartlyRead, role: str) -> Outbox:
     """Open the store for who wants to be shown what is in it, and bring in what its spool holds.
 
     Where that can't be now, a line says so: what is on record can be shown all the same. Raises StoreError.
     """
-    outbox = open_store(config, role, patience_s=_LOOK_PATIENCE_S)
+    outbox = open_store(read.config, role, patience_s=_LOOK_PATIENCE_S, knows_account=read.is_whole("api"))
     try:
         outbox.take_in()
     except StoreError as problem:

@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import dataclass, field
 
 from aura_agent.config.lines import Path, locate
+from aura_agent.config.salvage import salvage
 from aura_agent.errors import Problem
 
 MAX_FILE_BYTES = 16 * 1024**2  # a config of ten thousand jobs has some 5 MB; what is larger is something else
@@ -31,6 +32,7 @@ class Document:
     file: str
     text: str
     data: dict[str, object]
+    dropped: tuple[str, ...] = ()  # names of the tables that are not valid TOML, and left out
     _lines: dict[Path, int] = field(default_factory=dict, repr=False)
 
     def line(self, path: Path) -> int:
@@ -50,8 +52,11 @@ class Document:
         return len(path)
 
 
-def read_documents(path: str, *, conf_d: bool) -> tuple[list[Document], list[Problem]]:
-    """Return *path* and, if *conf_d*, the files ``conf.d/*.toml`` beside it by name; and what can't be read."""
+def read_documents(path: str, *, conf_d: bool, partly: bool = False) -> tuple[list[Document], list[Problem]]:
+    """Return *path* and, if *conf_d*, the files ``conf.d/*.toml`` beside it by name; and what can't be read.
+
+    *partly*: a file that isn't valid TOML is read without its broken tables.
+    """
     documents: list[Document] = []
     problems: list[Problem] = []
     files = [path]
@@ -61,11 +66,11 @@ def read_documents(path: str, *, conf_d: bool) -> tuple[list[Document], list[Pro
         except OSError as exc:
             problems.append(Problem(f"can't be listed: {exc.strerror}", file=str(exc.filename)))
     for file in files:
-        read = _read_document(file)
-        if isinstance(read, Problem):
-            problems.append(read)
-        else:
-            documents.append(read)
+        document, problem = _read_document(file, partly=partly)
+        if document is not None:
+            documents.append(document)
+        if problem is not None:
+            problems.append(problem)
     return documents, problems
 
 
@@ -134,18 +139,23 @@ def _join(
         problems.append(Problem(message, file=document.file, line=document.line(here), key=key_text(here)))
 
 
-def _read_document(file: str) -> Document | Problem:
+def _read_document(file: str, *, partly: bool) -> tuple[Document | None, Problem | None]:
     try:
         text = _read_text(file)
     except OSError as exc:
-        return Problem(f"can't be read: {exc.strerror}", file=file)
+        return None, Problem(f"can't be read: {exc.strerror}", file=file)
     except UnicodeDecodeError as exc:
         line = bytes(exc.object[: exc.start]).count(b"\n") + 1
-        return Problem("not UTF-8; save the file as UTF-8", file=file, line=line)
+        return None, Problem("not UTF-8; save the file as UTF-8", file=file, line=line)
     try:
-        return Document(file, text, tomllib.loads(text))
+        return Document(file, text, tomllib.loads(text)), None
     except (ValueError, RecursionError) as exc:
-        return _syntax_problem(file, text, exc)
+        problem = _syntax_problem(file, text, exc)
+    saved = salvage(text) if partly else None
+    if saved is None:
+        return None, problem
+    text, dropped = saved
+    return Document(file, text, tomllib.loads(text), tuple(dropped)), problem
 
 
 def _read_text(file: str) -> str:

@@ -8,11 +8,11 @@ replaces the default, only the variables of ``env`` are joined one by one.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from aura_agent.config.documents import join, read_documents
+from aura_agent.config.documents import Document, join, key_text, read_documents
 from aura_agent.config.lines import Path
 from aura_agent.config.models import (
     AgentSettings,
@@ -51,6 +51,43 @@ class Examined:
     problem: Callable[[Path, str], Problem]
 
 
+@dataclass(frozen=True, slots=True)
+class PartlyRead:
+    """As much of a config as can be read. ``problems`` are all that are wrong with it, ``dropped`` the tables left out.
+
+    A key with a wrong value has its default.
+    """
+
+    config: Config
+    problems: list[Problem]
+    dropped: tuple[str, ...]
+
+    def knows_place(self, key: Literal["state_dir", "socket"]) -> bool:
+        """Whether it is sure what ``agent.KEY`` says; where it says nothing, a misspelt key may have been meant."""
+        return self.is_whole("agent", key) and (getattr(self.config.agent, key) is not None or self.is_whole("agent"))
+
+    def is_whole(self, *path: str) -> bool:
+        """Whether nothing is known to be wrong with the key or table at *path*, or around it."""
+        if "" in self.dropped:
+            return False  # what stood there may have been anything
+        wanted = key_text(path)
+        broken = [*self.dropped, *(problem.key for problem in self.problems if problem.key)]
+        return not any(
+            key == wanted or key.startswith((f"{wanted}.", f"{wanted}[")) or wanted.startswith(f"{key}.")
+            for key in broken
+        )
+
+
+def read_partly(path: str, *, check_rules: bool = True) -> PartlyRead:
+    """Return what can be read of the config at *path*. Raises ConfigError: nothing can."""
+    documents, problems = read_documents(path, conf_d=True, partly=True)
+    if not any(document.file == path for document in documents):
+        raise ConfigError(problems)
+    config, findings = _examine(documents, problems, check_rules=check_rules, now=None)
+    dropped = tuple(name for document in documents for name in document.dropped)
+    return PartlyRead(config, findings.errors(), dropped)
+
+
 def load_config(path: str | None, *, conf_d: bool = True, check_rules: bool = True) -> Config:
     """Return the config at *path* (None: there is none).
 
@@ -73,6 +110,16 @@ def examine_config(
     if path is None:
         raise AuraError("there is no config: write /etc/aura-agent/config.toml, or name a file with -c or AURA_CONFIG")
     documents, problems = read_documents(path, conf_d=conf_d)
+    config, findings = _examine(documents, problems, check_rules=check_rules, now=now)
+    errors = findings.errors()
+    files = tuple(document.file for document in documents)
+    return Examined(None if errors else config, errors, findings.warnings(), files, findings.problem)
+
+
+def _examine(
+    documents: list[Document], problems: list[Problem], *, check_rules: bool, now: datetime | None
+) -> tuple[Config, Findings]:
+    """Return what *documents* say together as far as it can be read, and what is wrong with it."""
     joined, conflicts = join(documents)
     findings = Findings(documents, [*problems, *conflicts])
     config = _read(joined, findings.error)
@@ -80,9 +127,7 @@ def examine_config(
         from aura_agent.config.rules import check, this_host
 
         check(config, lambda path, model: _said(joined, path, model), this_host(), findings, now=now)
-    errors = findings.errors()
-    files = tuple(document.file for document in documents)
-    return Examined(None if errors else config, errors, findings.warnings(), files, findings.problem)
+    return config, findings
 
 
 def _read(joined: dict[str, object], complain: Complain) -> Config:
