@@ -7,6 +7,7 @@ No part of it dies unnoticed (``aura_agent.daemon.vitals``): that stops the daem
 """
 
 import asyncio
+import errno
 import gc
 import os
 import random
@@ -31,7 +32,7 @@ from aura_agent.daemon.report_server import ReportServer
 from aura_agent.daemon.reports import Desk
 from aura_agent.daemon.runner import Runner
 from aura_agent.daemon.scheduler import Scheduler
-from aura_agent.daemon.sockets import bind_socket
+from aura_agent.daemon.sockets import bind_socket, remove_socket
 from aura_agent.daemon.store_opener import StoreOpener, take_over
 from aura_agent.daemon.vitals import Vitals
 from aura_agent.daemon.watcher import Watcher
@@ -90,7 +91,7 @@ async def run_agent(
         loop.add_signal_handler(signum, signals.on_stop)
     loop.add_signal_handler(signal.SIGHUP, signals.reload.set)  # one that comes early is heard once all is built
     notifier = Notifier.from_environ(os.environ)
-    async with _built(config, load, notifier, redactor, log, signals) as daemon:
+    async with _built(config, path, load, notifier, redactor, log, signals) as daemon:
         if config.agent.reload_on_change and path is not None:
             daemon.vitals.start(_tell_of_changes(path, load, daemon, signals.reload), "config watch")
         notifier.ready(f"{len(daemon.agent.config.jobs)} jobs")
@@ -171,6 +172,7 @@ class _Daemon:
 @asynccontextmanager
 async def _built(
     config: Config,
+    path: str | None,
     load: Callable[[], Config],
     notifier: Notifier,
     redactor: Redactor,
@@ -290,7 +292,7 @@ async def _built(
         def set_log_level(level: Level) -> None:
             configure_logging(redactor, log, level=level)
 
-        agent = Agent(parts, config, load, connect, hostname, set_log_level, log)
+        agent = Agent(parts, config, path, load, connect, hostname, set_log_level, log)
         if not current_boot_id():
             agent.surroundings = f"{NO_BOOT_ID}: the order of runs is told by the clocks alone"
             observer.note("surroundings.missing", reason=agent.surroundings)
@@ -315,6 +317,8 @@ async def _built(
 
             vitals.start(store.reopen(worker, begin_anew, courier.wake), "store")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
+        if agent.notice():
+            observer.note("config.without_jobs", reason=agent.notice())
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
         load_late_modules(config, lambda: observer.note("modules.loaded"))
         yield _Daemon(agent, parts, reports, hooks, vitals, scheduling, delivering)
@@ -340,7 +344,10 @@ async def _listen(
         observer.note("http.failed", error=type(problem).__name__)
 
     with _listening_on(paths.control):
-        control_server = LazyServer(bind_socket(paths.control, 0o600), control, vitals.watch, http_failed)
+        control_socket = bind_socket(paths.control, 0o600)
+        # Only this one: commands tell by that a clean stop from a crash. To aura-run both are the same.
+        stack.callback(remove_socket, paths.control, os.stat(paths.control).st_ino)
+        control_server = LazyServer(control_socket, control, vitals.watch, http_failed)
         control_server.listen()
         stack.push_async_callback(control_server.close)
     with _listening_on(paths.reports):
@@ -360,7 +367,10 @@ def _listening_on(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        raise DaemonError(f"can't listen on {where}: {problem.strerror or problem}") from problem
+        hint = ""
+        if where.startswith("/") and problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = ": set [agent] socket to a path that this user may create, or run as root"
+        raise DaemonError(f"can't listen on {where}: {problem.strerror or problem}{hint}") from problem
 
 
 def _stop_limit_s(config: Config) -> float:

@@ -1,6 +1,7 @@
 """Commands that speak to the running daemon, over its control socket."""
 
 import os
+import socket
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from aura_agent.report import places
 from aura_agent.units import format_duration
 
 _TIMEOUT_S = 10.0
+_PROBE_S = 1.0
 
 
 @click.command()
@@ -44,6 +46,8 @@ def status(config_file: str | None, as_json: bool) -> None:
         click.echo(f"problem: {problem}")
     for warning in state.get("warnings", ()):  # an older daemon has none
         click.echo(f"warning: {warning}")
+    for notice in state.get("notices", ()):
+        click.echo(f"note: {notice}")
     print_table(
         ["job", "heartbeat", "state", "last", "ping", "next"],
         [_job_row(job) for job in state["jobs"]],
@@ -74,7 +78,7 @@ def trigger(job: str, config_file: str | None, as_json: bool) -> None:
 @config_option
 @json_option
 def pause(job: str, config_file: str | None, as_json: bool) -> None:
-    """Let JOB's fire times pass until it is resumed, also over restarts.
+    """Pause JOB until `resume`. Survives restarts.
 
     Aura goes on waiting for its pings: pause the heartbeat there too if it should not alarm.
 
@@ -89,7 +93,7 @@ def pause(job: str, config_file: str | None, as_json: bool) -> None:
 @config_option
 @json_option
 def resume(job: str, config_file: str | None, as_json: bool) -> None:
-    """End JOB's pause; fire times that passed meanwhile are not made up for.
+    """End JOB's pause; runs missed while paused are skipped.
 
     Example: aura-agent resume backup
     """
@@ -123,26 +127,26 @@ def ask_daemon(config_file: str | None, method: str, path: str, body: object = N
 
     from aura_agent.api.transport import build_socket_client
 
-    socket = _control_socket(config_file)
+    control, reports = _sockets(config_file)
     try:
-        with build_socket_client(socket, base_url="http://aura-agent", timeout_s=_TIMEOUT_S) as client:
+        with build_socket_client(control, base_url="http://aura-agent", timeout_s=_TIMEOUT_S) as client:
             response = client.request(method, path, json=body)
             answer = cast("dict[str, Any]", response.json())
     except httpx.ConnectError as problem:
-        hint = _why_not(socket)
-        raise DaemonError(f"no daemon answers at {socket}: {hint}") from problem
+        raise DaemonError(f"no daemon answers at {control}: {_why_not(control, reports)}") from problem
     except httpx.TimeoutException as problem:
         raise DaemonError(
-            f"the daemon at {socket} hasn't answered for {_TIMEOUT_S:.0f} s; it may still do what it was asked"
+            f"the daemon at {control} hangs: no answer in {_TIMEOUT_S:.0f} s; it may still do what it was asked"
         ) from problem
     except (httpx.HTTPError, ValueError) as problem:
-        raise DaemonError(f"the daemon at {socket} gave no proper answer: {type(problem).__name__}") from problem
+        raise DaemonError(f"the daemon at {control} gave no proper answer: {type(problem).__name__}") from problem
     if response.is_error:
         raise DaemonError(str(answer.get("error", response.status_code)))
     return answer
 
 
-def _control_socket(config_file: str | None) -> str:
+def _sockets(config_file: str | None) -> tuple[str, str]:
+    """Return the daemon's sockets, for commands and for reports. Raises ConfigError: it can't be known where."""
     path = config_path(config_file, os.environ)
     said = None
     if path is not None:
@@ -150,15 +154,30 @@ def _control_socket(config_file: str | None) -> str:
         if not read.knows_place("socket"):
             raise ConfigError(read.problems)
         said = read.config.agent.socket
-    return os.path.join(os.path.dirname(places.socket_path(os.environ, said)), places.CONTROL_SOCKET)
+    reports = places.socket_path(os.environ, said)
+    return os.path.join(os.path.dirname(reports), places.CONTROL_SOCKET), reports
 
 
-def _why_not(socket: str) -> str:
-    if not os.path.exists(socket):
-        return "start it with aura-agent run, or name its config with -c"
-    if not os.access(socket, os.W_OK):
-        return "it answers only to its own user and root"
-    return "it has ended without cleaning up, or hangs"
+def _why_not(control: str, reports: str) -> str:
+    """Return why nobody answers at the control socket, and what to do."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_S)
+        try:
+            probe.connect(control)
+        except PermissionError:
+            return "permission denied; only the daemon's user and root may ask it"
+        except FileNotFoundError:
+            # A clean stop removes the control socket only.
+            if os.path.exists(reports):
+                return "the daemon was stopped; start it with aura-agent run"
+            return "the daemon is not running; start it with aura-agent run, or name its config with -c"
+        except ConnectionRefusedError:
+            return "the daemon crashed or was killed; see its log, and start it with aura-agent run"
+        except OSError as problem:
+            if isinstance(problem, (BlockingIOError, TimeoutError)):
+                return "the daemon hangs: it accepts no connection; see its log, or restart it"
+            return problem.strerror or str(problem)
+    return "the daemon closed the connection; see its log, and try again"
 
 
 def _job_row(job: dict[str, Any]) -> list[str]:

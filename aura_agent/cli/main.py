@@ -20,7 +20,7 @@ _COMMANDS = {
     "next": ("aura_agent.cli.next", "next_", "When a job will run, and why."),
     "history": ("aura_agent.cli.history", "history", "What ran."),
     "trigger": ("aura_agent.cli.daemon", "trigger", "Run a job now."),
-    "pause": ("aura_agent.cli.daemon", "pause", "Let a job's fire times pass."),
+    "pause": ("aura_agent.cli.daemon", "pause", "Pause a job."),
     "resume": ("aura_agent.cli.daemon", "resume", "End a job's pause."),
     "reload": ("aura_agent.cli.daemon", "reload", "Make the running daemon read its config anew."),
     "queue": ("aura_agent.cli.queue", "queue", "The outbox: what waits, delivering it now, dropping it."),
@@ -76,6 +76,9 @@ def main() -> None:
         status = cli.main(standalone_mode=False)
     except click.Abort:
         _leave("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        click.echo(asked.ctx.get_help())
+        sys.exit(0)
     except click.ClickException as problem:
         command = problem.ctx.command_path if isinstance(problem, click.UsageError) and problem.ctx else "aura-agent"
         _leave(f"{problem.format_message()} (see {command} --help)", problem.exit_code)

@@ -3,16 +3,26 @@
 import os
 import socket
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from zoneinfo import ZoneInfo
 
 import click
 
-from aura_agent.cli.settings import config_option, json_option, print_json, print_table, read_config_to_look
+from aura_agent.cli.settings import (
+    config_option,
+    json_option,
+    print_json,
+    print_table,
+    read_config_to_look,
+    store_directory,
+)
 from aura_agent.clock import SystemClock
 from aura_agent.config.models import Job
-from aura_agent.errors import AuraError, ConfigError, ScheduleError, UsageError
+from aura_agent.errors import AuraError, ConfigError, ScheduleError, StoreError, UsageError
+from aura_agent.outbox.database import open_to_read
+from aura_agent.outbox.jobs import JobMarks
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import Schedule, build
 from aura_agent.schedule.zones import zone as zone_named
@@ -34,7 +44,7 @@ def next_(job: str, count: int, at_text: str | None, config_file: str | None, as
 
     Example: aura-agent next backup -n 3 --at 2027-03-28T00:00
     """
-    read = read_config_to_look(config_file)
+    read = read_config_to_look(config_file, needs_store=False)
     found = read.config.jobs.get(job)
     if not (read.is_whole("jobs", job) and read.is_whole("defaults")):
         raise ConfigError(read.problems)
@@ -61,8 +71,22 @@ def next_(job: str, count: int, at_text: str | None, config_file: str | None, as
         )
     if schedule.at_reboot and fires:
         click.echo(f"{job} also runs once at each boot of the host", err=as_json)
+    if read.knows_place("state_dir") and _is_paused(job, store_directory(read.config)):
+        click.echo(f"{job} is paused: these runs are skipped until `aura-agent resume {job}`", err=as_json)
     if not found.enabled:
         click.echo(f"{job} has enabled = false: the daemon lets these times pass", err=as_json)
+
+
+def _is_paused(job: str, directory: str) -> bool:
+    """Whether the store says so; false where it can't be read."""
+    path = os.path.join(directory, "outbox.db")
+    if not os.access(path, os.R_OK):
+        return False
+    try:
+        with closing(open_to_read(path)) as connection:
+            return job in JobMarks(connection, lambda: None).paused()
+    except StoreError:
+        return False
 
 
 def fire_times(schedule: Schedule, after: datetime, count: int, later_s: float = 0.0) -> list[tuple[datetime, str]]:

@@ -181,7 +181,7 @@ def _ask_to_drop(rows: list[QueueRow]) -> None:
     if not rows:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError("nobody is there to be asked: add --yes")
+        raise click.UsageError("cannot ask for confirmation: stdin is not a terminal; pass --yes")
     names = ", ".join(sorted({row.heartbeat for row in rows}))
     what = "the ping" if len(rows) == 1 else f"{len(rows)} pings"
     if not click.confirm(f"Drop {what} for {on_one_line(names)}?", err=True):

@@ -51,7 +51,7 @@ def read_config(flag: str | None) -> Config:
     return Config() if path is None else load_config(path)
 
 
-def read_config_to_look(flag: str | None) -> PartlyRead:
+def read_config_to_look(flag: str | None, *, needs_store: bool = True) -> PartlyRead:
     """Return what can be read of the config that ``read_config`` reads, for a command that only looks.
 
     One line on stderr names the first problem. Raises ConfigError: it can't be known where the store is.
@@ -60,7 +60,7 @@ def read_config_to_look(flag: str | None) -> PartlyRead:
     if path is None:
         return PartlyRead(Config(), [], ())
     read = read_partly(path)
-    if not read.knows_place("state_dir"):
+    if needs_store and not read.knows_place("state_dir"):
         raise ConfigError(read.problems)
     warn_of_config(read)
     return read
@@ -106,7 +106,7 @@ def open_to_look(read: PartlyRead, role: str) -> Outbox:
     try:
         outbox.take_in()
     except StoreError as problem:
-        click.echo(f"aura-agent: without what is in the spool, which can't be brought in: {problem}", err=True)
+        click.echo(f"aura-agent: warning: spooled reports could not be read and are missing here: {problem}", err=True)
     return outbox
 
 

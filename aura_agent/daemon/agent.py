@@ -35,6 +35,7 @@ from aura_agent.outbox.run_owner import RunOwners, Source
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.account import Account
+from aura_agent.report.places import SYSTEM_CONFIG
 from aura_agent.schedule.jitter import stable_jitter_s
 from aura_agent.schedule.plan import build
 from aura_agent.schedule.zones import host_zone, zone
@@ -68,7 +69,7 @@ class Parts:
 
 
 class Agent:
-    """Holds the config in force.
+    """Holds the config in force, which is at *path*; None: there is no file.
 
     *load* reads the config anew; *connect* returns a config's API, and who we are there. Both
     raise AuraError if that can't be done. *set_log_level* sets the least severe events that are logged.
@@ -78,6 +79,7 @@ class Agent:
         self,
         parts: Parts,
         config: Config,
+        path: str | None,
         load: Callable[[], Config],
         connect: Callable[[Config], Service],
         hostname: str,
@@ -87,6 +89,7 @@ class Agent:
         self._parts = parts
         self._connect = connect
         self._load = load
+        self._path = path
         self._hostname = hostname
         self._set_log_level = set_log_level
         self._log = log
@@ -220,6 +223,17 @@ class Agent:
         """Return what has come to a stop for good, so that only a restart helps; empty if nothing has."""
         return self.crashed or self._progress().stuck
 
+    def notice(self) -> str:
+        """Return that the config schedules nothing, and why; empty if it has jobs."""
+        if self.config.jobs:
+            return ""
+        why = (
+            f"no config: {SYSTEM_CONFIG} is missing or unreadable, and neither -c nor AURA_CONFIG names a file"
+            if self._path is None
+            else f"the config {self._path} has no jobs"
+        )
+        return f"{why}; the daemon schedules nothing and only receives reports of aura-run"
+
     async def learn_owners(self) -> RunOwners:
         """Return who owns which runs, by the config in force, and remember it for ``job_of``. Raises StoreError."""
         self._owners = await self._parts.worker.read(partial(run_owners, jobs=self.config.heartbeats()))
@@ -314,6 +328,7 @@ class Agent:
                 *http_environment().problems(),
                 *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
             ],
+            "notices": [self.notice()] if self.notice() else [],
             "clock_ahead_s": self._parts.skew.ahead_s,
             "log_lines_dropped": self._log.dropped,
             "config_problem": self.config_problem,

@@ -38,6 +38,15 @@ def bind_socket(path: str, mode: int) -> socket.socket:
     return bound
 
 
+def remove_socket(path: str, inode: int) -> None:
+    """Remove the socket at *path* at a clean stop, unless another process has bound a new one since."""
+    try:
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    except OSError:
+        pass  # the next start replaces it
+
+
 @contextmanager
 def _umask(mask: int) -> Iterator[None]:
     before = os.umask(mask)

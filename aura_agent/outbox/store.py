@@ -10,6 +10,7 @@ taken in the inbox first, and a lease per stream sees to it that one attempt is 
 the disk; an event loop calls them through ``aura_agent.outbox.worker``. Not thread-safe: one thread at a time.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -567,7 +568,10 @@ class Outbox:
 
 
 def _unusable(directory: str | None, problem: OSError) -> StoreError:
-    return StoreError(f"{directory}: {problem.strerror}: check the directory's owner and the disk")
+    advice = "check the directory's owner and the disk"
+    if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "set [agent] state_dir to a directory that this user may create, or run as root"
+    return StoreError(f"{directory}: {problem.strerror}: {advice}")
 
 
 def open_outbox(directory: str | None, role: str, *, check: bool = False, patience_s: float = BUSY_TIMEOUT_S) -> Outbox:

@@ -47,6 +47,7 @@ MODULES_LOADED = "modules.loaded"
 HTTP_FAILED = "http.failed"
 AGENT_STOPPING = "agent.stopping"
 AGENT_STARTED = "agent.started"
+CONFIG_WITHOUT_JOBS = "config.without_jobs"
 AGENT_STOPPED = "agent.stopped"
 AGENT_CRASHED = "agent.crashed"
 LIBRARY_WARNED = "library.warned"
@@ -101,6 +102,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     HTTP_FAILED: ("error", "HTTP can't be loaded, so commands and the status page fail: restart the agent"),
     AGENT_STOPPING: ("info", "the agent was told to stop"),
     WATCH_CHANGED: ("info", "what a watch sees has changed; a warning if it is unhealthy now"),
+    CONFIG_WITHOUT_JOBS: ("info", "there is no config, or it has no jobs: nothing is scheduled"),
     AGENT_STARTED: ("info", "the agent is ready"),
     AGENT_STOPPED: ("info", "the agent has stopped"),
     AGENT_CRASHED: ("critical", "an error that nobody foresaw"),

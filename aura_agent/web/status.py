@@ -73,6 +73,7 @@ def _page(snapshot: dict[str, Any]) -> str:
         *([snapshot["config_problem"]] if snapshot["config_problem"] else []),
     ]
     trouble = "".join(f"<p class=trouble>{escape(text)}</p>" for text in problems)
+    trouble += "".join(f"<p>{escape(text)}</p>" for text in snapshot["notices"])
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>aura-agent</title><style>"
         "body{font:16px/1.5 system-ui,sans-serif;margin:2rem;max-width:70rem}table{border-collapse:collapse;width:100%}"

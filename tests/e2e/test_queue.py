@@ -92,7 +92,7 @@ def test_a_locked_database_keeps_nobody_from_looking(waiting: Site) -> None:
     for each in asked:
         (line,) = each.stderr.splitlines()
         assert line.startswith(
-            "aura-agent: without what is in the spool, which can't be brought in: outbox: database is"
+            "aura-agent: warning: spooled reports could not be read and are missing here: outbox: database is"
         )
     assert len(waiting.queue()) == 2
     assert len(waiting.queue("--all")) == 3
