@@ -17,6 +17,7 @@ from aura_agent.report.record import Outcome, Report
 
 PATIENCE_S = 3.0  # a job's next run waits for no longer than that for the record of the last
 _STORE_TROUBLE_S = 5.0
+_BEHIND = "outbox: earlier outcomes wait for the disk"
 _UNKEPT_AT_MOST = 1000  # records in memory, with up to 20 kB of output each
 
 
@@ -68,13 +69,13 @@ class Records:
     async def put(self, report: Report) -> None:
         """Make *report* durable, or keep it here to be offered again."""
         self._unrecorded[report.run_id] = report
-        # Behind what no disk takes nothing is waited for: the job's next run is due.
-        problem = self.store_problem if self._unkept else await self._refusal(report)
-        if problem:
+        is_behind = bool(self._unkept)  # what no disk takes: nothing is waited for, since the job's next run is due
+        problem = "" if is_behind else await self._refusal(report)
+        if is_behind or problem:
             if report.outcome is Outcome.SUCCEEDED and self._send_unkept is not None and not self._ending:
                 self._launch(self._send_unkept(report), f"unkept success of {report.job}")
-            if self._unkept or not await self._is_spooled(report):
-                self._keep(report, problem)
+            if is_behind or not await self._is_spooled(report):
+                self._keep(report, problem or self.store_problem or _BEHIND)
                 return
         self._tell_kept(report)
 
