@@ -41,7 +41,8 @@ def test_commands_that_look_work_and_warn(site: Site, breakage: str) -> None:
     status = site.agent("status")
     assert status.returncode == 0
     assert "tick" in status.stdout
-    assert len(status.stderr.splitlines()) == 1
+    # A wrong expression takes the rules to be seen, which are too slow for status.
+    assert len(status.stderr.splitlines()) == (breakage != "a schedule that is none")
     assert site.agent("pause", "tick").returncode == 0
 
 
