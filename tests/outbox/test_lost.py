@@ -14,6 +14,7 @@ from aura_agent.errors import StoreError
 from aura_agent.outbox.run_history import run_rows
 from aura_agent.report import spool, started, wire
 from aura_agent.report.record import Outcome, Report
+from tests.machine import needs, pid_namespaces
 from tests.outbox.stores import Bench
 from tests.reports import report_of
 
@@ -265,6 +266,7 @@ def test_a_run_of_a_living_daemon_is_not_lost(at: Bench) -> None:
 
 
 @pytest.mark.root
+@needs(pid_namespaces)
 def test_a_run_of_a_daemon_of_another_pid_namespace_is_not_lost(at: Bench) -> None:
     """A pid would say nothing here; its lock does."""
     at.know("backup")
