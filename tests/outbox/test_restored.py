@@ -1,6 +1,7 @@
 """A store that was put back to an earlier state: what waits in it is held, and nothing else is."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from tests.reports import report_of
 
 
 @pytest.fixture
-def marked(tmp_path: Path) -> Bench:
+def marked(tmp_path: Path) -> Iterator[Bench]:
     """A bench whose store has a mark outside of it, and in which a success waits."""
     made = bench(tmp_path)
     made.outbox.close()
     _open(made)
     made.know("backup")
     made.know("other")
-    return made
+    yield made
+    made.outbox.close()
 
 
 def _open(at: Bench, boot_id: str | None = None, marks: str | None = "marks") -> None:
