@@ -1,13 +1,15 @@
 """Opening the daemon's store. A full, read-only or broken disk keeps no job from running: the store is opened later."""
 
 import asyncio
+import errno
 import fcntl
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from aura_agent.delivery.observer import Observer
-from aura_agent.errors import DaemonError, StoreError, StoreVersionError
+from aura_agent.errors import DaemonError, StoreError
 from aura_agent.outbox.store import Outbox, open_copy_of_store, open_outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.private_files import open_private
@@ -15,6 +17,7 @@ from aura_agent.report import places
 from aura_agent.report.account import Account
 
 _STORE_TROUBLE_S = 5.0
+_WRONG_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class StoreOpener:
@@ -33,15 +36,16 @@ class StoreOpener:
     def open(self) -> Outbox:
         """Return the store; if it can't be opened, a copy in memory of what can be read of it, which accepts nothing.
 
-        Raises DaemonError: another daemon serves it. Raises StoreVersionError: a newer version wrote it.
+        Raises DaemonError: another daemon serves it. Raises StoreError: it is no place for a store, which only people
+        can change: no directory, somebody else's, or of a newer version.
         """
         try:
             self._lock()
             outbox = open_outbox(self._directory, "daemon")
             self._lock()  # the directory may not have been there before
-        except StoreVersionError:
-            raise
         except StoreError as problem:
+            if not _may_pass(problem):
+                raise
             return self._copy(problem)
         return outbox
 
@@ -120,6 +124,12 @@ class StoreOpener:
                 f"{self._directory}: another daemon serves this store: stop it, or set another state_dir"
             ) from None
         self._is_locked = True
+
+
+def _may_pass(problem: StoreError) -> bool:
+    """Whether it is the disk's trouble, and not that of whoever chose the place."""
+    cause = problem.__cause__
+    return isinstance(cause, sqlite3.Error) or (isinstance(cause, OSError) and cause.errno not in _WRONG_PLACE)
 
 
 def take_over(outbox: Outbox, account: Account | None) -> list[str]:
