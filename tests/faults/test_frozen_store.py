@@ -1,6 +1,5 @@
 """A daemon whose store's disk hangs: a file system that is frozen under it."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,12 @@ import pytest
 
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import Site
+from tests.machine import loop_devices, needs
 from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="freezing a file system takes root"),
+    needs(loop_devices),
 ]
 
 

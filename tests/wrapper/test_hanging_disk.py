@@ -1,6 +1,5 @@
 """A store whose disk hangs, or whose locks somebody keeps: the job runs, hears signals, and its status is passed on."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,10 +11,11 @@ import pytest
 
 from tests.e2e.powercut import PowerCut
 from tests.e2e.sites import AURA_RUN, Site
+from tests.machine import loop_devices, needs
 from tests.waiting import wait_until
 from tests.wrapper.runs import QUEUE, Host
 
-_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="freezing a file system takes root")
+_ROOT = needs(loop_devices)
 _HOLD = "import fcntl, os, sys\nfile = os.open(sys.argv[1], os.O_RDONLY)\nfcntl.flock(file, fcntl.LOCK_EX)\n"
 _HOLD += "print(flush=True)\nos.kill(os.getpid(), 19)\n"
 
