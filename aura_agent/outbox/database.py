@@ -258,6 +258,8 @@ def open_copy(path: str) -> sqlite3.Connection:
             _migrate(memory, path, is_copy=True)
             memory.execute("PRAGMA temp_store=MEMORY")
             if _is_understood(memory):
+                # A lease ends in the original, where we never learn of it.
+                memory.execute("UPDATE streams SET lease_owner = NULL, lease_entry = NULL")
                 return memory
     except (StoreError, sqlite3.Error, OSError, MemoryError):
         pass
