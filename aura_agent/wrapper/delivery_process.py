@@ -35,7 +35,7 @@ def deliver_apart(what: "Delivery", work: "Callable[[], None]") -> None:
             os.close(reading)
             if not os.isatty(2):
                 os.dup2(writing, 2)  # whoever waits for the end of our stderr doesn't wait for a process that hangs
-            os.close(writing)
+                os.close(writing)  # on a terminal it stays open: its end tells our parent that we are done
             _signal.setitimer(_signal.ITIMER_REAL, left_s, 1.0)
             if die_with_parent(parent):
                 work()

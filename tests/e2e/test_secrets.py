@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.sites import AURA_RUN, Site
 from tests.waiting import wait_until
+from tests.wrapper.runs import children
 
 _FAULTS = [
     {"kind": "status", "status": 500},
@@ -112,6 +113,19 @@ def test_no_error_path_shows_a_secret(site: Site) -> None:
     assert _exposed_files(site.home, site.server.token, key) == []
 
 
+def _add_helper(evidence: Evidence, aura_run: int, helper: int) -> None:
+    """Add what ``ps`` shows of a process that aura-run has forked, unless it has ended meanwhile.
+
+    Its environment is what the caller gave aura-run, secrets and all: it must be that, and nothing else.
+    """
+    try:
+        cmdline, environment = (Path(f"/proc/{helper}/{file}").read_bytes() for file in ("cmdline", "environ"))
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    evidence.add("a helper's cmdline", cmdline)
+    assert environment in (b"", Path(f"/proc/{aura_run}/environ").read_bytes())
+
+
 @pytest.mark.parametrize(
     "faults", [None, {"kind": "status", "status": 401}, {"kind": "drop"}], ids=["fine", "401", "drop"]
 )
@@ -136,17 +150,18 @@ def test_aura_run_by_itself_shows_no_secret(site: Site, faults: dict[str, object
         evidence.ran(site.run("--", "env", env=environment))
         evidence.ran(site.run("--", "false", env=environment))
         job = subprocess.Popen(
-            [AURA_RUN, "--", "sh", "-c", "echo ready; cat"],
+            [AURA_RUN, "--", "sh", "-c", "echo $$; cat"],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         assert job.stdout is not None
-        job.stdout.readline()
+        wrapped = int(job.stdout.readline())
         evidence.processes()
-        (child,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-        evidence.add("the job's environment", Path(f"/proc/{child}/environ").read_bytes())
+        evidence.add("the job's environment", Path(f"/proc/{wrapped}/environ").read_bytes())
+        for child in set(children(job.pid)) - {wrapped}:
+            _add_helper(evidence, job.pid, child)
         output, errors = job.communicate()
         evidence.add("output", output + errors)
     evidence.ran(site.agent("queue", "list", "--all", "--json"))

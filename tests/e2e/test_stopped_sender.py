@@ -1,16 +1,18 @@
 """A real process that is stopped between its claim and its request."""
 
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
 
 from tests.e2e.sites import AURA_AGENT, AURA_RUN, Site
 from tests.waiting import wait_until
+from tests.wrapper.runs import children
 
 _SYN_SENT = "02"
 
@@ -32,6 +34,12 @@ def _is_connecting(port: int) -> bool:
     return any(row[2].endswith(f":{port:04X}") and row[3] == _SYN_SENT for row in rows)
 
 
+def _send_all(pids: Iterable[int], signum: int) -> None:
+    """Signal all of them, as ``docker pause`` and a frozen cgroup hold all of a service."""
+    for pid in pids:
+        os.kill(pid, signum)
+
+
 @pytest.mark.parametrize("command", ["aura-run", "queue flush"])
 def test_a_process_that_was_stopped_while_it_connected_sends_nothing_expired(site: Site, command: str) -> None:
     """SIGSTOP while connecting, SIGCONT once the success has expired: the server accepts, and gets no request."""
@@ -49,12 +57,13 @@ def test_a_process_that_was_stopped_while_it_connected_sends_nothing_expired(sit
         )
         try:
             wait_until(lambda: _is_connecting(port), what="connecting")
-            process.send_signal(signal.SIGSTOP)
+            senders = (process.pid, *children(process.pid))  # aura-run delivers in a process of its own
+            _send_all(senders, signal.SIGSTOP)
             expired_s = time.monotonic() + 8.5
             first, _ = listener.accept()  # room for the SYN that is sent again
             second, _ = listener.accept()
             wait_until(lambda: time.monotonic() > expired_s, what="expiry")
-            process.send_signal(signal.SIGCONT)
+            _send_all(senders, signal.SIGCONT)
             assert second.recv(1) == b""
             first.close()
             second.close()

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 from tests.e2e.sites import Site
 from tests.waiting import wait_until
-from tests.wrapper.runs import AURA_RUN, Host, children
+from tests.wrapper.runs import AURA_RUN, Host, children, is_alive
 
 
 def test_what_another_has_sent_meanwhile_is_left_to_it(site: Site) -> None:
@@ -45,15 +46,29 @@ def test_turn_that_is_not_given_up_holds_no_ping_back(site: Site) -> None:
     assert (ended.returncode, len(site.server.pings("beat"))) == (0, 1)
 
 
+def _waiting_for_turn(aura_run: int, state: Path) -> list[int]:
+    """Return the process in which *aura_run* delivers, once it has opened the lock, which another holds."""
+    return [child for child in children(aura_run) if os.fspath(state / "delivering") in _open_files(child)]
+
+
+def _open_files(pid: int) -> list[str]:
+    try:
+        return [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has just closed one, or ended
+
+
 def test_signal_ends_the_wait_for_the_turn_with_the_jobs_status(host: Host) -> None:
     host.state.mkdir(mode=0o700)
     host.extra = {"AURA_PING_URL": "http://127.0.0.1:9/ping/x"}
     with (host.state / "delivering").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run = host.start("--success-codes", "7", "--", "sh", "-c", "exit 7")
-        wait_until(lambda: list((host.state / "spool").glob("*.report")) and not children(run.pid))
+        wait_until(lambda: _waiting_for_turn(run.pid, host.state), what="a delivery that waits for its turn")
+        (delivery,) = _waiting_for_turn(run.pid, host.state)
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=60)
+        wait_until(lambda: not is_alive(delivery), what="the end of the delivery, too")
 
     assert run.returncode == 7
     assert os.listdir(host.state / "spool")
