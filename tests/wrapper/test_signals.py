@@ -1,5 +1,6 @@
 """Signals on their way to the job: what a process sends us is passed on, once."""
 
+import fcntl
 import os
 import select
 import signal
@@ -180,10 +181,11 @@ def test_a_signal_that_only_tells_something_is_for_the_job_alone(host: Host) -> 
 
 
 _SLOW_DISK = """
-import os, sys
+import fcntl, os
 def take_your_time(_):
     open("syncing", "w").close()
-    os.read(int(os.environ["DISK"]), 1)
+    with open("disk") as disk:
+        fcntl.flock(disk, fcntl.LOCK_SH)
 os.fdatasync = take_your_time
 from aura_agent.wrapper.main import main
 main()
@@ -192,24 +194,21 @@ main()
 
 def test_a_slow_disk_holds_up_no_signal(host: Host) -> None:
     """The start of a run that takes a while is synced beside it: whoever stops the job meanwhile isn't kept waiting."""
-    disk, ready = os.pipe()
-    host.extra = {"DISK": str(disk)}
-    job = subprocess.Popen(
-        [sys.executable, "-c", _SLOW_DISK, *QUEUE, "--", "sh", "-c", "echo $$; exec sleep 1000"],
-        env=host.environment,
-        cwd=host.home,
-        stdout=subprocess.PIPE,
-        pass_fds=(disk,),
-    )
-    assert job.stdout is not None
-    child = int(job.stdout.readline())
-    wait_until((host.home / "syncing").exists)
+    with (host.home / "disk").open("w") as disk:
+        fcntl.flock(disk, fcntl.LOCK_EX)
+        job = subprocess.Popen(
+            [sys.executable, "-c", _SLOW_DISK, *QUEUE, "--", "sh", "-c", "echo $$; exec sleep 1000"],
+            env=host.environment,
+            cwd=host.home,
+            stdout=subprocess.PIPE,
+        )
+        assert job.stdout is not None
+        child = int(job.stdout.readline())
+        wait_until((host.home / "syncing").exists)
 
-    job.terminate()
-    wait_until(lambda: not is_alive(child))
-    os.close(ready)
+        job.terminate()
+        wait_until(lambda: not is_alive(child))
     job.communicate(timeout=30)
-    os.close(disk)
 
     assert job.returncode == -signal.SIGTERM
     assert host.report()["outcome"] == "killed"
