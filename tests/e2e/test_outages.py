@@ -76,7 +76,7 @@ def _accepted(site: Site) -> set[str]:
     spooled = [spool.read(path, 0) for path in spool.waiting(str(site.state))]
     refs = {wire.decode(record)[1]["ref"] for record in spooled if record}
     if (site.state / "outbox.db").exists():
-        kept = site.rows("SELECT ref FROM refs JOIN entries USING (stream_id) UNION ALL SELECT line FROM inbox")
+        kept = site.rows("SELECT refs.ref FROM refs JOIN entries USING (stream_id) UNION ALL SELECT line FROM inbox")
         refs |= {text if isinstance(text, str) else wire.decode(text)[1]["ref"] for (text,) in kept}
     return refs
 

@@ -250,7 +250,7 @@ def test_a_file_that_cannot_shrink_is_not_looked_through_with_each_report(tmp_pa
 
 
 def _refs(at: Bench) -> set[str]:
-    return {row["ref"] for row in at.outbox.connection.execute("SELECT ref FROM refs WHERE ref <> ''")}
+    return {row["ref"] for row in at.outbox.connection.execute("SELECT refs.ref FROM refs WHERE ref <> ''")}
 
 
 def _jobs(at: Bench) -> set[str]:
