@@ -3,6 +3,7 @@
 A failure is handed over even where nothing waits: in the daemon's store a success may, and the failure withdraws it.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from aura_agent.outbox.database import transaction
 from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.rules import Key, State
 from aura_agent.outbox.store import Outbox
+from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.record import Outcome, Ref, Report
 
 
@@ -34,6 +36,8 @@ def to_hand_over(outbox: Outbox) -> Iterator[Report]:
 def handed_over(outbox: Outbox, run_ids: list[str]) -> int:
     """Note that the daemon has *run_ids* now; return how many entries wait no more for that. Raises StoreError."""
     now = outbox.now()
+    if outbox.directory is not None and os.path.exists(os.path.join(outbox.directory, DAEMON_LOCK)):
+        return 0  # it has begun to serve this very store: there the entries still wait
     with transaction(outbox.connection) as connection:
         HookCalls(connection).forget(run_ids)
         changed = 0

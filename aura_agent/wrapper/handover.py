@@ -10,6 +10,7 @@ from time import time_ns
 
 from aura_agent.private_files import open_private
 from aura_agent.report import spool, started
+from aura_agent.report.places import DAEMON_LOCK
 from aura_agent.report.wire import decode, encode
 from aura_agent.wrapper.daemon import PATIENCE_S, Busy, Daemon, Refused
 from aura_agent.wrapper.warnings import warn
@@ -33,8 +34,10 @@ def hand_over(store: str, socket_path: str, run_id: str | None = None) -> bool:
 
     Where the outbox may hold a success, or a run other than *run_id* may still bring one, it takes in what the spool
     holds before that goes: a failure among it may withdraw the success. Raises TimeoutError: the daemon doesn't answer;
-    another OSError: it is gone.
+    another OSError: it is gone. A store that a daemon serves is left to it: forwarded to itself, nothing would be sent.
     """
+    if os.path.exists(os.path.join(store, DAEMON_LOCK)):
+        return True
     try:
         spooled = spool.waiting(store)
         lost = started.count(store) and bool(started.abandoned(store, time_ns()))

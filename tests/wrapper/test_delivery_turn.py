@@ -54,8 +54,8 @@ def _waiting_for_turn(aura_run: int, state: Path) -> list[int]:
 def _open_files(pid: int) -> list[str]:
     try:
         return [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []  # it has just closed one, or ended
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return []  # it has just closed one, or ended, or is ending
 
 
 def test_signal_ends_the_wait_for_the_turn_with_the_jobs_status(host: Host) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from aura_agent.outbox.handover import handed_over, to_hand_over
+from aura_agent.outbox.store import open_outbox
+from aura_agent.wrapper.handover import hand_over
 from tests.e2e.sites import AURA_RUN, Site
 from tests.waiting import wait_until
 
@@ -153,3 +156,20 @@ def test_a_failure_is_only_reported_to_the_daemon_where_nothing_waits(user: Site
     assert user.run("-H", "one", "--", "false", env=_own(user)).returncode == 1
 
     assert [path for path in Path(user.home / "own").rglob("*") if path.is_file()] == []
+
+
+def test_store_is_not_forwarded_to_the_daemon_that_serves_it(site: Site) -> None:
+    """One that comes up while an aura-run delivers: given to itself, a queued ping would count as given away."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.server.refuse()
+    assert site.run("--no-wait", "-H", "beat", "--", "true").returncode == 0
+    site.start()
+    assert [row["state"] for row in site.queue()] == ["waiting"]
+    outbox = open_outbox(str(site.state), "run")
+    with closing(outbox):
+        given = [report.run_id for report in to_hand_over(outbox)]
+
+        assert hand_over(str(site.state), f"{site.home}/run/agent.sock")
+        assert handed_over(outbox, given) == 0
+
+    assert [row["state"] for row in site.queue()] == ["waiting"]

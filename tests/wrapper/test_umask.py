@@ -80,6 +80,7 @@ def test_a_warning_is_remembered_whatever_the_umask(host: Host, umask: int) -> N
 @_named
 def test_a_daemon_begins_with_any_umask(site: Site, umask: int) -> None:
     """Its sockets' directory lets all in, its store nobody."""
+    site.log.touch()  # ours to read
     before = os.umask(umask)
     try:
         site.start()
