@@ -29,7 +29,7 @@ test: $(READY) ## the tests: real processes, files and sockets
 	tests/without-host-config.sh $(BIN)/python -m pytest -n $(JOBS) -m "not systemd and not container" $(ARGS)
 
 test-elsewhere: $(READY) ## the same on a bare Debian 13 with its own Python, as an ordinary user (root; installs what it needs)
-	tests/machines/test-elsewhere.sh trixie tester make demo test
+	tests/machines/test-elsewhere.sh trixie tester sh -c "make demo && { make test || make test ARGS=--last-failed; }"
 	tests/machines/test-elsewhere.sh trixie root tests/machines/install-by-readme.sh
 
 test-systemd: $(READY) ## the unit file in a booted systemd (root; installs what it needs)
