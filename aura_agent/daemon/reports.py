@@ -91,9 +91,12 @@ class Desk:
         given = Report.from_fields({"boot": self.boot_id} | fields)
         report = in_the_past(given, self.boot_id, self.clock.read())
         argv = fields.get("argv") or conversation.argv
-        if report.outcome is Outcome.SUCCEEDED and "settings" not in fields and argv:
+        if report.outcome is Outcome.SUCCEEDED and fields.get("settings") != "known":
             config = self.config()
-            names = matching_jobs(config, argv.split("\0"))
+            if fields.get("settings") == "daemon":  # -j named the job, whose config the wrapper can't read
+                names = [report.job] if report.job in config.jobs else []
+            else:
+                names = matching_jobs(config, argv.split("\0")) if argv else []
             if len(names) == 1 and self._may_report(conversation.peer, names[0]):
                 report = judged(report, names[0], config.jobs[names[0]])
         if report is not given or "boot" not in fields:

@@ -296,7 +296,8 @@ class _Run:
 
     def _judge(self, ended: Ended) -> None:
         """Look at what the exit status alone doesn't tell."""
-        if self._options.job_found is False and self._succeeded(ended):
+        daemon_judges = self._reporter is not None and self._reporter.leaves_job_to_daemon()
+        if self._options.job_found is False and self._succeeded(ended) and not daemon_judges:
             ended.unmet = True  # what the job expects of its runs isn't known
             self._reason = f"job {self._options.job!r} could not be read: what it expects isn't known, so no ping"
         if not (self._options.expect and self._succeeded(ended)):

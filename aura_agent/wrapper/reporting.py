@@ -122,6 +122,13 @@ class Reporter:
         elif self._options.config is None and not (self._slow or _may_exist(SYSTEM_CONFIG)):
             self.knows_settings = not os.path.exists(self._socket_path)
 
+    def leaves_job_to_daemon(self) -> bool:
+        """Whether a daemon is there to judge a run of the job that ``-j`` names, whose config we can't read."""
+        if self._options.job_found is False and self._daemon is not None:
+            self.knows_settings = False
+            return True
+        return False
+
     def settle(self) -> None:
         """The run takes a while: let a record stand for it that outlives the daemon and a power cut."""
         if self._recorded != self._attempt:
@@ -163,7 +170,12 @@ class Reporter:
         }
         if len(encode("run", fields)) > MAX_LINE_BYTES - _ACCOUNT_BYTES:
             fields["body"] = _TOO_LONG  # no reader takes such a line, and the ping matters more than what goes with it
-        fields |= {"argv": self._argv()} if unjudged else {"settings": "known"}
+        if not unjudged:
+            fields["settings"] = "known"
+        elif options.job_found is False:
+            fields["settings"] = "daemon"
+        else:
+            fields["argv"] = self._argv()
         withdraws = outcome not in ("succeeded", "skipped")
         if self._is_handed_over(fields, withdraws=withdraws) or (self._ref is None and not unjudged):
             if not self._untold:

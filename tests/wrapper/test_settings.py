@@ -146,3 +146,17 @@ def test_success_of_an_older_wrapper_is_judged_by_the_daemon(site: Site, made: b
 
     assert said == ["job", "ok"]
     assert _outcomes(site) == ["succeeded" if made else "failed"]
+
+
+def test_job_that_only_the_daemon_can_read_is_judged_there(site: Site) -> None:
+    """-j names it, and the config that the wrapper sees is broken: the daemon knows what the job expects."""
+    site.server.create_heartbeat("beat")
+    site.configure('[jobs.backup]\nheartbeat = "beat"\n')
+    site.extra["AURA_SOCKET"] = f"{site.home}/run/agent.sock"
+    site.start()
+    site.config.write_text("[jobs")
+
+    ended = site.run("-j", "backup", "-H", "beat", "--", "true")
+
+    assert ended.returncode == 0
+    wait_until(lambda: len(site.server.pings("beat")) == 1, what="the ping")
