@@ -152,7 +152,7 @@ def test_job_that_only_the_daemon_can_read_is_judged_there(site: Site) -> None:
     """-j names it, and the config that the wrapper sees is broken: the daemon knows what the job expects."""
     site.server.create_heartbeat("beat")
     site.configure('[jobs.backup]\nheartbeat = "beat"\n')
-    site.extra["AURA_SOCKET"] = f"{site.home}/run/agent.sock"
+    site.extra |= {"AURA_SOCKET": f"{site.home}/run/agent.sock", "AURA_STATE_DIR": str(site.state)}
     site.start()
     site.config.write_text("[jobs")
 
