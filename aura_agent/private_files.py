@@ -28,23 +28,28 @@ def make_parents(path: str, mode: int | None = None) -> None:
 
     *mode*: exactly that; None: 0755 as far as the umask lets others in, and always usable for the owner.
     """
-    if not path:
-        return
-    try:
-        os.mkdir(path, 0o755 if mode is None else mode)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        parent = os.path.dirname(path.rstrip("/"))
-        if parent == path:
-            raise
-        make_parents(parent, mode)
-        make_parents(path, mode)
+    if not path or not _make_new(path, 0o755 if mode is None else mode, mode):
         return
     if mode is None:
         _set_mode(path, _OWNER, _OWNER)
     else:
         _set_mode(path, 0o777, mode)
+
+
+def _make_new(path: str, bits: int, mode: int | None) -> bool:
+    """Create *path* and what is missing above it; return whether it was missing. Raises OSError."""
+    try:
+        try:
+            os.mkdir(path, bits)
+        except FileNotFoundError:
+            parent = os.path.dirname(path.rstrip("/"))
+            if parent == path:
+                raise
+            make_parents(parent, mode)
+            os.mkdir(path, bits)  # once: below a dangling link, in /proc or in a removed directory it fails again
+    except FileExistsError:
+        return False
+    return True
 
 
 def open_private(path: str, flags: int) -> int:

@@ -153,6 +153,25 @@ def test_what_else_is_missing_costs_no_ping(site: Site, mounts: str) -> None:
     assert len(site.server.pings("beat")) == 1
 
 
+@pytest.mark.parametrize(
+    "place", ["/proc/store", "/proc/self/fd/a/b/store", "unmounted/me/.local/store", "/dev/null/x"]
+)
+def test_store_that_cannot_be_created_costs_no_ping(site: Site, place: str) -> None:
+    """A home on a disk that isn't mounted is often a link that leads nowhere; /proc takes no directory."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    (site.home / "unmounted").symlink_to(site.home / "no such disk")
+    site.extra["AURA_STATE_DIR"] = str(site.home / place)
+
+    ended = site.run("-H", "beat", "--", "true")
+
+    assert ended.returncode == 0
+    (line,) = ended.stderr.decode().splitlines()
+    assert (
+        line.endswith("o such file or directory: this run's ping can't be kept, only sent at once") or "Not a" in line
+    )
+    assert len(site.server.pings("beat")) == 1
+
+
 def test_a_home_that_is_no_path_is_not_taken_for_one(tmp_path: Path) -> None:
     """A relative HOME would make a store of its own in each directory."""
     environment = {"PATH": os.environ["PATH"], "HOME": "relative", "AURA_SOCKET": str(tmp_path / "none")}
