@@ -75,6 +75,7 @@ class _Progress:
         self._said = not self._run_id
         self._shown = self._run_id != "" and os.isatty(2)
         self._reason = ""
+        self._is_parked = False  # a line has said why
         if self._shown:
             try:
                 _thread.start_new_thread(self._say_what_is_waited_for, ())
@@ -82,7 +83,11 @@ class _Progress:
                 pass  # delivery matters more
 
     def note(self, event: str, **facts: object) -> None:
-        if not self._shown or facts.get("run_id") != self._run_id:
+        if not self._shown:
+            return
+        if event == "ping.parked" and facts.get("heartbeat") == self._heartbeat:
+            self._is_parked = True
+        if facts.get("run_id") != self._run_id:
             return
         if event == "ping.delivered":
             self._said = True
@@ -94,6 +99,9 @@ class _Progress:
         """Delivery is over: a ping that has not been delivered is queued."""
         if self._shown and not self._said:
             self._said = True
+            if self._is_parked:
+                say_on_terminal("queued, will be retried once an hour")
+                return
             say_on_terminal(f"{self._reason or 'Aura does not answer'}: queued, will be retried")
 
     def _say_what_is_waited_for(self) -> None:

@@ -60,6 +60,15 @@ def test_ping_that_is_not_sent_is_explained_on_a_terminal(
         assert (code, words in said) == (int(status), True), said
 
 
+def test_heartbeat_that_is_missing_is_no_silence_of_aura(site: Site) -> None:
+    status, said = _said(site.environment, "-H", "nope")
+
+    first, second = said.splitlines()
+    assert status == 0
+    assert first.startswith("aura-run: ping for nope waits: no heartbeat named 'nope'")
+    assert second == "aura-run: queued, will be retried once an hour"
+
+
 def test_repeated_causes_are_repeated_on_a_terminal(host: Host) -> None:
     """No heartbeat can be guessed for a shell."""
     host.extra = {}

@@ -108,3 +108,11 @@ def test_held_output_of_a_failed_job_waits_for_no_reader_after_a_signal(host: Ho
     os.close(read)
     os.close(write)
     assert host.report()["outcome"] != "succeeded"
+
+
+def test_control_characters_of_a_name_reach_no_terminal_or_log(host: Host) -> None:
+    """A line stays one line, whatever the heartbeat is called."""
+    run = host.run("-H", "a\nb\x1b[2J\xe4", "--", "true")
+
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("aura-run: ping for a?b?[2J\xe4 waits: ".encode())
