@@ -6,6 +6,7 @@ Commands load when they are called: ``aura-agent status`` needs no scheduler, ``
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
@@ -72,6 +73,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors are lines on stderr, never a traceback."""
+    if isinstance(sys.stdout, TextIOWrapper):  # None if it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have characters that its encoding lacks
     try:
         status = cli.main(standalone_mode=False)
     except click.Abort:
@@ -88,16 +91,32 @@ def main() -> None:
         _leave("interrupted", 130)
     except BrokenPipeError:
         # Whoever read our output has left; Python would say so at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _discard_stdout()
         sys.exit(141)
     except OSError as problem:
-        where = f"{problem.filename}: " if problem.filename else ""
+        where = f"{problem.filename}: " if problem.filename else _broken_stdout()
         _leave(f"{where}{problem.strerror or problem}", 1)
     except Exception as problem:
         if sys.excepthook is not sys.__excepthook__:
             raise  # the daemon's log takes it, with the traceback and without secrets
         _leave(_unforeseen(problem), 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _broken_stdout() -> str:
+    """Return what names stdout in a message if it is what failed, and discard what it didn't take."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _discard_stdout()
+        return "standard output: "
+    return ""
+
+
+def _discard_stdout() -> None:
+    """Let stdout lead nowhere, so that Python doesn't fail once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _unforeseen(problem: Exception) -> str:

@@ -19,7 +19,9 @@ from aura_agent.cli.settings import (
     store_directory,
 )
 from aura_agent.clock import SystemClock
+from aura_agent.config.load import no_config
 from aura_agent.config.models import Job
+from aura_agent.config.settings import config_path
 from aura_agent.errors import AuraError, ConfigError, ScheduleError, StoreError, UsageError
 from aura_agent.outbox.database import open_to_read
 from aura_agent.outbox.jobs import JobMarks
@@ -48,6 +50,8 @@ def next_(job: str, count: int, at_text: str | None, config_file: str | None, as
     found = read.config.jobs.get(job)
     if not (read.is_whole("jobs", job) and read.is_whole("defaults")):
         raise ConfigError(read.problems)
+    if found is None and config_path(config_file, os.environ) is None:
+        raise no_config()
     if found is None:
         raise unknown_job(job, read.config.jobs)
     schedule, zone = schedule_of(job, found)

@@ -257,7 +257,7 @@ class _Progress:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total)
-        self._counts: dict[str, int] = {}
+        self._seen: dict[str, set[object]] = {}  # by what became of them: a ping may be parked more than once
         self.tried: set[str] = set()  # runs
 
     def note(self, event: str, **facts: object) -> None:
@@ -265,8 +265,9 @@ class _Progress:
             return
         what = event.removeprefix("ping.")
         self.tried.add(str(facts.get("run_id", "")))
-        self._counts[what] = self._counts.get(what, 0) + 1
         ended = what not in ("postponed", "parked")
+        which = facts.get("run_id") or (object() if ended else facts.get("heartbeat"))
+        self._seen.setdefault(what, set()).add(which)
         self._bar.update(self._task, advance=int(ended), description=str(facts.get("heartbeat", "")))
 
     def __enter__(self) -> Self:
@@ -276,5 +277,5 @@ class _Progress:
     def __exit__(self, *problem: object) -> None:
         self._bar.stop()
         if not self._quiet:
-            sums = ", ".join(f"{count} {what}" for what, count in sorted(self._counts.items()))
+            sums = ", ".join(f"{len(pings)} {what}" for what, pings in sorted(self._seen.items()))
             click.echo(sums or "nothing waits")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -144,7 +145,8 @@ def say_wait(wait_s: float, reason: str = "Aura's rate limit is used up until th
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    takes_all = sys.stdout is not None and sys.stdout.encoding.lower().startswith("utf")
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not takes_all, default=_plain))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:

@@ -100,6 +100,11 @@ def load_config(path: str | None, *, conf_d: bool = True, check_rules: bool = Tr
     return examined.config
 
 
+def no_config() -> AuraError:
+    """Return the error of a command that needs a config where there is none."""
+    return AuraError("there is no config: write /etc/aura-agent/config.toml, or name a file with -c or AURA_CONFIG")
+
+
 def examine_config(
     path: str | None, *, conf_d: bool = True, check_rules: bool = True, now: datetime | None = None
 ) -> Examined:
@@ -108,7 +113,7 @@ def examine_config(
     Raises AuraError if *path* is None: there is no config.
     """
     if path is None:
-        raise AuraError("there is no config: write /etc/aura-agent/config.toml, or name a file with -c or AURA_CONFIG")
+        raise no_config()
     documents, problems = read_documents(path, conf_d=conf_d)
     config, findings = _examine(documents, problems, check_rules=check_rules, now=now)
     errors = findings.errors()

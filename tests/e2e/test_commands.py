@@ -143,6 +143,15 @@ def test_a_config_that_is_not_there_is_named(site: Site, arguments: list[str]) -
     assert "nowhere.toml" in asked.stderr + asked.stdout
 
 
+def test_next_without_any_config_says_so(site: Site) -> None:
+    """Not that the job is misspelt."""
+    site.extra["AURA_CONFIG"] = ""
+    needs_none = site.agent("next", "backup")
+
+    assert (needs_none.returncode, needs_none.stdout) == (1, "")
+    assert needs_none.stderr.startswith("aura-agent: there is no config: write /etc/aura-agent/config.toml")
+
+
 def test_next_prints_an_array_of_instants_and_reasons(site: Site) -> None:
     """RFC 3339 with an offset, strictly rising, each with its reason."""
     site.configure('[jobs.tick]\nschedule = "*/5 * * * *"\ntimezone = "Europe/Berlin"\ncommand = ["true"]\n')

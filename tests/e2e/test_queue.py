@@ -98,6 +98,15 @@ def test_a_locked_database_keeps_nobody_from_looking(waiting: Site) -> None:
     assert len(waiting.queue("--all")) == 3
 
 
+def test_flush_counts_a_parked_ping_once(site: Site) -> None:
+    """However often it is tried meanwhile."""
+    assert site.run("-H", "nope", "--no-wait", "--", "true").returncode == 0
+
+    flushed = site.agent("queue", "flush")
+
+    assert (flushed.returncode, flushed.stdout) == (1, "1 parked\n")
+
+
 def test_flush_of_one_heartbeat_leaves_the_others(waiting: Site) -> None:
     """By name, then by id; what waits for others is neither sent nor counted as left."""
     by_name = waiting.agent("queue", "flush", "--heartbeat", "one")
