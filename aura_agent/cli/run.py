@@ -9,7 +9,9 @@ import click
 
 from aura_agent.cli.settings import config_option, read_config
 from aura_agent.config.settings import config_path
+from aura_agent.errors import ConfigError
 
+_UNREADABLE_CONFIG = 78  # EX_CONFIG of sysexits(3): who starts us can tell it from other failures
 _FLUSH_LOG_S = 1.0  # at exit: who reads the log may be slow, or gone
 
 
@@ -17,6 +19,8 @@ _FLUSH_LOG_S = 1.0  # at exit: who reads the log may be slow, or gone
 @config_option
 def run(config_file: str | None) -> None:
     """Run the daemon in the foreground. SIGTERM ends it, SIGHUP reloads its config.
+
+    Exit status 78: the config can't be read, or is wrong.
 
     Example: aura-agent run -c /etc/aura-agent/config.toml
     """
@@ -32,8 +36,12 @@ def run(config_file: str | None) -> None:
     atexit.register(log.flush, _FLUSH_LOG_S)
     from aura_agent.app import run_agent
 
-    config = read_config(config_file)
-    os.umask(0o077)
-    configure_logging(redactor, log, level=config.agent.log_level)
-    path = config_path(config_file, os.environ)
-    asyncio.run(run_agent(config, path, lambda: read_config(config_file), redactor, log))
+    try:
+        config = read_config(config_file)
+        os.umask(0o077)
+        configure_logging(redactor, log, level=config.agent.log_level)
+        path = config_path(config_file, os.environ)
+        asyncio.run(run_agent(config, path, lambda: read_config(config_file), redactor, log))
+    except ConfigError as problem:
+        problem.exit_status = _UNREADABLE_CONFIG
+        raise

@@ -32,6 +32,7 @@ COMMANDS = (
     ["dev-server"],
     ["demo"],
 )
+_EX_CONFIG = 78
 _WITHOUT_OUTPUT = (["run"], ["queue"], ["api"])
 
 
@@ -102,12 +103,12 @@ def test_wrong_usage_is_one_line_and_status_2(site: Site, arguments: list[str], 
     ids=" ".join,
 )
 def test_a_broken_config_is_lines_with_places(site: Site, arguments: list[str]) -> None:
-    """File, line and key of everything that is wrong; status 1."""
+    """File, line and key of everything that is wrong; status 1, and EX_CONFIG from the daemon."""
     site.config.write_text('[jobs.tick]\nevery = "1s"\ncomand = ["true"]\n')
 
     asked = site.agent(*arguments)
 
-    assert asked.returncode == 1
+    assert asked.returncode == (_EX_CONFIG if arguments == ["run"] else 1)
     assert "Traceback" not in asked.stderr
     assert f"{site.config}:3" in asked.stderr + asked.stdout
     assert "comand" in asked.stderr + asked.stdout
@@ -138,7 +139,7 @@ def test_a_config_that_is_not_there_is_named(site: Site, arguments: list[str]) -
     """A named file that doesn't exist is never taken for an empty config."""
     asked = site.agent(*arguments, "-c", f"{site.home}/nowhere.toml")
 
-    assert asked.returncode == 1
+    assert asked.returncode == (_EX_CONFIG if arguments == ["run"] else 1)
     assert "Traceback" not in asked.stderr
     assert "nowhere.toml" in asked.stderr + asked.stdout
 
@@ -228,10 +229,10 @@ def test_on_a_narrow_terminal_nothing_is_cut_off(site: Site) -> None:
     assert "…".encode() not in shown
 
 
-def _fails(site: Site) -> str:
+def _fails(site: Site, status: int = 1) -> str:
     """Start a daemon that can't, and return the line that it leaves."""
     ended = site.agent("run")
-    assert ended.returncode == 1
+    assert ended.returncode == status
     assert "Traceback" not in ended.stderr
     lines = ended.stderr.splitlines()
     assert len(lines) == 1, ended.stderr
