@@ -12,17 +12,15 @@ import gc
 import os
 import random
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from aura_agent.api.transport import http_environment
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id
 from aura_agent.clock import SystemClock, until_beat_s
-from aura_agent.config.addresses import parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
@@ -44,7 +42,7 @@ from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.delivery.unkept import Unkept
-from aura_agent.errors import AuraError, DaemonError
+from aura_agent.errors import AuraError, DaemonError, TokenError
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.refs import label, stored
 from aura_agent.outbox.store import Outbox
@@ -57,9 +55,11 @@ from aura_agent.telemetry.log_writer import LogWriter
 from aura_agent.telemetry.logging import Level, configure_logging
 from aura_agent.telemetry.observer import LoggingObserver
 from aura_agent.telemetry.redact import Redactor
+from aura_agent.web.page import Page
 from aura_agent.web.serving import LazyServer
 
 _STOP_LEEWAY_S = 5.0  # for what has no limit of its own, such as the last transaction
+_RETRY_CAP_S = 60.0  # what the host lacks may come at any time
 _GIVE_WAY_S = 0.001  # a thread that computes gives way to one that answers an aura-run after that; Python's own is 5 ms
 
 
@@ -198,7 +198,18 @@ async def _built(
             url = base_url(config.api, os.environ)
             return Service(base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory)
 
-        service = connect(config)
+        token_problem = ""
+        try:
+            service = connect(config)
+        except TokenError as missing:  # jobs don't wait for it
+            token_problem = f"no API token: {missing}"
+            observer.note("token.unreadable", reason=str(missing))
+            service = Service(
+                base_url=base_url(config.api, os.environ),
+                token=None,
+                allow_insecure=config.api.allow_insecure,
+                state_dir=directory,
+            )
         for job in await store.begin(worker, partial(take_over, account=service.account)):
             observer.note("run.lost", job=job)
         for ping_url in await worker.call(lambda outbox: outbox.heartbeats.every_url()):
@@ -296,7 +307,8 @@ async def _built(
         if not current_boot_id():
             agent.surroundings = f"{NO_BOOT_ID}: the order of runs is told by the clocks alone"
             observer.note("surroundings.missing", reason=agent.surroundings)
-        agent.apply(config)
+        agent.apply(config, service)
+        agent.token_problem = token_problem
         if not store.problem:
             await agent.learn_owners()
         vitals = Vitals(agent, observer, signals.stop)
@@ -317,6 +329,15 @@ async def _built(
 
             vitals.start(store.reopen(worker, begin_anew, courier.wake), "store")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
+        if token_problem:
+
+            async def token_is_there() -> bool:
+                with suppress(TokenError):
+                    connect(agent.config)
+                    signals.reload.set()
+                return not agent.token_problem
+
+            vitals.start(_retry(token_is_there), "token")
         if agent.notice():
             observer.note("config.without_jobs", reason=agent.notice())
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
@@ -354,12 +375,11 @@ async def _listen(
         await reports.listen(paths.reports)
         stack.push_async_callback(reports.close)
     if status_address is not None:
-        with _listening_on(status_address):
-            bound = _bind_tcp(status_address)
-            page = LazyServer(bound, status, vitals.watch, http_failed)
-            await page.start()
-            stack.push_async_callback(page.close)
-        observer.note("status.listening", port=bound.getsockname()[1])
+        page = Page(status_address, lambda bound: LazyServer(bound, status, vitals.watch, http_failed), observer)
+        agent.page_problem = lambda: page.problem
+        stack.push_async_callback(page.close)
+        if not await page.listen():
+            vitals.start(_retry(page.listen), "status page")
 
 
 @contextmanager
@@ -435,16 +455,11 @@ async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
         await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time(), interval_s / 4))
 
 
-def _bind_tcp(listen: str) -> socket.socket:
-    """Return a socket bound to *listen*, ``host:port``. Raises OSError."""
-    host, port = parse_listen(listen)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named since asyncio switches Nagle off only where it is: 40 ms for each answer otherwise.
-    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    return bound
+async def _retry(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Try again, at growing distances, until *attempt* says that it succeeded."""
+    delay_s = 1.0
+    while True:
+        await asyncio.sleep(delay_s)
+        if await attempt():
+            return
+        delay_s = min(2 * delay_s, _RETRY_CAP_S)

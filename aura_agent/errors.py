@@ -3,6 +3,7 @@
     AuraError
     ├── UsageError        the command line is wrong (exit status 2)
     ├── ConfigError       the config has problems; carries all of them
+    │   └── TokenError         what was named for the API token can't be read, or holds none
     ├── ScheduleError     an expression is invalid or never fires
     ├── ApiError          the Aura API said no, or could not be asked (see aura_agent.api.errors)
     ├── StoreError        the state directory or a file in it can't be used
@@ -49,6 +50,10 @@ class ConfigError(AuraError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class TokenError(ConfigError):
+    """What was named for the API token can't be read, or holds none: the rest of the config may be used."""
 
 
 class ScheduleError(AuraError):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from aura_agent.config.addresses import clean_base_url, judge_webhook
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.shape import hide_secrets
-from aura_agent.errors import ConfigError, Problem
+from aura_agent.errors import ConfigError, Problem, TokenError
 from aura_agent.report.account import Account, account_of
 from aura_agent.report.places import SYSTEM_CONFIG, socket_path, state_dir
 from aura_agent.secret import Secret
@@ -50,7 +50,7 @@ def base_url(api: ApiSettings, environ: Mapping[str, str]) -> str:
 def find_token(api: ApiSettings, environ: Mapping[str, str], *, warn: Warn | None = None) -> Secret | None:
     """Return the API token: AURA_TOKEN, AURA_TOKEN_FILE, token_file, token_env, or systemd's credential aura-token.
 
-    None if none of these is given. *warn* hears of a file that others can read. Raises ConfigError: what is given
+    None if none of these is given. *warn* hears of a file that others can read. Raises TokenError: what is given
     can't be read, or holds no token.
     """
     if environ.get("AURA_TOKEN"):
@@ -98,11 +98,11 @@ def _token_in(path: str, source: str, warn: Warn | None) -> Secret:
     try:
         content, mode = _read(path)
     except OSError as exc:
-        raise _problem(source, f"can't read {hide_secrets(path)}: {exc.strerror}") from exc
+        raise _no_token(source, f"can't read {hide_secrets(path)}: {exc.strerror}") from exc
     if mode & stat.S_IROTH and warn is not None:
         warn(f"{source}: everybody on this host can read {hide_secrets(path)}; chmod 600 it")
     if len(content) > MAX_TOKEN_BYTES:
-        raise _problem(source, f"{hide_secrets(path)} is larger than 4 KiB: not a token; put the token alone into it")
+        raise _no_token(source, f"{hide_secrets(path)} is larger than 4 KiB: not a token; put the token alone into it")
     return _token(content.decode("utf-8", "replace"), f"{source}: {hide_secrets(path)}")
 
 
@@ -124,10 +124,10 @@ def _read(path: str) -> tuple[bytes, int]:
 def _token(text: str, source: str) -> Secret:
     text = text.strip()
     if not text:
-        raise _problem(source, "holds no token; create one in Aura under Account → API Tokens")
+        raise _no_token(source, "holds no token; create one in Aura under Account → API Tokens")
     # Printable ASCII without spaces: what an HTTP header takes.
     if not all("!" <= char <= "~" for char in text):
-        raise _problem(
+        raise _no_token(
             source, "not a token: it has spaces, several lines or other characters; put the token alone there"
         )
     return Secret(text)
@@ -135,3 +135,7 @@ def _token(text: str, source: str) -> Secret:
 
 def _problem(source: str, message: str) -> ConfigError:
     return ConfigError([Problem(message, key=source)])
+
+
+def _no_token(source: str, message: str) -> TokenError:
+    return TokenError([Problem(message, key=source)])

@@ -100,6 +100,8 @@ class Agent:
         self.started_at = parts.clock.read().wall
         self.stopping = False
         self._zone_doubt = ""
+        self.token_problem = ""  # why we began without the API token that the config names
+        self.page_problem: Callable[[], str] = lambda: ""  # why the status page isn't served
         self.surroundings = ""  # what the host lacks, and what that costs
         self.deaf_s: Callable[[], float] = lambda: 0.0  # for how long the report socket has not answered a knock
         self.crashed = ""  # what of the background work has ended that never should
@@ -109,15 +111,11 @@ class Agent:
         """The account of the config in force, None without a token."""
         return self._account
 
-    def apply(self, config: Config) -> None:
+    def apply(self, config: Config, service: Service) -> None:
         """Make *config* the one in force, all or nothing. Raises AuraError, with the old one still in force.
 
-        The outbox works with the config's account already.
+        *service* is the API to ask from then on; the outbox works with its account already.
         """
-        self._apply(config, self._connect(config))
-
-    def _apply(self, config: Config, service: Service) -> None:
-        """The same, with the API to ask from then on."""
         variables = os.environ.get("TZ"), os.environ.get("TZDIR")
         zone_of = cache(partial(zone, tz_env=variables[0], tz_dir=variables[1]))
         timed = {
@@ -161,7 +159,7 @@ class Agent:
         except Exception as exc:  # noqa: BLE001  # no config, however odd, may take the running one down
             problem = AuraError(f"the config can't be used: {type(exc).__name__}: {exc}")
         else:
-            self.config_problem = ""
+            self.config_problem = self.token_problem = ""
             needs_restart = self.needs_restart()
             self._parts.observer.note(
                 "config.loaded", jobs=len(self.config.jobs), needs_restart=", ".join(needs_restart) or None
@@ -183,7 +181,7 @@ class Agent:
         service = self._connect(config)
         await self._parts.worker.call(partial(Outbox.enter, account=service.account))
         try:
-            self._apply(config, service)
+            self.apply(config, service)
         except BaseException:
             await self._parts.worker.call(partial(Outbox.enter, account=self._account))
             raise
@@ -314,6 +312,8 @@ class Agent:
                     self.unhealthy(),
                     self._parts.courier.host_problem,
                     self._parts.resolver.problem,
+                    self.token_problem,
+                    self.page_problem(),
                     _not_found(jobs),
                 )
                 if text

@@ -35,6 +35,7 @@ CONFIG_LOADED = "config.loaded"
 CONFIG_REFUSED = "config.refused"
 CONFIG_UNWATCHED = "config.unwatched"
 TOKEN_EXPOSED = "token.exposed"
+TOKEN_UNREADABLE = "token.unreadable"
 HOOK_CALLED = "hook.called"
 HOOK_FAILED = "hook.failed"
 WATCH_CHANGED = "watch.changed"
@@ -42,6 +43,7 @@ WATCH_PINGED = "watch.pinged"
 WATCH_PING_FAILED = "watch.ping_failed"
 WATCH_PING_RECOVERED = "watch.ping_recovered"
 STATUS_LISTENING = "status.listening"
+STATUS_FAILED = "status.failed"
 SURROUNDINGS_MISSING = "surroundings.missing"
 MODULES_LOADED = "modules.loaded"
 HTTP_FAILED = "http.failed"
@@ -90,6 +92,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     CONFIG_LOADED: ("info", "a config is in force"),
     CONFIG_REFUSED: ("error", "a new config has problems; the old one stays in force"),
     CONFIG_UNWATCHED: ("error", "changes of the config's files go unnoticed: reload by SIGHUP"),
+    TOKEN_UNREADABLE: ("error", "there is no API token yet: jobs run, and pings whose URL isn't known wait for it"),
     TOKEN_EXPOSED: ("warning", "others can read the file that holds the token"),
     HOOK_CALLED: ("info", "a hook has told people what happened to a job"),
     HOOK_FAILED: ("warning", "a hook failed, twice: nobody was told"),
@@ -97,6 +100,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     WATCH_PING_FAILED: ("warning", "a watch is healthy, and Aura can't be told"),
     WATCH_PING_RECOVERED: ("info", "a watch's pings arrive again"),
     STATUS_LISTENING: ("info", "page, probes and metrics are served"),
+    STATUS_FAILED: ("error", "the status page can't listen; tried again up to once a minute"),
     SURROUNDINGS_MISSING: ("warning", "the host lacks something; the line says what that costs"),
     MODULES_LOADED: ("debug", "what the agent needs later is loaded: an upgrade under it does no harm"),
     HTTP_FAILED: ("error", "HTTP can't be loaded, so commands and the status page fail: restart the agent"),

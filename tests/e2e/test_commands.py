@@ -229,34 +229,14 @@ def test_on_a_narrow_terminal_nothing_is_cut_off(site: Site) -> None:
     assert "…".encode() not in shown
 
 
-def _fails(site: Site, status: int = 1) -> str:
+def _fails(site: Site) -> str:
     """Start a daemon that can't, and return the line that it leaves."""
     ended = site.agent("run")
-    assert ended.returncode == status
+    assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     lines = ended.stderr.splitlines()
     assert len(lines) == 1, ended.stderr
     return lines[0]
-
-
-def test_run_names_a_token_file_that_is_missing(site: Site) -> None:
-    """The key, the file and why."""
-    (site.home / "token").unlink()
-
-    line = _fails(site)
-
-    assert "api.token_file" in line
-    assert f"{site.home}/token" in line
-
-
-def test_run_names_a_port_that_is_taken(site: Site) -> None:
-    """The address, and that it is in use."""
-    site.configure(top=f'[status]\nlisten = "127.0.0.1:{site.server.port}"\n')
-
-    line = _fails(site)
-
-    assert f"can't listen on 127.0.0.1:{site.server.port}" in line
-    assert "in use" in line
 
 
 def test_run_names_a_state_directory_that_is_none(site: Site) -> None:
