@@ -3,11 +3,15 @@
 The database numbers boots (``aura_agent.outbox.boot_numbers``); ``boots`` in the store's directory has those in which
 nobody opened it. Here is also the newest wall-clock instant that was seen in each. Works inside the transactions of
 ``aura_agent.outbox.store``.
+
+A boot has two numbers if ``boots`` says that the store was elsewhere meanwhile. Any process may find that out while
+others have the store open, so each transaction reads the numbers anew; which of them a run has, its start decides.
 """
 
 import sqlite3
+from collections.abc import Callable
 
-from aura_agent.clock import Clock
+from aura_agent.clock import Clock, Reading
 from aura_agent.outbox.boot_numbers import BETWEEN_BOOTS_NS, NumberedBoot, UnseenBoot, number, place
 from aura_agent.outbox.database import reading, transaction
 from aura_agent.outbox.rules import Key, Moment
@@ -26,20 +30,27 @@ class Epochs:
         self._directory = directory
         self._clock = clock
         self.boot_id = boot_id
-        self.epoch, self._began_ns = self._number()
+        self._epoch = self._number()
 
     def now(self) -> Moment:
-        reading = self._clock.read()
-        return Moment(self.epoch, reading.boot_ns, reading.wall_ns)
+        return self._moment(self._connection)
+
+    def clock_over(self, connection: sqlite3.Connection) -> Callable[[], Moment]:
+        """Return what tells the time as ``now`` does, but reads the database by *connection*."""
+        return lambda: self._moment(connection)
 
     def key(self, report: Report) -> Key:
         """Return the place of the run in the order: of one in a boot that the store never saw, by when it was."""
         started_ns = report.started.boot_ns
-        known = self._number_of(report.boot_id)
+        known = self._number_at(report.boot_id, started_ns)
         if known is not None:
             return Key(known, started_ns, report.run_id)
         boot = self._unseen(report)
         return Key(boot.late if report.outcome.withdraws else boot.early, boot.boot_ns(started_ns), report.run_id)
+
+    def number_of(self, begun: Reading) -> int:
+        """Return the number of the boot that goes on, for what began then."""
+        return self._number_at(self.boot_id, begun.boot_ns) or self._epoch
 
     def origin(self, key: Key) -> tuple[str, int]:
         """Return the boot id of a run, and CLOCK_BOOTTIME at its start there."""
@@ -62,7 +73,8 @@ class Epochs:
 
     def age_s(self, now: Moment) -> float:
         """Return for how long this store has known the boot of *now*."""
-        return (now.boot_ns - self._began_ns) / 1e9
+        first_ns = self._first_seen_ns(now.epoch)
+        return 0.0 if first_ns is None else (now.boot_ns - first_ns) / 1e9
 
     def saw(self, epoch: int, wall_ns: int) -> None:
         """The wall clock has been there in that boot."""
@@ -79,29 +91,44 @@ class Epochs:
 
     # -- private -------------------------------------------------------------------------------------------------
 
-    def _number(self) -> tuple[int, int]:
-        """Return the number of the boot that goes on, and the CLOCK_BOOTTIME at which this store first saw it."""
+    def _moment(self, connection: sqlite3.Connection) -> Moment:
+        with reading():
+            row = connection.execute("SELECT max(epoch) FROM epochs WHERE boot_id = ?", (self.boot_id,)).fetchone()
+        return Moment(self._epoch if row[0] is None else int(row[0]), *self._clock.read())
+
+    def _number(self) -> int:
+        """Return the number of the boot that goes on; note the CLOCK_BOOTTIME at which this store first saw it."""
         lines = self._lines()
         with reading():
             added, current = number(self._known_ids(), lines, self.boot_id)
             first_ns = self._first_seen_ns(current)
         if not added and first_ns is not None:
-            return current, first_ns
+            return current
         with transaction(self._connection):
-            added, current = number(self._known_ids(), lines, self.boot_id)  # others may have numbered it meanwhile
+            known = self._known_ids()
+            added, current = number(known, lines, self.boot_id)  # others may have numbered it meanwhile
             self._connection.executemany(
                 "INSERT INTO epochs (epoch, newest_wall_ns, boot_id) VALUES (?, 0, ?)"
                 " ON CONFLICT DO UPDATE SET boot_id = excluded.boot_id",
                 added.items(),
             )
-            now = self._clock.read()
             self._connection.execute(
                 "UPDATE epochs SET first_boot_ns = coalesce(first_boot_ns, ?),"
                 " first_wall_ns = coalesce(first_wall_ns, ?) WHERE epoch = ?",
-                (*now, current),
+                (*self._clock.read(), current),
             )
-            first_ns = self._first_seen_ns(current)
-        return current, now.boot_ns if first_ns is None else first_ns
+            before = max((at for at, boot_id in known.items() if boot_id == self.boot_id), default=current)
+            if before < current:
+                self._carry_on(before, current)
+        return current
+
+    def _carry_on(self, before: int, current: int) -> None:
+        """The boot that goes on has another number: leases and waits that were counted in it go on, too."""
+        for table, column in (("streams", "lease_epoch"), ("streams", "due_epoch"), ("hosts", "epoch")):
+            self._connection.execute(
+                f"UPDATE {table} SET {column} = ? WHERE {column} = ?",  # names of ours
+                (current, before),
+            )
 
     def _lines(self) -> list[str]:
         """Return the lines of ``boots``, the last of them of this boot; the database can do without the file."""
@@ -120,13 +147,14 @@ class Epochs:
         row = self._connection.execute("SELECT first_boot_ns FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
         return None if row is None or row["first_boot_ns"] is None else int(row["first_boot_ns"])
 
-    def _number_of(self, boot_id: str) -> int | None:
-        if boot_id == self.boot_id:
-            return self.epoch
+    def _number_at(self, boot_id: str, boot_ns: int) -> int | None:
+        """Return the number that *boot_id* had at *boot_ns*, None if it has none: the same for whoever asks, ever."""
         row = self._connection.execute(
-            "SELECT max(epoch) AS epoch FROM epochs WHERE boot_id = ?", (boot_id,)
+            "SELECT coalesce(max(epoch) FILTER (WHERE coalesce(first_boot_ns, 0) <= ?), min(epoch))"
+            " FROM epochs WHERE boot_id = ?",
+            (boot_ns, boot_id),
         ).fetchone()
-        return None if row["epoch"] is None else int(row["epoch"])
+        return None if row[0] is None else int(row[0])
 
     def _unseen(self, report: Report) -> UnseenBoot:
         """Return the place of the boot of *report*, once and for all decided by its first report."""
@@ -140,7 +168,7 @@ class Epochs:
                 0 if row["first_wall_ns"] is None else max(0, row["first_wall_ns"] - (row["first_boot_ns"] or 0)),
                 max(row["newest_wall_ns"], row["first_wall_ns"] or 0),
             )
-            for row in self._connection.execute(f"{_NUMBERED} AND epoch < ? ORDER BY epoch", (self.epoch,))
+            for row in self._connection.execute(f"{_NUMBERED} AND epoch < ? ORDER BY epoch", (self.now().epoch,))
         ]
         boot = place(known, report.started, report.ended)
         self._connection.execute("INSERT INTO unseen_boots VALUES (?, ?, ?, ?)", (report.boot_id, *boot))

@@ -188,7 +188,10 @@ class Intake:
             " scope) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
             " WHERE NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE run_id = ?1)",
-            [(run_id, job, ref, self._epochs.epoch, *begun, owner, scope) for run_id, job, ref, begun in runs],
+            [
+                (run_id, job, ref, self._epochs.number_of(begun), *begun, owner, scope)
+                for run_id, job, ref, begun in runs
+            ],
         )
 
     def _abandoned_runs(self, *, is_starting: bool = False) -> list[sqlite3.Row]:

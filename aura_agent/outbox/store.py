@@ -132,7 +132,7 @@ class Outbox:
         return [self._reader(connection) for connection in connections]
 
     def _reader(self, connection: sqlite3.Connection) -> Reader:
-        return Reader(connection, self._hostname, self._identity, self._epochs.now)
+        return Reader(connection, self._hostname, self._identity, self._epochs.clock_over(connection))
 
     def close(self) -> None:
         self._senders.leave()

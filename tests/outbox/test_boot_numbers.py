@@ -17,7 +17,7 @@ from aura_agent.outbox.handover import to_hand_over
 from aura_agent.outbox.store import Outbox
 from aura_agent.report import boots, spool, wire
 from aura_agent.report.record import Outcome, Report
-from tests.outbox.stores import SECOND_NS, START, Bench, MovedClock, delivered, open_outbox
+from tests.outbox.stores import SECOND_NS, START, Bench, MovedClock, delivered, not_delivered, open_outbox
 from tests.reports import report_of
 
 _BOOT_S = 10_000
@@ -168,6 +168,104 @@ def test_processes_that_meet_a_new_boot_at_once_agree_on_its_number(at: Bench) -
     assert {process.communicate()[0] for process in started} == {"5\n"}
     rows = at.outbox.connection.execute("SELECT epoch FROM epochs WHERE boot_id = 'boot-d'").fetchall()
     assert [row["epoch"] for row in rows] == [5]
+
+
+# -- a boot that is numbered anew while others have the store open -----------------------------------------------
+
+
+def _elsewhere(at: Bench) -> Outbox:
+    """Have the store's ``boots`` say that it was on another host; return what a new process opens. Ours stays open."""
+    (at.directory / "boots").write_text("boot-elsewhere\n")
+    return open_outbox(at.directory, at.clock, "later")
+
+
+def test_a_success_is_sent_by_a_process_from_before_the_new_number(at: Bench) -> None:
+    """It started after what the newer process has received: that doesn't supersede it."""
+    at.know("backup")
+    newer = _elsewhere(at)
+    started = at.clock.read()
+    at.clock.advance(5)
+    newer.accept([report_of("earlier1", started)])
+    run_id = at.run()
+
+    assert _deliver(at) == [run_id]
+    assert at.states() == {"earlier1": "superseded", run_id: "delivered"}
+    newer.close()
+
+
+def test_a_failure_withdraws_what_a_process_with_the_new_number_received(at: Bench) -> None:
+    """The older process receives the failure, of a run that started later."""
+    at.know("backup")
+    newer = _elsewhere(at)
+    started = at.clock.read()
+    at.clock.advance(5)
+    newer.accept([report_of("earlier1", started)])
+    at.run(Outcome.FAILED)
+
+    assert newer.claim(8).attempts == ()
+    assert at.states() == {"earlier1": "invalidated"}
+    newer.close()
+
+
+def test_runs_keep_the_order_of_their_starts_over_a_new_number(at: Bench) -> None:
+    """One began before a failure and ended after the boot was numbered anew."""
+    at.know("backup")
+    started = at.clock.read()
+    at.clock.advance(5)
+    at.run(Outcome.FAILED)
+    newer = _elsewhere(at)
+    at.clock.advance(60)
+
+    newer.accept([report_of("long0001", started, ended=at.clock.read())])
+
+    assert newer.claim(8).attempts == ()
+    assert at.states() == {"long0001": "invalidated"}
+    newer.close()
+
+
+def test_a_run_of_a_gone_daemon_is_lost_where_it_began(at: Bench) -> None:
+    """It went on while the boot was numbered anew, and withdraws nothing that started after it."""
+    at.know("backup")
+    at.clock.advance(5)
+    begun = at.clock.read()
+    newer = _elsewhere(at)
+    at.outbox.begin([("daemons1", "backup", "heartbeat:backup", begun)])
+    at.clock.advance(5)
+    newer.accept([report_of("success1", at.clock.read())])
+    at.outbox.close()
+
+    assert [attempt.run_id for attempt in newer.claim(8).attempts] == ["success1"]
+    newer.close()
+
+
+def test_what_is_being_sent_is_left_alone_over_a_new_number(at: Bench) -> None:
+    """Its lease goes on; so do a ping's back-off and a host's Retry-After."""
+    at.know("backup")
+    run_id = at.run()
+    (attempt,) = at.outbox.claim(8).attempts
+    newer = _elsewhere(at)
+
+    assert newer.claim(8).attempts == ()
+
+    not_delivered(at.outbox, attempt, "503", delay_s=30, host_not_before_s=60)
+    assert newer.claim(8).attempts == ()
+    at.clock.advance(61)
+    assert [each.run_id for each in newer.claim(8).attempts] == [run_id]
+    newer.close()
+
+
+def test_a_wait_goes_on_over_a_new_number(at: Bench) -> None:
+    """What backs off isn't due because the boot has another number."""
+    at.know("backup")
+    run_id = at.run()
+    (attempt,) = at.outbox.claim(8).attempts
+    not_delivered(at.outbox, attempt, "503", delay_s=30, host_not_before_s=60)
+    newer = _elsewhere(at)
+
+    assert newer.claim(8).attempts == ()
+    at.clock.advance(61)
+    assert [each.run_id for each in newer.claim(8).attempts] == [run_id]
+    newer.close()
 
 
 # -- boots that a store never saw --------------------------------------------------------------------------------
