@@ -308,11 +308,11 @@ def test_a_job_that_forks_without_end_is_killed_to_the_last() -> None:
 
         tree.signal(signal.SIGKILL)
         job.wait(20)
-        missed = [pid for pid in session_of(job.pid) if not about_to_die(pid)]
-        for pid in missed:
-            os.kill(pid, signal.SIGKILL)
-
-        assert missed == []
+        try:
+            wait_until(lambda: not session_of(job.pid), what="the end of all that were forked")
+        finally:
+            for pid in session_of(job.pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def session_of(leader: int) -> list[int]:
@@ -322,17 +322,6 @@ def session_of(leader: int) -> list[int]:
             if os.getsid(pid) == leader and is_alive(pid):
                 members.append(pid)
     return members
-
-
-def about_to_die(pid: int) -> bool:
-    """Whether SIGKILL is on its way to *pid*, or has arrived."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    fields = dict(line.split(":", 1) for line in lines)
-    pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
-    return bool(pending & (1 << (signal.SIGKILL - 1))) or fields["State"].split()[0] in "ZX"
 
 
 def test_a_cleanup_that_sigterm_starts_is_left_to_work() -> None:
