@@ -1,6 +1,7 @@
 #!/bin/bash
 # Run COMMAND in a fresh clone on a bare Debian of another release, with its own Python, as an ordinary user or as root.
 # Usage: test-elsewhere.sh [RELEASE [USER [COMMAND...]]]; default: trixie tester make test
+# TZDATA=VERSION gives that machine the time zones of another day (a version of the package tzdata, such as 2024.2).
 # Root on Debian; quick the second time. What it makes is under $XDG_CACHE_HOME or /var/tmp; remove it at will.
 set -euo pipefail
 title=tests/machines/test-elsewhere.sh
@@ -24,13 +25,22 @@ if [ ! -d "$root" ]; then
 fi
 version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 download_wheels "$version" "$repo/requirements/dev.txt"
+zones=
+if [ -n "${TZDATA:-}" ]; then
+  zones=$cache/tzdata-$TZDATA
+  if [ ! -d "$zones" ]; then
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$zones.new" "tzdata==$TZDATA"
+    chmod 0755 "$zones.new"
+    mv "$zones.new" "$zones"
+  fi
+fi
 exec 9>&- # from here on nothing shared is written
 
-say "$release, Python $version, as $user: $*"
+say "$release, Python $version${zones:+, tzdata $TZDATA}, as $user: $*"
 # The machine has no network but loopback, sees nothing of ours but a fresh clone and the wheels, and is thrown away.
 scratch=$(mktemp -d "$cache/.scratch.XXXXXX")
 trap 'rmdir "$scratch"' EXIT
-export root repo wheels user scratch
+export root repo wheels user scratch zones
 unshare --mount --pid --fork --kill-child --net --uts --ipc bash -euc '
   ip link set lo up
   hostname elsewhere
@@ -52,6 +62,10 @@ unshare --mount --pid --fork --kill-child --net --uts --ipc bash -euc '
   mount -t tmpfs -o mode=1777 tmpfs run
   mount -t tmpfs tmpfs mnt
   mkdir mnt/wheels mnt/home
+  if [ -n "$zones" ]; then
+    mkdir -p usr/share/zoneinfo
+    mount --bind "$zones/tzdata/zoneinfo" usr/share/zoneinfo
+  fi
   mount --bind "$wheels" mnt/wheels
   if [ "$user" = root ]; then home=root; else home=home/$user; fi
   mount --bind mnt/home "$home"
