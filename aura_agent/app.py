@@ -47,6 +47,7 @@ from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.refs import label, stored
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.process.orphans import reap_orphans
 from aura_agent.report import places
 from aura_agent.report.record import Report
 from aura_agent.systemd import Notifier
@@ -90,6 +91,7 @@ async def run_agent(
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, signals.on_stop)
     loop.add_signal_handler(signal.SIGHUP, signals.reload.set)  # one that comes early is heard once all is built
+    reap_orphans(loop)
     notifier = Notifier.from_environ(os.environ)
     async with _built(config, path, load, notifier, redactor, log, signals) as daemon:
         if config.agent.reload_on_change and path is not None:

@@ -10,6 +10,8 @@ import signal
 import subprocess
 from dataclasses import dataclass
 
+unreaped: set[int] = set()  # the pids of all children whose end has not been taken: nobody else may reap these
+
 _BLOCK_BYTES = 512  # of ru_inblock and ru_oublock, whatever the device's are
 _PEAK_RESERVE = 1.1  # the kernel sums resident pages over the processors only roughly (percpu_counter)
 
@@ -64,6 +66,7 @@ class Child:
         own_peak_bytes: int = 0,
     ) -> None:
         self.pid = popen.pid
+        unreaped.add(popen.pid)
         self.stdout = stdout
         self.stderr = stderr
         # Kept and told the status: a Popen dropped before that is reaped by the next Popen to be made.
@@ -140,6 +143,7 @@ class Child:
                 io_read_bytes=usage.ru_inblock * _BLOCK_BYTES,
                 io_written_bytes=usage.ru_oublock * _BLOCK_BYTES,
             )
+        unreaped.discard(self.pid)
         self._popen.returncode = -status.signal if status.signal is not None else (status.code or 0)
         if self._pidfd is not None:
             os.close(self._pidfd)
