@@ -214,7 +214,7 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     env: Annotated[dict[str, str], Meta(description="Environment variables for the job.")] = {}
     env_file: Annotated[
         Text | None,
-        Meta(description="A file of NAME=value lines, read at each start; what env says comes before it."),
+        Meta(description="A file of NAME=value lines, read at each start as the job's user; env comes before it."),
     ] = None
     inherit_env: Annotated[
         tuple[Text, ...],

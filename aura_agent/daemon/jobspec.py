@@ -9,6 +9,7 @@ from aura_agent.config.models import Job
 from aura_agent.process.account import Account, job_environment, resolve_account
 from aura_agent.process.envfile import read_env_file
 from aura_agent.process.failure import SpawnFailed
+from aura_agent.process.file_rights import file_rights_of
 from aura_agent.process.spawn import Output, SpawnSpec
 
 DEFAULT_UMASK = 0o022  # as under cron; the daemon's own, 0077, is for its secrets
@@ -31,7 +32,7 @@ def spawn_spec(job: Job) -> SpawnSpec:
         argv=tuple(job.command or ()),
         shell_text=job.shell,
         shell=job.shell_program,
-        env=_environment(account, tuple(job.inherit_env), job.shell_program) | _own_variables(job),
+        env=_environment(account, tuple(job.inherit_env), job.shell_program) | _own_variables(job, account),
         cwd=job.cwd,
         account=account,
         umask=int(job.umask, 8) if job.umask is not None else DEFAULT_UMASK,
@@ -48,11 +49,11 @@ def _environment(account: Account, inherit: tuple[str, ...], shell: str) -> dict
     return job_environment(account, os.environ, inherit=inherit, shell=shell)
 
 
-def _own_variables(job: Job) -> dict[str, str]:
+def _own_variables(job: Job, account: Account) -> dict[str, str]:
     if job.env_file is None:
         return job.env
     try:
-        return read_env_file(job.env_file) | job.env
+        return read_env_file(job.env_file, file_rights_of(account)) | job.env
     except ValueError as problem:
         raise SpawnFailed(str(problem)) from None
 

@@ -9,13 +9,26 @@ rather than a guess. Values may be secrets: no error shows one.
 import os
 import re
 import stat
+from contextlib import AbstractContextManager, nullcontext
 
 _MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def read_env_file(path: str) -> dict[str, str]:
-    """Return the variables in the file at *path*. Raises ValueError with a line for people: it can't be used."""
+def read_env_file(path: str, rights: AbstractContextManager[object] = nullcontext()) -> dict[str, str]:  # noqa: B008
+    """Return the variables in the file at *path*, which is read within *rights*.
+
+    Raises ValueError with a line for people: it can't be used.
+    """
+    with rights:
+        content = _content(path)
+    try:
+        return parse_env_file(content.decode("utf-8-sig", "surrogateescape"))
+    except ValueError as problem:
+        raise ValueError(f"env_file {path}:{problem}") from None
+
+
+def _content(path: str) -> bytes:
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
         with open(opened, "rb") as file:
@@ -26,10 +39,7 @@ def read_env_file(path: str) -> dict[str, str]:
         raise ValueError(f"env_file {path}: {problem.strerror}") from problem
     if len(content) > _MAX_BYTES:
         raise ValueError(f"env_file {path}: larger than 1 MiB")
-    try:
-        return parse_env_file(content.decode("utf-8-sig", "surrogateescape"))
-    except ValueError as problem:
-        raise ValueError(f"env_file {path}:{problem}") from None
+    return content
 
 
 def parse_env_file(text: str) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """What a child does to itself between fork and exec, beyond what subprocess can: its priority and its limits, while it
-is still root, and then the change to its account.
+is still root, then the change to its account, and as that the change to its directory.
+
+Subprocess would change the directory first, as root: a job could begin where its user may not go, and read there.
 
 It runs in the fork of a process with threads, so it makes system calls and nothing else: all it needs is looked up
 before. What fails comes back over a pipe, since subprocess tells no more than that something did.
@@ -12,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aura_agent.process.account import Account
+from aura_agent.process.kernel import join_new_session_keyring
 
 # By the names of the config.
 LIMITS = {
@@ -30,7 +33,7 @@ LIMITS = {
 class Preparation:
     """Subprocess's ``preexec_fn``. Make it before the fork, ask ``failure`` if that raised, and ``close`` it."""
 
-    def __init__(self, nice: int | None, limits: Mapping[str, int], switch: Account | None) -> None:
+    def __init__(self, nice: int | None, limits: Mapping[str, int], switch: Account | None, cwd: str) -> None:
         """*switch*: the account to change to, None to stay. Raises OSError: no pipe."""
         self._steps: list[tuple[str, Callable[..., object], tuple[Any, ...]]] = []
         if nice is not None:
@@ -42,6 +45,9 @@ class Preparation:
             self._steps.append((who, os.setgroups, (list(switch.groups),)))
             self._steps.append((who, os.setregid, (switch.gid, switch.gid)))
             self._steps.append((who, os.setreuid, (switch.uid, switch.uid)))
+            self._steps.append((who, join_new_session_keyring, ()))
+        as_whom = f" as user {switch.name}" if switch is not None else ""
+        self._steps.append((f"enter the working directory {cwd}{as_whom}", os.chdir, (cwd,)))
         self._read_end, self._write_end = os.pipe()
 
     def __call__(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from aura_agent.process.account import DEFAULT_PATH, DEFAULT_SHELL, Account, resolve_account
 from aura_agent.process.child import Child
 from aura_agent.process.failure import NOT_FOUND, SpawnFailed
+from aura_agent.process.file_rights import file_rights_of
 from aura_agent.process.prepare import Preparation
 from aura_agent.process.script import FORMAT_ERROR, is_script_file
 
@@ -124,26 +125,17 @@ def _candidates(program: str, env: Mapping[str, str], cwd: str) -> Iterator[str]
 def _execute(
     argv: tuple[str, ...], path: str, spec: SpawnSpec, cwd: str, stdout: int | None, stderr: int | None
 ) -> subprocess.Popen[bytes]:
-    try:
-        # Looked at first: a fork for every directory of PATH would cost more than the job.
-        mode = os.stat(os.path.join(cwd, path)).st_mode
-    except OSError as exc:
-        # Along PATH a shell looks on whatever is wrong with a directory: a loop of links, a file system that is gone.
-        absent = exc.errno in {errno.ENOENT, errno.ENOTDIR} or ("/" not in argv[0] and exc.errno != errno.EACCES)
-        if absent and os.path.isdir(cwd):
-            raise SpawnFailed(f"{path}: not found", exit_code=NOT_FOUND, error_number=exc.errno) from exc
-        mode = 0  # let the kernel say it, with the rights of the one who runs it
-    except ValueError as exc:
-        raise SpawnFailed(f"{path!r} is not a possible path: {exc}", exit_code=NOT_FOUND) from exc
-    if stat.S_ISDIR(mode):
-        raise SpawnFailed(f"{path}: is a directory", error_number=errno.EACCES)
+    with file_rights_of(spec.account):
+        _look_at(path, cwd, is_sought="/" not in argv[0])
     try:
         try:
             return _popen(argv, path, spec, cwd, stdout, stderr)
         except OSError as exc:
             if exc.errno != errno.ENOEXEC:
                 raise
-            if not is_script_file(os.path.join(cwd, path)):
+            with file_rights_of(spec.account):
+                is_script = is_script_file(os.path.join(cwd, path))
+            if not is_script:
                 raise SpawnFailed(f"{path}: {FORMAT_ERROR}", error_number=exc.errno) from exc
             # execvp(3): a script without a first line that names its interpreter is /bin/sh's.
             return _popen(("/bin/sh", path, *argv[1:]), "/bin/sh", spec, cwd, stdout, stderr)
@@ -153,16 +145,34 @@ def _execute(
         raise SpawnFailed(f"{path}: an argument or environment variable is not possible: {exc}") from exc
 
 
+def _look_at(path: str, cwd: str, *, is_sought: bool) -> None:
+    """Raise SpawnFailed if *path* is nothing to execute; *is_sought*: it may be, in a directory of PATH.
+
+    Looked at first: a fork for every directory of PATH would cost more than the job.
+    """
+    try:
+        mode = os.stat(os.path.join(cwd, path)).st_mode
+    except OSError as exc:
+        # Along PATH a shell looks on whatever is wrong with a directory: a loop of links, a file system that is gone.
+        absent = exc.errno in {errno.ENOENT, errno.ENOTDIR} or (is_sought and exc.errno != errno.EACCES)
+        if absent and os.path.isdir(cwd):
+            raise SpawnFailed(f"{path}: not found", exit_code=NOT_FOUND, error_number=exc.errno) from exc
+        return  # let the kernel say it
+    except ValueError as exc:
+        raise SpawnFailed(f"{path!r} is not a possible path: {exc}", exit_code=NOT_FOUND) from exc
+    if stat.S_ISDIR(mode):
+        raise SpawnFailed(f"{path}: is a directory", error_number=errno.EACCES)
+
+
 def _popen(
     argv: tuple[str, ...], path: str, spec: SpawnSpec, cwd: str, stdout: int | None, stderr: int | None
 ) -> subprocess.Popen[bytes]:
     switch = spec.account if spec.account is not None and spec.account.switch else None
-    if spec.nice is None and not spec.limits:
-        becoming = {"user": switch.uid, "group": switch.gid, "extra_groups": list(switch.groups)} if switch else {}
-        return _fork(argv, path, spec, cwd, stdout, stderr, becoming)
-    preparation = Preparation(spec.nice, spec.limits, switch)
+    if switch is None and spec.nice is None and not spec.limits:
+        return _fork(argv, path, spec, stdout, stderr, {"cwd": cwd})
+    preparation = Preparation(spec.nice, spec.limits, switch, cwd)
     try:
-        return _fork(argv, path, spec, cwd, stdout, stderr, {"preexec_fn": preparation})
+        return _fork(argv, path, spec, stdout, stderr, {"preexec_fn": preparation})
     except subprocess.SubprocessError as exc:
         failure = preparation.failure()
         if failure is None:
@@ -178,7 +188,6 @@ def _fork(
     argv: tuple[str, ...],
     path: str,
     spec: SpawnSpec,
-    cwd: str,
     stdout: int | None,
     stderr: int | None,
     options: Mapping[str, Any],
@@ -188,7 +197,6 @@ def _fork(
         return subprocess.Popen(
             argv,
             executable=path,
-            cwd=cwd,
             env=dict(spec.env),
             stdin=nothing,
             stdout=stdout,
@@ -214,18 +222,15 @@ def _empty_input() -> int:
 
 
 def _translate(exc: OSError, path: str, account: Account | None, cwd: str) -> SpawnFailed:
-    """Say what failed: subprocess names *cwd* (3.13: nothing) for what goes wrong before the exec, else the program."""
+    """Say what failed: subprocess names *cwd* if it can't be entered, nothing if there is no fork, else the program."""
     as_whom = f" for user {account.name}" if account is not None and account.switch else ""
     text: str
-    before_exec = exc.filename == cwd or (exc.filename is None and exc.errno == errno.EPERM)
-    if as_whom and before_exec and exc.errno in {errno.EPERM, errno.EINVAL, errno.EAGAIN}:
-        text = f"can't become{as_whom.removeprefix(' for')}: {exc.strerror}; the agent must run as root for that"
-    elif exc.filename == cwd:
+    if exc.filename == cwd:
         text = f"can't enter the working directory {cwd}: {exc.strerror}"
     elif exc.filename is None:
         text = f"can't start a process: {exc.strerror}"
     elif exc.errno == errno.ENOENT:
-        text = f"{path}: its interpreter {_interpreter(os.path.join(cwd, path))}does not exist"
+        text = f"{path}: its interpreter {_interpreter(os.path.join(cwd, path), account)}does not exist"
     elif exc.errno == errno.EACCES:
         text = f"{path}: permission denied{as_whom}; is it (and its interpreter) executable?"
     else:
@@ -233,10 +238,10 @@ def _translate(exc: OSError, path: str, account: Account | None, cwd: str) -> Sp
     return SpawnFailed(text, error_number=exc.errno)
 
 
-def _interpreter(path: str) -> str:
+def _interpreter(path: str, account: Account | None) -> str:
     """Return what the first line of *path* names, quoted and with a space, or nothing."""
     try:
-        with open(path, "rb") as script:
+        with file_rights_of(account), open(path, "rb") as script:
             first_line = script.read(256).partition(b"\n")[0]
     except OSError:
         return ""
@@ -247,4 +252,5 @@ def _interpreter(path: str) -> str:
 
 def _default_cwd(account: Account | None) -> str:
     home = (account or resolve_account()).home
-    return home if os.path.isdir(home) else "/"
+    with file_rights_of(account):
+        return home if os.path.isdir(f"{home}/.") else "/"  # the dot: whether it may be entered
