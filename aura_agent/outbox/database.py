@@ -23,15 +23,15 @@ from aura_agent.report.spool import sync_directory
 BUSY_TIMEOUT_S = 10.0
 _WAL_KEPT_BYTES = 4 << 20  # what a large transaction has made of the log is given back at the next checkpoint
 
-# Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch.
-# A stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
-# when it was last looked at, empty before; ``urgency`` is about when what waits first expires.
-# ``since`` is the end of the first run whose ping has been waiting in vain, or the delivery of another one after that;
-# ``told`` whether people know. A job's ``newest`` is its newest run, ``failing`` how that ended. ``inbox`` holds
-# ``run`` lines that nobody has judged yet. A ``scope`` is an organization at a base URL (``scopes``); 0 where there is
-# none. The marks of a stream are the newest of those of its ``refs``; a waiting entry's ``ref`` says which of them it
-# goes with when they come apart. ``silent`` is since when no ping of the stream has had any answer; ``asked`` when its
-# heartbeat was last looked up for the sake of a ping to a bare URL.
+# Instants are two integers: the boot's count and CLOCK_BOOTTIME nanoseconds; ``_wall_ns`` is since the Unix epoch. A
+# stream's ``due`` is when its next attempt may begin; NULL when nothing waits. Its ``host`` is that of its ping URL
+# when it was last looked at, empty before; ``urgency`` is about when what waits first expires. ``since`` is the end of
+# the first run whose ping has been waiting in vain, or the delivery of another one after that; ``told`` whether people
+# know. A job's ``newest`` is its newest run, ``failing`` how that ended. ``inbox`` holds ``run`` lines that nobody has
+# judged yet, and the account of who received them. A ``scope`` is an organization at a base URL (``scopes``); 0 where
+# there is none. The marks of a stream are the newest of those of its ``refs``; a waiting entry's ``ref`` says which of
+# them it goes with when they come apart. ``silent`` is since when no ping of the stream has had any answer; ``asked``
+# when its heartbeat was last looked up for the sake of a ping to a bare URL.
 _STEPS = (
     """
     CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, newest_wall_ns INTEGER NOT NULL) STRICT;
@@ -209,6 +209,9 @@ _STEPS = (
     ) STRICT;
     INSERT INTO generation VALUES (lower(hex(randomblob(16))), 0, NULL, NULL);
     ALTER TABLE entries ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
+    """,
+    """
+    ALTER TABLE inbox ADD COLUMN account TEXT;
     """,
 )
 SCHEMA_VERSION = len(_STEPS)

@@ -138,10 +138,13 @@ class Intake:
 
     # -- the inbox -----------------------------------------------------------------------------------------------
 
-    def keep(self, lines: Mapping[bytes, Report | None]) -> None:
-        """Put ``run`` lines into the inbox, each with the report in it as far as that was read: all or none of them."""
-        places = ", ".join(["(?)"] * len(lines))
-        self._connection.execute(f"INSERT INTO inbox (line) VALUES {places}", tuple(lines))
+    def keep(self, lines: Mapping[bytes, Report | None], account: str) -> None:
+        """Put ``run`` lines into the inbox, each with the report in it as far as that was read: all or none of them.
+
+        *account* is meant by those that name none, whoever takes them in: the receiver may be gone by then.
+        """
+        places = ", ".join(["(?1, ?)"] * len(lines))
+        self._connection.execute(f"INSERT INTO inbox (account, line) VALUES {places}", (account, *lines))
         self._read.update(lines)
 
     def kept(self) -> int:
@@ -151,18 +154,23 @@ class Intake:
 
     def take_inbox(self, now: Moment, at_most: int = -1) -> int:
         """Accept what the inbox holds, or its oldest lines; return how many reports were news."""
-        rows = self._connection.execute("SELECT id, line FROM inbox ORDER BY id LIMIT ?", (at_most,)).fetchall()
-        lines = [row["line"] for row in rows]
+        rows = self._connection.execute(
+            "SELECT id, line, account FROM inbox ORDER BY id LIMIT ?", (at_most,)
+        ).fetchall()
         read = self._read
-        if at_most < 0 or len(lines) < at_most:
+        if at_most < 0 or len(rows) < at_most:
             self._read = {}
-        if not lines:
+        if not rows:
             return 0
         self._connection.execute("DELETE FROM inbox WHERE id <= ?", (rows[-1]["id"],))
-        reports = [report for line in lines if (report := read.get(line) or report_in(line)) is not None]
+        reports = [
+            report if report.account else replace(report, account=row["account"] or "")
+            for row in rows
+            if (report := read.get(row["line"]) or report_in(row["line"])) is not None
+        ]
         news, unfit = self._accepting.try_to_accept(reports, now)
-        if unfit or len(reports) < len(lines):  # they were whole when they were kept
-            lost = len(unfit) + len(lines) - len(reports)
+        if unfit or len(reports) < len(rows):  # they were whole when they were kept
+            lost = len(unfit) + len(rows) - len(reports)
             self._tell(f"{lost} reports that were acknowledged are nothing that can be kept: they are never sent")
         return news
 

@@ -174,10 +174,10 @@ class Outbox:
         self._check_that_it_is_still_there()
         if self._is_behind:
             with self._deciding():
-                self._intake.keep(lines)
+                self._intake.keep(lines, self._identity.fingerprint)
         else:
             with reading():  # a statement by itself is a transaction
-                self._intake.keep(lines)
+                self._intake.keep(lines, self._identity.fingerprint)
 
     def accept(self, reports: Sequence[Report]) -> list[str]:
         """Make *reports* durable, in one transaction, and return the run ids that were news. Raises StoreError."""

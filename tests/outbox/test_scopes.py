@@ -90,6 +90,48 @@ def test_waiting_ping_is_sent_to_the_account_it_was_made_for(at: Bench) -> None:
     assert attempt.heartbeat_id is None  # our API isn't asked for it
 
 
+@pytest.mark.parametrize("is_daemon", [True, False])
+def test_report_to_a_daemon_that_is_gone_stays_its_accounts(at: Bench, is_daemon: bool) -> None:
+    """It lies in the inbox when a process of another account comes: the new daemon, or a flush."""
+    at.outbox.enter(_DEV)
+    _list(at, "b", "backup")
+    at.outbox.close()
+    at.outbox = Outbox(str(at.directory), at.clock, owner="daemon", hostname="host", owns_reports=True)
+    at.outbox.enter(_ONE)
+    _list(at, "a", "backup")
+    kept = report_of("inbox001", at.clock.read())
+    at.clock.advance(5)
+    at.outbox.keep({wire.encode("run", kept.to_fields()): kept})
+    at.outbox.close()
+
+    at.outbox = Outbox(str(at.directory), at.clock, owner="later", hostname="host", owns_reports=is_daemon)
+    at.outbox.enter(_DEV)
+
+    assert _sent(at) == {"inbox001": "a"}
+
+
+def test_failure_told_to_a_daemon_that_is_gone_is_its_accounts(at: Bench) -> None:
+    """It lies in the inbox when a process of another account comes, and withdraws nothing of that."""
+    at.outbox.enter(_ONE)
+    _list(at, "a", "backup")
+    at.outbox.close()
+    at.outbox = open_outbox(at.directory, at.clock, "other")
+    at.outbox.enter(_DEV)
+    _list(at, "b", "backup")
+    waiting = at.run()
+    at.outbox.close()
+    at.outbox = Outbox(str(at.directory), at.clock, owner="daemon", hostname="host", owns_reports=True)
+    at.outbox.enter(_ONE)
+    kept = report_of("inbox001", at.clock.read(), Outcome.FAILED)
+    at.outbox.keep({wire.encode("run", kept.to_fields()): kept})
+    at.outbox.close()
+
+    at.outbox = open_outbox(at.directory, at.clock, "other")
+    at.outbox.enter(_DEV)
+
+    assert _sent(at) == {waiting: "b"}
+
+
 def test_unresolved_run_waits_for_the_account_it_was_made_with(at: Bench) -> None:
     """It is handed out as somebody else's, and found once that account is back."""
     at.outbox.enter(_ONE)
