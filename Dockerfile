@@ -22,7 +22,7 @@ COPY docs/man docs/man
 RUN /build/bin/python -m hatchling build -t wheel -d /dist \
  && /build/bin/python -m pip --python /opt/aura-agent/bin/python install --no-cache-dir --no-deps --no-index /dist/*.whl
 # A job's PYTHONHOME and PYTHONPATH are the job's alone: installers write aura-run's first line without this.
-RUN sed -i '1s/python[0-9.]*$/& -I/' /opt/aura-agent/bin/aura-run
+RUN sed -i '1s/python[0-9.]*$/& -I/' /opt/aura-agent/bin/aura-run /opt/aura-agent/bin/aura-agent
 
 FROM ${BASE}
 COPY --from=build /opt/aura-agent /opt/aura-agent

@@ -21,6 +21,7 @@ from functools import partial
 from aura_agent.api.transport import http_environment
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id
 from aura_agent.clock import SystemClock, until_beat_s
+from aura_agent.config.addresses import is_loopback, parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
@@ -361,7 +362,8 @@ async def _listen(
     def status() -> Callable[..., object]:
         from aura_agent.web.status import status_app
 
-        return status_app(agent, counts)
+        host, _ = parse_listen(status_address or "")
+        return status_app(agent, counts, local_only=is_loopback(host))
 
     def http_failed(problem: Exception) -> None:
         observer.note("http.failed", error=type(problem).__name__)

@@ -27,9 +27,11 @@ def run(config_file: str | None) -> None:
     # httpx and structlog load rich where it is to be had, for a command line and tracebacks that the daemon has no use
     # for: a third of its start, and 4 MiB.
     sys.modules["rich"] = None  # type: ignore[assignment]
+    from aura_agent.process.kernel import forbid_dumps
     from aura_agent.telemetry.logging import configure_logging, open_stderr, take_stderr
     from aura_agent.telemetry.redact import Redactor
 
+    forbid_dumps()
     redactor, log = Redactor(), open_stderr()
     configure_logging(redactor, log)
     take_stderr(log, redactor)  # from here on nothing waits for who reads our stderr, errors of the start included

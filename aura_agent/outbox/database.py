@@ -378,6 +378,10 @@ def _set_up(connection: sqlite3.Connection, path: str, *, check: bool) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT_BYTES}")
         connection.execute("PRAGMA synchronous=FULL")
+        # sqlite.org/security.html: what a damaged or planted file has in its schema runs nothing, and is looked at.
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA cell_size_check=ON")
+        connection.execute("PRAGMA mmap_size=0")
         # Sorting and statements that may be undone want temporary files, for which a container may have no place.
         connection.execute("PRAGMA temp_store=MEMORY")
         if check:

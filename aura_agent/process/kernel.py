@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Iterable
 
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 # setgroups, keyctl; the numbers are those of the kernel's syscall tables.
 _NUMBERS = {
@@ -40,6 +41,14 @@ def set_thread_file_ids(uid: int, gid: int) -> None:
     in_force = _libc.setfsuid(ctypes.c_uint32(0xFFFFFFFF)), _libc.setfsgid(ctypes.c_uint32(0xFFFFFFFF))
     if tuple(number & 0xFFFFFFFF for number in in_force) != (uid, gid):
         raise PermissionError(1, os.strerror(1))
+
+
+def forbid_dumps() -> None:
+    """Keep our memory, which holds secrets, out of core files and from other processes of our user (prctl(2)).
+
+    A program that we execute is not concerned.
+    """
+    _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def join_new_session_keyring() -> None:

@@ -23,10 +23,11 @@ from aura_agent.telemetry.counts import (
     Counts,
 )
 from aura_agent.telemetry.metrics import CONTENT_TYPE, build_registry, exposition
+from aura_agent.web.guard import Guard
 
 
-def status_app(agent: Agent, counts: Counts) -> Starlette:
-    """Return the application that shows *agent* and *counts*."""
+def status_app(agent: Agent, counts: Counts, *, local_only: bool) -> Guard:
+    """Return the application that shows *agent* and *counts*; *local_only*: it listens on a loopback address."""
     registry = build_registry(counts)
 
     async def healthy(_: Request) -> PlainTextResponse:
@@ -44,7 +45,7 @@ def status_app(agent: Agent, counts: Counts) -> Starlette:
     async def page(_: Request) -> HTMLResponse:
         return HTMLResponse(_page(await agent.snapshot()))
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/", page),
             Route("/healthz", healthy),
@@ -52,6 +53,7 @@ def status_app(agent: Agent, counts: Counts) -> Starlette:
             Route("/metrics", metrics),
         ]
     )
+    return Guard(application, local_only=local_only)
 
 
 def _refresh(counts: Counts, snapshot: dict[str, Any]) -> None:

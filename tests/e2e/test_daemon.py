@@ -347,6 +347,38 @@ def test_probes_metrics_and_page(site: Site) -> None:
         assert site.server.heartbeat("tick").ping_url.rpartition("/")[2] not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("localhost", 200),
+        ("LOCALHOST.", 200),
+        ("[::1]", 200),
+        ("rebound.example", 421),
+        ("127.0.0.1.rebound.example", 421),
+        ("localhost.rebound.example", 421),
+        ("192.0.2.1", 421),
+        ("[::1", 421),
+        ("", 421),
+    ],
+)
+def test_the_page_answers_to_names_of_this_host_alone(site: Site, host: str, status: int) -> None:
+    """A domain that was made to mean 127.0.0.1 reads nothing, and browsers are told what the page never does."""
+    import httpx
+
+    site.configure(top='[status]\nlisten = "127.0.0.1:0"\n')
+    site.start()
+    port = site.events("status.listening")[0]["port"]
+
+    for path in ("/", "/metrics", "/healthz"):
+        answer = httpx.get(f"http://127.0.0.1:{port}{path}", headers={"Host": f"{host}:{port}"})
+
+        assert answer.status_code == status
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert ("aura" in answer.text or answer.text == "ok") == (status == 200)
+
+
 def test_a_matching_command_borrows_its_jobs_settings(site: Site) -> None:
     """With no flags, a job whose command is exactly this argv lends heartbeat, time-out and success codes."""
     script = site.home / "work.sh"
