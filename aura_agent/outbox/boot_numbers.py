@@ -11,7 +11,7 @@ from aura_agent.clock import Reading
 
 # Runs of a boot without a number are ordered after all others of a numbered boot, by the time that their own boot had.
 BETWEEN_BOOTS_NS = 2**62
-_MAX_NS = 2**63 - 1
+_MAX_NS = 2**63 - 2  # all bits set are what damage leaves (``damage``)
 _MAX_ID_CHARS = 64
 
 

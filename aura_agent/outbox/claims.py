@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aura_agent.outbox.rules import State
+from aura_agent.outbox.rules import Key, State
 from aura_agent.secret import Secret
 
 LEASE_S = 90.0  # an attempt (30 s) and a fresh look at its URL (30 s), with room; a holder that needs longer hangs
@@ -18,6 +18,7 @@ class Attempt:
     entry_id: int
     stream_id: int
     run_id: str
+    key: Key
     job: str
     heartbeat: str
     heartbeat_id: str | None  # None too where this process's token has no say in it

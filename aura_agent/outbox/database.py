@@ -15,6 +15,7 @@ from functools import partial
 from urllib.parse import quote
 
 from aura_agent.errors import StoreBusyError, StoreDamagedError, StoreError, StoreVersionError
+from aura_agent.outbox.column_types import repair_types
 from aura_agent.outbox.copies import copy_into
 from aura_agent.private_files import lock, open_private
 from aura_agent.report.places import DAEMON_LOCK
@@ -393,8 +394,24 @@ def _set_up(connection: sqlite3.Connection, path: str, *, check: bool) -> None:
 
 def _check(connection: sqlite3.Connection) -> None:
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
+    if found != "ok" and not _is_sound_after_repair(connection):
         raise StoreDamagedError(found)
+
+
+def _is_sound_after_repair(connection: sqlite3.Connection) -> bool:
+    """Repair values of a wrong type; return whether nothing else is damaged, and keep the repair only then."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not sum(repair_types(connection, table) for table in _tables(connection)):
+            return False
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found == "ok":
+            connection.execute("COMMIT")
+        return bool(found == "ok")
+    except (sqlite3.DatabaseError, SystemError):
+        return False
+    finally:
+        _roll_back(connection)
 
 
 def _create_private(path: str) -> None:

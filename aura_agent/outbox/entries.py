@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from aura_agent.outbox import damage, rules
 from aura_agent.outbox.claims import Dropped, Gone
+from aura_agent.outbox.column_types import repair_types
 from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.epochs import Epochs
 from aura_agent.outbox.generation import HELD, Generation
@@ -117,23 +118,23 @@ class Entries:
         return self._attach(stream_id, heartbeat_id, now, scope)
 
     def quarantine(self, stream_id: int, now: Moment) -> bool:
-        """Set aside those waiting entries of the stream that can't be read; return whether there was anything damaged.
+        """Quarantine damaged pings of the stream, and restore its marks; return whether there was anything damaged.
 
-        If the stream's own row is damaged, nobody can tell what speaks against any of its entries: all of them are
-        set aside, and the stream begins anew.
+        If nobody can tell any more when its newest failure was, all waiting pings are quarantined.
         """
         waiting = self._connection.execute(
             "SELECT * FROM entries WHERE stream_id = ? AND state = 'waiting'", (stream_id,)
         ).fetchall()
         damaged = {row["id"]: found for row in waiting if (found := _damage(row, now))}
+        is_mistyped = self._repair_types(stream_id)
         try:
             self._streams.facts(stream_id, now)
-        except damage.UNREADABLE as problem:
-            damaged = {row["id"]: f"{problem}, in what is known of the heartbeat" for row in waiting} | damaged
-            self._streams.reset(stream_id)
+        except damage.UNREADABLE:
+            if lost := self._streams.repair(stream_id, now):
+                damaged = {row["id"]: f"{lost}, in what is known of the heartbeat" for row in waiting} | damaged
         else:
             if not damaged:
-                return False
+                return is_mistyped
         for entry_id, found in damaged.items():
             self.withdraw(entry_id, stream_id, State.QUARANTINED, f"damaged in the store: {found}: not sent", now)
         return True
@@ -152,11 +153,25 @@ class Entries:
                     left += targets
                     touched |= {stream_id, *targets}
         for stream_id in sorted(touched):
+            self.settle_over_damage(stream_id, now, may_have_arrived)
+
+    def settle_over_damage(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> None:
+        """Apply the rules to one stream; where a row is damaged, quarantine and repair. What is left is due."""
+        try:
+            with savepoint(self._connection):
+                self.settle(stream_id, now, may_have_arrived)
+        except damage.UNREADABLE:
+            self.quarantine(stream_id, now)
+
+    def damaged(self, now: Moment) -> list[int]:
+        """Return the streams of which a mark or a waiting ping is damaged. Reads only."""
+        found = []
+        for (stream_id,) in self._connection.execute("SELECT id FROM streams ORDER BY id").fetchall():
             try:
-                with savepoint(self._connection):
-                    self.settle(stream_id, now, may_have_arrived)
+                self._facts(stream_id, now)
             except damage.UNREADABLE:
-                self.quarantine(stream_id, now)
+                found.append(stream_id)
+        return found
 
     def left_s(self, stream: rules.Stream, entry: rules.Waiting, now: Moment) -> float:
         """Return for how long *entry* of *stream* stays worth sending."""
@@ -194,7 +209,7 @@ class Entries:
             if last_ping_ns > row["ended_wall_ns"]:
                 reason = "Aura has had a later ping, before the store was put back"
                 self.withdraw(row["id"], row["stream_id"], State.SUPERSEDED, reason, now)
-                self.settle(row["stream_id"], now)
+                self.settle_over_damage(row["stream_id"], now)
             else:
                 self.release_held((row["stream_id"],))
 
@@ -222,6 +237,18 @@ class Entries:
         target = self._streams.attach(stream_id, heartbeat_id, now, scope)
         self.settle(target, now)
         return target
+
+    def _repair_types(self, stream_id: int) -> bool:
+        """Make the rows of the stream writable again; return whether any was not."""
+        heartbeat = "id = (SELECT heartbeat_id FROM streams WHERE id = ?)"
+        repaired = (
+            repair_types(self._connection, "streams", "id = ?", (stream_id,))
+            + repair_types(self._connection, "refs", "stream_id = ?", (stream_id,))
+            + repair_types(self._connection, "entries", "stream_id = ? AND state = 'waiting'", (stream_id,))
+            + repair_types(self._connection, "heartbeats", heartbeat, (stream_id,))
+        )
+        self._streams.wake_resting()
+        return repaired > 0
 
     def _is_under_way(self, entry_id: int, stream_id: int, now: Moment) -> bool:
         try:
@@ -317,6 +344,7 @@ def _damage(row: sqlite3.Row, now: Moment) -> str:
     try:
         damage.check_instant(row, "epoch", "started_boot_ns", now.epoch)
         damage.check_instant(row, "epoch", "ended_boot_ns", now.epoch)
+        damage.check_wall_time(row, "ended_wall_ns")
         damage.check_run_id(row, "run_id")
         damage.check_age(row, "max_age_s")
     except damage.UNREADABLE as problem:

@@ -19,6 +19,7 @@ from aura_agent.report.record import Outcome, Ref, Report
 
 def to_hand_over(outbox: Outbox) -> Iterator[Report]:
     """Yield each stream's newest failure and the entries that wait, but for those that somebody is just sending."""
+    outbox.quarantine_damaged()
     giver = _Giver(outbox)
     now = outbox.now()
     for stream in outbox.connection.execute("SELECT * FROM streams ORDER BY id").fetchall():

@@ -17,7 +17,7 @@ from aura_agent.outbox.database import savepoint
 from aura_agent.outbox.entries import Entries
 from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.pruning import Pruner
-from aura_agent.outbox.rules import Key, Moment, State
+from aura_agent.outbox.rules import Moment, State
 from aura_agent.outbox.senders import Senders
 from aura_agent.outbox.streams import Streams, of_runs
 from aura_agent.report.ping_url import host_of
@@ -110,11 +110,15 @@ class Leases:
 
     def end(self, ended: Ended, now: Moment) -> State:
         """Settle one attempt. An acknowledgement is final, whatever has been reported since the attempt began."""
-        try:
-            with savepoint(self._connection):
-                return self._end(ended, now)
-        except damage.UNREADABLE as problem:
-            return self._end_over_damage(ended, now, str(problem))
+        problem: Exception | None = None
+        for _ in range(2):
+            try:
+                with savepoint(self._connection):
+                    return self._end(ended, now)
+            except damage.UNREADABLE as found:
+                problem = found
+                self._entries.quarantine(self._stream_of(ended.attempt), now)
+        return self._end_over_damage(ended, now, str(problem))
 
     def release_gone(self) -> list[str]:
         """Take from processes that have died their leases and hook calls: what they were at is due, and may be done.
@@ -134,13 +138,11 @@ class Leases:
         self._pruner.saw(attempt.entry_id)
         if ended.host_not_before_s is not None:
             self._hold_host(attempt.host, now, ended.host_not_before_s)
-        row = self._connection.execute(
-            "SELECT stream_id, epoch, started_boot_ns, run_id FROM entries WHERE id = ?", (attempt.entry_id,)
-        ).fetchone()
+        row = self._connection.execute("SELECT stream_id FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
         if row is None:
             self._release(attempt, attempt.stream_id)
             return State.DROPPED
-        stream_id, *key = row  # merged into another one since, perhaps, and the lease with it
+        stream_id = row["stream_id"]  # merged into another one since, perhaps, and the lease with it
         if not ended.unsent:
             self._streams.note_answer(stream_id, now, answered=ended.answered, asked_anew=ended.asked_anew)
         hurried = self._streams.is_hurried(stream_id)
@@ -149,12 +151,12 @@ class Leases:
             if not is_ours:  # others have judged it meanwhile, or do so now: what they withdrew stays so
                 self._entries.settle(stream_id, now, attempt.entry_id)
             self._connection.execute(
-                "UPDATE entries SET state = CASE state WHEN 'waiting' THEN 'delivered' ELSE state END,"
-                " reason = CASE state WHEN 'waiting' THEN ? ELSE reason END,"
+                "UPDATE entries SET state = iif(state IN ('waiting', 'quarantined'), 'delivered', state),"
+                " reason = iif(state IN ('waiting', 'quarantined'), ?, reason),"
                 " tries = min(max(tries, 0), 1000000) + 1, changed_wall_ns = ? WHERE id = ?",
                 (ended.reason, now.wall_ns, attempt.entry_id),
             )
-            self._streams.note_delivery(stream_id, Key(*key), now)
+            self._streams.note_delivery(stream_id, attempt.key, now)
         elif ended.unsent:
             if is_ours and not hurried:
                 self._streams.set_due(stream_id, now.epoch, now.boot_ns + int(ended.delay_s * 1e9))
@@ -174,16 +176,21 @@ class Leases:
         return State(state)
 
     def _end_over_damage(self, ended: Ended, now: Moment, problem: str) -> State:
-        """Settle one attempt of which a row can't be read: as much as can be is put on record."""
+        """Settle one attempt of which a row can't be read, even after a repair: as much as can be is put on record."""
         attempt = ended.attempt
-        row = self._connection.execute("SELECT stream_id FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
-        stream_id = attempt.stream_id if row is None else row["stream_id"]
+        stream_id = self._stream_of(attempt)
         self._release(attempt, stream_id)
-        self._entries.quarantine(stream_id, now)
+        if ended.acknowledged:
+            self._streams.note_delivery(stream_id, attempt.key, now)
         state = State.DELIVERED if ended.acknowledged else State.QUARANTINED
         reason = ended.reason if ended.acknowledged else f"damaged in the store: {problem}: not sent again"
         self._entries.withdraw(attempt.entry_id, stream_id, state, reason, now)
         return state
+
+    def _stream_of(self, attempt: Attempt) -> int:
+        """Return the stream in which the attempt's entry is by now: streams are merged and taken apart."""
+        row = self._connection.execute("SELECT stream_id FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        return attempt.stream_id if row is None else int(row["stream_id"])
 
     def _look(self, row: sqlite3.Row, now: Moment, left: _Left, rooms: Rooms, leased: Leased) -> None:
         """Look at one stream that is due, and put into *leased* what there is to do; damaged rows are quarantined."""
@@ -287,6 +294,7 @@ class Leases:
             entry_id=sent["id"],
             stream_id=stream_id,
             run_id=sent["run_id"],
+            key=entry.key,
             job=sent["job"],
             heartbeat=self._streams.name(stream_id),
             heartbeat_id=None if self._streams.is_foreign(stream_id) else heartbeat_id,
@@ -348,7 +356,8 @@ class Leases:
 
 
 def _urgency(row: sqlite3.Row) -> int:
-    return int(row["urgency_wall_ns"])
+    urgency_wall_ns = row["urgency_wall_ns"]
+    return urgency_wall_ns if isinstance(urgency_wall_ns, int) else 0  # damaged: looked at first
 
 
 def _is_slow(row: sqlite3.Row, host: str, rooms: Rooms) -> bool:

@@ -10,11 +10,12 @@ Works inside the transactions of ``aura_agent.outbox.store``.
 import sqlite3
 from hashlib import sha256
 
+from aura_agent.outbox import damage
+from aura_agent.outbox.marks import REF_MARKS, key_in, raise_mark, raise_ref_mark
 from aura_agent.outbox.rules import Key, Moment
 from aura_agent.outbox.scopes import NO_SCOPE
 from aura_agent.report.record import Ref
 
-MARKS = ("failed", "succeeded")  # keys that outlive their rows
 _FLOOR = ""  # the ref under which the marks of all deleted refs are kept
 _UNUSED_S = 90 * 86_400.0
 
@@ -51,7 +52,7 @@ class Refs:
         """Let *ref* belong to the stream *target* from now on, with its marks."""
         self._connection.execute("UPDATE refs SET stream_id = ? WHERE scope = ? AND ref = ?", (target, scope, ref))
         self.raise_stream(target, scope, ref)
-        for mark in MARKS:
+        for mark in REF_MARKS:
             self._connection.execute(
                 f"UPDATE streams SET ({mark}_epoch, {mark}_boot_ns, {mark}_run) ="
                 f" (SELECT {mark}_epoch, {mark}_boot_ns, {mark}_run FROM refs WHERE stream_id = ?1"
@@ -72,26 +73,12 @@ class Refs:
 
     def raise_mark(self, scope: int, ref: str, mark: str, key: Key) -> None:
         """Remember *key* as the ref's *mark*, unless a later one is known."""
-        self._connection.execute(
-            f"UPDATE refs SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE scope = ? AND ref = ?"
-            f" AND ({mark}_epoch IS NULL OR ({mark}_epoch, {mark}_boot_ns, {mark}_run) < (?, ?, ?))",
-            (*key, scope, ref, *key),
-        )
+        raise_ref_mark(self._connection, scope, ref, mark, key)
 
     def raise_stream(self, stream_id: int, scope: int, ref: str) -> None:
         """Raise the marks of a stream to those of one of its refs."""
-        row = self._connection.execute("SELECT * FROM refs WHERE scope = ? AND ref = ?", (scope, ref)).fetchone()
-        for mark in MARKS:
-            if (key := key_in(row, mark)) is not None:
-                raise_mark(self._connection, stream_id, mark, key)
-
-    def forget_marks(self, stream_id: int) -> None:
-        """Forget what the refs of a stream brought: it is damaged."""
-        for mark in MARKS:
-            self._connection.execute(
-                f"UPDATE refs SET {mark}_epoch = NULL, {mark}_boot_ns = NULL, {mark}_run = NULL WHERE stream_id = ?",
-                (stream_id,),
-            )
+        for mark, key in self._marks(scope, ref):
+            raise_mark(self._connection, stream_id, mark, key)
 
     def prune(self, now: Moment, limit: int) -> int:
         """Delete up to *limit* streams, with their refs, for which nothing was reported in 90 days; return how many.
@@ -122,28 +109,24 @@ class Refs:
 
     def _carry_over(self, source: tuple[int, str], target: tuple[int, str]) -> None:
         """Raise the marks of one ref to those of another."""
-        row = self._connection.execute("SELECT * FROM refs WHERE scope = ? AND ref = ?", source).fetchone()
-        for mark in MARKS if row is not None else ():
-            if (key := key_in(row, mark)) is not None:
-                self.raise_mark(*target, mark, key)
+        for mark, key in self._marks(*source):
+            self.raise_mark(*target, mark, key)
+
+    def _marks(self, scope: int, ref: str) -> list[tuple[str, Key]]:
+        """Return the marks of a ref, leaving out damaged ones: a damaged key must reach no other row."""
+        row = self._connection.execute("SELECT * FROM refs WHERE scope = ? AND ref = ?", (scope, ref)).fetchone()
+        found = []
+        for mark in REF_MARKS if row is not None else ():
+            try:
+                key = key_in(row, mark)
+            except damage.UNREADABLE:
+                continue
+            if key is not None:
+                found.append((mark, key))
+        return found
 
     def _delete(self, scope: int, ref: str) -> None:
         self._connection.execute("DELETE FROM refs WHERE scope = ? AND ref = ?", (scope, ref))
-
-
-def raise_mark(connection: sqlite3.Connection, stream_id: int, mark: str, key: Key) -> None:
-    """Remember *key* as the stream's *mark*, unless a later one is known."""
-    connection.execute(
-        f"UPDATE streams SET {mark}_epoch = ?, {mark}_boot_ns = ?, {mark}_run = ? WHERE id = ?"
-        f" AND ({mark}_epoch IS NULL OR ({mark}_epoch, {mark}_boot_ns, {mark}_run) < (?, ?, ?))",
-        (*key, stream_id, *key),
-    )
-
-
-def key_in(row: sqlite3.Row, mark: str) -> Key | None:
-    if row[f"{mark}_epoch"] is None:
-        return None
-    return Key(row[f"{mark}_epoch"], row[f"{mark}_boot_ns"], row[f"{mark}_run"])
 
 
 def stored(ref: str) -> str:

@@ -430,6 +430,16 @@ class Outbox:
         with self._changing():
             self.streams.release(self._owner)
 
+    def quarantine_damaged(self) -> None:
+        """Quarantine damaged pings and restore damaged marks, if there are any, before rows are read in bulk."""
+        with reading():
+            is_damaged = bool(self._entries.damaged(self.now()))
+        if is_damaged:
+            with self._changing():
+                now = self.now()
+                for stream_id in self._entries.damaged(now):
+                    self._entries.quarantine(stream_id, now)
+
     def unpark(self) -> None:
         """Try at once what is parked or was not tried yet: before a start or reload, people mend things."""
         if self._unusable:
@@ -508,10 +518,12 @@ class Outbox:
     def _join(self, scope: int, now: Moment) -> None:
         """Let *scope* and ours be one: the older of the two."""
         source, target = sorted((scope, self.scopes.current()), reverse=True)
+        for stream_id in self._entries.damaged(now):
+            self._entries.quarantine(stream_id, now)
         merged = self.streams.join_scopes(source, target, now)
         self.scopes.merge(source, target)
         for stream_id in merged:
-            self._entries.settle(stream_id, now)
+            self._entries.settle_over_damage(stream_id, now)
 
     def _open(self, check: bool, patience_s: float) -> sqlite3.Connection:
         if self._copy_of is not None:

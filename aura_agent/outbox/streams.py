@@ -8,19 +8,21 @@ the stream, with its marks and with what waits under it. An id never moves.
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aura_agent.outbox import damage
 from aura_agent.outbox.claims import LEASE_S
+from aura_agent.outbox.column_types import repair_types
 from aura_agent.outbox.heartbeats import Heartbeats
 from aura_agent.outbox.hooks import Undelivered
-from aura_agent.outbox.refs import Refs, key_in, label, raise_mark, stored
+from aura_agent.outbox.marks import QUEUE_MARKS, key_in, raise_mark, repair
+from aura_agent.outbox.refs import Refs, label, stored
 from aura_agent.outbox.rules import Key, Moment, Stream, age_s
 from aura_agent.outbox.scopes import FOREIGN, NO_SCOPE, Scopes
 from aura_agent.report.record import Ref
 from aura_agent.secret import Secret
 
-_STREAM_MARKS = ("failed", "delivered", "succeeded")
 _HEARTBEATS = " LEFT JOIN heartbeats ON heartbeats.id = heartbeat_id AND heartbeats.scope = streams.scope"
 
 
@@ -66,6 +68,12 @@ class Streams:
         if stream_id is None:
             stream_id = self._find_or_insert(ref, scope)
             self._refs.insert(scope, stored(ref), stream_id)
+        if ref.startswith(Ref.URL):  # a damaged one is restored from the next report
+            self._connection.execute(
+                "UPDATE streams SET direct_url = ?1, due_epoch = 0, due_boot_ns = 0 WHERE id = ?2 AND direct_url <> ?1"
+                " AND heartbeat_id IS NULL",
+                (ref.removeprefix(Ref.URL), stream_id),
+            )
         return stream_id
 
     def known(self, ref: str, scope: int | None = None) -> int | None:
@@ -153,10 +161,16 @@ class Streams:
         row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
         if row is None or row["heartbeat_id"] is None:
             return []
-        for ref in self.refs(stream_id):
-            named = {heartbeat.id for heartbeat in self._heartbeats.find(ref, row["scope"])}
-            if named and row["heartbeat_id"] not in named:
-                self._move_ref(row, ref, named.pop() if len(named) == 1 else None)
+        moving = {
+            ref: named.pop() if len(named) == 1 else None
+            for ref in self.refs(stream_id)
+            if (named := {heartbeat.id for heartbeat in self._heartbeats.find(ref, row["scope"])})
+            and row["heartbeat_id"] not in named
+        }
+        if moving:
+            self.repair(stream_id, now)  # the marks are taken apart: no damaged one may get into another row
+        for ref, heartbeat_id in moving.items():
+            self._move_ref(row, ref, heartbeat_id)
         under_way = row["lease_entry"] if _is_leased(row, now) else None
         strays = self._connection.execute(
             "SELECT entries.id, refs.stream_id FROM entries JOIN refs ON refs.scope = ? AND refs.ref = entries.ref"
@@ -257,7 +271,7 @@ class Streams:
         if row is None:
             return Facts(Stream())  # merged into another one meanwhile
         patience_s = damage.lifetime_s(row["interval_s"], row["grace_s"])
-        failed, delivered, succeeded = (_key(row, mark, now) for mark in _STREAM_MARKS)
+        failed, delivered, succeeded = (key_in(row, mark, now.epoch) for mark in QUEUE_MARKS)
         stream = Stream(failed, delivered, succeeded, patience_s)
         return Facts(stream, row["lease_entry"] if _is_leased(row, now) else None, row["lease_entry"])
 
@@ -327,7 +341,7 @@ class Streams:
         """
         row = self._connection.execute("SELECT asked_epoch FROM streams WHERE id = ?", (stream_id,)).fetchone()
         if row is not None and row["asked_epoch"] is not None:
-            self._connection.execute(
+            self._update_many(
                 "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE direct_url IS NOT NULL"
                 " AND heartbeat_id IS NULL AND due_boot_ns IS NOT NULL AND tries = 0 AND lease_owner IS NULL"
             )
@@ -362,21 +376,13 @@ class Streams:
 
     def release(self, owner: str) -> None:
         """End the leases of *owner*, whose attempts have no known end: their entries may have arrived, and are due."""
-        self._connection.execute(
+        self._update_many(
             "UPDATE streams SET lease_owner = NULL, due_epoch = 0, due_boot_ns = 0 WHERE lease_owner = ?", (owner,)
         )
 
-    def reset(self, stream_id: int) -> None:
-        """Forget all of a damaged row but which heartbeat it feeds: nothing is known to have been sent or to fail."""
-        self._connection.execute(
-            "UPDATE streams SET failed_epoch = NULL, failed_boot_ns = NULL, failed_run = NULL, delivered_epoch = NULL,"
-            " delivered_boot_ns = NULL, delivered_run = NULL, delivered_wall_ns = NULL, succeeded_epoch = NULL,"
-            " succeeded_boot_ns = NULL, succeeded_run = NULL, lease_owner = NULL, lease_entry = NULL, host = '',"
-            " urgency_wall_ns = 0, told = 0 WHERE id = ?",
-            (stream_id,),
-        )
-        self._refs.forget_marks(stream_id)
-        self.rest(stream_id)
+    def repair(self, stream_id: int, now: Moment) -> str:
+        """Restore damaged marks of the stream; return what could not be restored: nobody knows what may be sent."""
+        return repair(self._connection, stream_id, now)
 
     def is_hurried(self, stream_id: int) -> bool:
         """Whether ``hurry`` was called since the lease was taken."""
@@ -429,21 +435,30 @@ class Streams:
 
     def hurry_runs(self, run_ids: frozenset[str] | None) -> None:
         """The same for the streams of these runs, None: for all in which something waits."""
+        self.wake_resting()
         condition, values = of_runs(run_ids)
-        self._connection.execute(
+        self._update_many(
             f"UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE due_boot_ns IS NOT NULL{condition}", values
+        )
+
+    def wake_resting(self) -> None:
+        """Make due where a ping waits and no time is set: that is damage, and nothing else would notice it."""
+        self._update_many(
+            "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE due_boot_ns IS NULL"
+            " AND id IN (SELECT stream_id FROM entries WHERE state = 'waiting')"
         )
 
     def unpark(self) -> None:
         """The same for what is parked, and for what was not tried yet."""
-        self._connection.execute(
+        self.wake_resting()
+        self._update_many(
             "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, parked = 0"
             " WHERE due_boot_ns IS NOT NULL AND (parked OR tries = 0)"
         )
 
     def hurry_foreign(self, scope: int) -> None:
         """The same for what waited until somebody has the token of *scope*."""
-        self._connection.execute(
+        self._update_many(
             "UPDATE streams SET due_epoch = 0, due_boot_ns = 0, parked = 0 WHERE scope = ? AND problem = ?"
             " AND due_boot_ns IS NOT NULL",
             (scope, FOREIGN),
@@ -451,7 +466,7 @@ class Streams:
 
     def hurry_host(self, host: str) -> None:
         """What backs off for *host* after a failure is tried at once; what is parked or held by somebody isn't."""
-        self._connection.execute(
+        self._update_many(
             "UPDATE streams SET due_epoch = 0, due_boot_ns = 0 WHERE host = ? AND due_boot_ns IS NOT NULL AND tries > 0"
             " AND NOT parked AND lease_owner IS NULL",
             (host,),
@@ -493,6 +508,15 @@ class Streams:
         )
 
     # -- private -------------------------------------------------------------------------------------------------
+
+    def _update_many(self, query: str, values: Sequence[object] = ()) -> None:
+        """Change many streams, also if one of them holds a value of a wrong type."""
+        try:
+            self._connection.execute(query, values)
+        except sqlite3.IntegrityError:
+            if not repair_types(self._connection, "streams"):
+                raise
+            self._connection.execute(query, values)
 
     def _scope_of(self, ref: str, scope: int | None) -> int:
         if ref.startswith(Ref.URL):
@@ -557,8 +581,8 @@ class Streams:
         other = self._connection.execute("SELECT * FROM streams WHERE id = ?", (target,)).fetchone()
         if row["lease_entry"] is not None and _is_leased(row, now) and not _is_leased(other, now):
             self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
-        for mark in _STREAM_MARKS:
-            key = _key(row, mark, now)
+        for mark in QUEUE_MARKS:
+            key = key_in(row, mark, now.epoch)
             if key is not None:
                 raise_mark(self._connection, target, mark, key)
         self._merge_trouble(row, other, now)
@@ -612,11 +636,3 @@ def _since(stream: sqlite3.Row) -> Moment | None:
     if stream["since_epoch"] is None:
         return None
     return Moment(stream["since_epoch"], stream["since_boot_ns"] or 0, stream["since_wall_ns"] or 0)
-
-
-def _key(row: sqlite3.Row, mark: str, now: Moment) -> Key | None:
-    """Return a mark of the stream. Raises ValueError: it is damaged."""
-    if row[f"{mark}_epoch"] is not None:
-        damage.check_instant(row, f"{mark}_epoch", f"{mark}_boot_ns", now.epoch)
-        damage.check_run_id(row, f"{mark}_run")
-    return key_in(row, mark)

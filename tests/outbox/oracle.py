@@ -67,6 +67,7 @@ class Log:
     swapped: dict[str, bool] = field(default_factory=lambda: defaultdict(bool))  # as each store was last told
     names_were_swapped: bool = False
     delivered_to: dict[str, str] = field(default_factory=dict)  # by run
+    damaged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # runs whose pings' rows are
     boot: int = 1
     boot_began_ns: int = 0
 
@@ -154,6 +155,7 @@ class Log:
                 or (self.names_were_swapped and any(other.outcome == "succeeded" for other in vague)),
                 "expired": self._most_age_ns(run, now_ns) > self._lifetime_ns(run, known=True),
                 "held": True,  # the store was put back
+                "quarantined": run.run_id in self.damaged[store],
                 "dropped": handed_to != store and self.success(handed_to, run.run_id) is not None,
             }
             state = states.get(run.run_id, "unheard of")

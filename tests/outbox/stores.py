@@ -1,6 +1,8 @@
 """Outboxes on real files with clocks that tests move, and reports to put into them."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,6 +118,27 @@ def not_delivered(
         host_not_before_s=host_not_before_s,
     )
     return outbox.settle([ended])[0]
+
+
+def damage(database: Path, table: str, column: str, value: str, condition: str) -> int:
+    """Write *value*, in SQL, into a column, whatever its type; return the number of rows.
+
+    STRICT is lifted meanwhile: a bad disk knows no types.
+    """
+    for typed in (False, True):
+        changes = (") STRICT", ")") if not typed else (")", ") STRICT")
+        with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+            if typed:
+                query = f"UPDATE {table} SET {column} = {value} WHERE {condition}"
+                count = connection.execute(query).rowcount
+            connection.execute("PRAGMA writable_schema = ON")
+            query = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
+            ((sql,),) = connection.execute(query, (table,)).fetchall()
+            sql = changes[1].join(sql.rsplit(changes[0], 1))
+            connection.execute("UPDATE sqlite_schema SET sql = ? WHERE type = 'table' AND name = ?", (sql, table))
+            ((version,),) = connection.execute("PRAGMA schema_version").fetchall()
+            connection.execute(f"PRAGMA schema_version = {version + 1}")
+    return count
 
 
 def renamed(run_id: str) -> Callable[[Report], Report]:

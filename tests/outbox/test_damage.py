@@ -1,6 +1,8 @@
 """Rows that nothing can be made of: they are set aside by name, and everything else goes on."""
 
 import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ from aura_agent.outbox.claims import Claim
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.queries import queue_rows, state_counts
 from aura_agent.outbox.run_history import run_rows
+from aura_agent.outbox.store import Outbox
 from aura_agent.report.record import Outcome
 from aura_agent.secret import Secret
-from tests.outbox.stores import Bench, delivered, not_delivered
+from tests.outbox.stores import Bench, damage, delivered, not_delivered
+from tests.reports import report_of
 
 _ENORMOUS = 2**63 - 1
 _UNDECODABLE = "CAST(x'ff' AS TEXT)"
@@ -28,8 +32,7 @@ def _damage(at: Bench, table: str, column: str, value: str, run_id: str) -> None
         "heartbeats": f"id = (SELECT heartbeat_id FROM streams WHERE id = ({stream}))",
         "hosts": "TRUE",
     }[table]
-    done = at.outbox.connection.execute(f"UPDATE {table} SET {column} = {value} WHERE {condition}")
-    assert done.rowcount == 1
+    assert damage(at.directory / "outbox.db", table, column, value, condition) == 1
 
 
 def _sent(claim: Claim) -> list[str]:
@@ -108,10 +111,11 @@ def test_an_invalid_url_in_the_cache_is_asked_for_anew(at: Bench) -> None:
         ("entries", "epoch", str(_ENORMOUS)),
         ("entries", "epoch", "-1"),
         ("entries", "run_id", _UNDECODABLE),
+        ("entries", "ended_wall_ns", "'text'"),
+        ("entries", "epoch", "'text'"),
+        ("entries", "started_boot_ns", "'text'"),
         ("entries", "max_age_s", "-1.0"),
-        ("streams", "failed_epoch", str(_ENORMOUS)),
-        ("streams", "succeeded_boot_ns", "NULL"),
-        ("streams", "succeeded_run", _UNDECODABLE),
+        ("entries", "max_age_s", "'text'"),
     ],
 )
 def test_an_entry_that_cannot_be_judged_is_quarantined(at: Bench, table: str, column: str, value: str) -> None:
@@ -121,8 +125,6 @@ def test_an_entry_that_cannot_be_judged_is_quarantined(at: Bench, table: str, co
     bad = at.run()
     ((entry_id,),) = at.outbox.connection.execute("SELECT id FROM entries WHERE run_id = ?", (bad,)).fetchall()
     _damage(at, table, column, value, bad)
-    if column == "failed_epoch":
-        at.outbox.connection.execute("UPDATE streams SET failed_boot_ns = 1, failed_run = 'run00000000'")
 
     claim = at.outbox.claim(16)
 
@@ -148,6 +150,11 @@ def test_an_entry_that_cannot_be_judged_is_quarantined(at: Bench, table: str, co
         ("streams", "tries", str(-_ENORMOUS)),
         ("streams", "due_boot_ns", str(_ENORMOUS)),
         ("streams", "due_boot_ns", "-1"),
+        ("streams", "due_boot_ns", "'text'"),
+        ("streams", "tries", "'text'"),
+        ("streams", "urgency_wall_ns", "'text'"),
+        ("heartbeats", "interval_s", "'text'"),
+        ("heartbeats", "grace_s", "'text'"),
         ("streams", "due_epoch", "NULL"),
         ("streams", "due_epoch", str(_ENORMOUS)),
         ("streams", "urgency_wall_ns", str(_ENORMOUS)),
@@ -155,6 +162,12 @@ def test_an_entry_that_cannot_be_judged_is_quarantined(at: Bench, table: str, co
         ("streams", "host", _UNDECODABLE),
         ("streams", "problem", _UNDECODABLE),
         ("streams", "parked", str(_ENORMOUS)),
+        ("streams", "failed_epoch", str(_ENORMOUS)),
+        ("streams", "failed_boot_ns", "7"),
+        ("streams", "succeeded_boot_ns", "NULL"),
+        ("streams", "succeeded_run", _UNDECODABLE),
+        ("refs", "failed_epoch", "2"),
+        ("refs", "succeeded_boot_ns", str(_ENORMOUS)),
         ("heartbeats", "interval_s", "0.0"),
         ("heartbeats", "interval_s", "-3600.0"),
         ("heartbeats", "interval_s", "1e300"),
@@ -208,22 +221,22 @@ def test_a_retry_after_without_a_possible_end_holds_up_nobody(at: Bench) -> None
     assert _deliver_all(at) == [run_id]
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.FAILED])
-def test_a_report_is_taken_although_its_heartbeats_row_is_damaged(at: Bench, outcome: Outcome) -> None:
-    """What waited can't be judged and is set aside; the report is on record, and counts from there on."""
+@pytest.mark.parametrize(("outcome", "state"), [(Outcome.SUCCEEDED, "superseded"), (Outcome.FAILED, "invalidated")])
+def test_a_report_is_taken_although_its_heartbeats_row_is_damaged(at: Bench, outcome: Outcome, state: str) -> None:
+    """The mark is restored, and the report counts as ever."""
     at.know("backup")
     before = at.run()
     _damage(at, "streams", "succeeded_boot_ns", "NULL", before)
 
     after = at.run(outcome)
 
-    assert at.states()[before] == "quarantined"
+    assert at.states()[before] == state
     assert [row.run_id for row in run_rows(at.outbox)] == [after, before]
     assert _deliver_all(at) == ([after] if outcome is Outcome.SUCCEEDED else [])
 
 
 def test_an_attempt_ends_although_its_rows_are_damaged_meanwhile(at: Bench) -> None:
-    """An acknowledgement stays one; anything else ends in quarantine."""
+    """An acknowledgement stays one; the other ping is tried again."""
     at.know("backup")
     acknowledged, refused = at.run(), at.run(ref="url:http://127.0.0.1:9/ping/other")
     first, second = sorted(at.outbox.claim(16).attempts, key=lambda attempt: attempt.run_id)
@@ -233,11 +246,101 @@ def test_an_attempt_ends_although_its_rows_are_damaged_meanwhile(at: Bench) -> N
     delivered(at.outbox, first, "HTTP 200")
     not_delivered(at.outbox, second, "HTTP 503", delay_s=1)
 
-    assert at.states() == {acknowledged: "delivered", refused: "quarantined"}
+    assert at.states() == {acknowledged: "delivered", refused: "waiting"}
+
+
+def test_a_damaged_ping_that_is_acknowledged_leaves_no_damaged_mark(at: Bench) -> None:
+    """Its row is damaged while it is sent: the next successes of the heartbeat go out as ever."""
+    at.know("backup")
+    run_id = at.run()
+    (attempt,) = at.outbox.claim(16).attempts
+    _damage(at, "entries", "started_boot_ns", str(_ENORMOUS), run_id)
+
+    delivered(at.outbox, attempt, "HTTP 200")
+
+    assert at.states() == {run_id: "delivered"}
+    after = at.run()
+    assert _deliver_all(at) == [after]
+
+
+_MARKS = [
+    (mark, column, value)
+    for mark in ("failed", "succeeded", "delivered")
+    for column, value in [
+        ("epoch", str(_ENORMOUS)),
+        ("epoch", "NULL"),
+        ("epoch", "'text'"),
+        ("boot_ns", str(-_ENORMOUS)),
+        ("boot_ns", "'text'"),
+        ("boot_ns", "NULL"),
+        ("run", _UNDECODABLE),
+        ("run", "NULL"),
+    ]
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "mark", "column", "value"),
+    [(table, *each) for table in ("streams", "refs") for each in _MARKS if (table, each[0]) != ("refs", "delivered")],
+)
+def test_a_damaged_mark_is_restored_from_its_copy(at: Bench, table: str, mark: str, column: str, value: str) -> None:
+    """A success that is older than a failure, or than what was delivered, turns up after the damage: it is not sent."""
+    at.know("backup")
+    older = at.clock.read()
+    at.clock.advance(1)
+    at.run(Outcome.FAILED)
+    delivered_run = at.run()
+    assert _deliver_all(at) == [delivered_run]
+    waiting = at.run()
+
+    _damage(at, table, f"{mark}_{column}", value, waiting)
+    late = report_of("late00000001", older, Outcome.SUCCEEDED, ref="heartbeat:backup", ended=older)
+    at.outbox.accept([replace(late, replay_all=True)])
+
+    assert _deliver_all(at) == [waiting]
+    assert at.states()["late00000001"] == "invalidated"
+
+
+def test_a_failure_mark_with_both_copies_damaged_counts_as_of_now(at: Bench) -> None:
+    """Nobody can tell what speaks against a ping: those that wait are quarantined, and older ones are not sent."""
+    at.know("backup")
+    older = at.clock.read()
+    at.clock.advance(1)
+    at.run(Outcome.FAILED)
+    waiting = at.run()
+    for table in ("streams", "refs"):
+        _damage(at, table, "failed_boot_ns", "NULL", waiting)
+
+    assert at.outbox.claim(16).attempts == ()
+    at.outbox.accept([report_of("late00000001", older, Outcome.SUCCEEDED, ref="heartbeat:backup", ended=older)])
+    assert at.outbox.claim(16).attempts == ()
+    assert at.states() == {waiting: "quarantined", "late00000001": "invalidated"}
+
+    at.clock.advance(1)
+    after = at.run()
+    assert _deliver_all(at) == [after]
+
+
+def test_a_damaged_mark_of_a_name_reaches_no_other_heartbeat(at: Bench) -> None:
+    """The name is given to another heartbeat in Aura: what waits there is sent as ever."""
+    at.know("backup", "id-one")
+    first = at.run()
+    _damage(at, "refs", "succeeded_boot_ns", str(_ENORMOUS), first)
+    url = Secret("http://127.0.0.1:9/ping/{}")
+    at.outbox.remember(
+        [
+            CachedHeartbeat(f"id-{key}", name, 3600, 600, "up", None, Secret(url.reveal().format(key)), 0)
+            for key, name in (("one", "old"), ("two", "backup"))
+        ]
+    )
+
+    assert _deliver_all(at) == [first]
+    second = at.run()
+    assert _deliver_all(at) == [second]
 
 
 def test_a_listing_is_stored_although_one_heartbeats_row_is_damaged(at: Bench) -> None:
-    """The damaged one is merged without what can't be judged; the others get their ping URLs."""
+    """Its mark is restored, and all of them get their ping URLs."""
     damaged = at.run(ref="heartbeat:one")
     good = at.run(ref="heartbeat:two")
     _damage(at, "streams", "succeeded_boot_ns", "NULL", damaged)
@@ -249,8 +352,61 @@ def test_a_listing_is_stored_although_one_heartbeats_row_is_damaged(at: Bench) -
         ]
     )
 
+    assert sorted(_deliver_all(at)) == sorted([good, damaged])
+
+
+def test_a_store_with_values_of_a_wrong_type_is_opened_and_goes_on(at: Bench) -> None:
+    """One damaged row is no reason to set the whole store aside; what cannot be judged is quarantined."""
+    at.know("backup")
+    good, bad = at.run(), at.run(ref="url:http://127.0.0.1:9/ping/other")
+    _damage(at, "streams", "tries", "'text'", good)
+    _damage(at, "refs", "succeeded_epoch", "'text'", good)
+    _damage(at, "entries", "started_boot_ns", "'text'", bad)
+    at.outbox.close()
+
+    at.outbox = Outbox(str(at.directory), at.clock, owner="next", hostname="host", check=True)
+
+    assert at.outbox.take_notices() == []
     assert _deliver_all(at) == [good]
-    assert at.states()[damaged] == "quarantined"
+    assert at.states() == {good: "delivered", bad: "quarantined"}
+
+
+@pytest.mark.parametrize("call", [Outbox.hurry, Outbox.unpark, Outbox.release_leases])
+def test_what_is_done_to_all_queues_survives_one_damaged_row(at: Bench, call: Callable[[Outbox], None]) -> None:
+    """SQLite takes no change of a row with a value of a wrong type."""
+    at.know("backup")
+    runs = [at.run(), at.run(ref="url:http://127.0.0.1:9/ping/other")]
+    at.outbox.claim(16)
+    _damage(at, "streams", "told", "'text'", runs[0])
+
+    call(at.outbox)
+    at.clock.advance(91)
+
+    assert sorted(_deliver_all(at)) == runs
+
+
+def test_a_damaged_ping_url_is_restored_by_the_next_run(at: Bench) -> None:
+    """The report brings it."""
+    url = "http://127.0.0.1:9/ping/key"
+    first = at.run(ref=f"url:{url}")
+    _damage(at, "streams", "direct_url", "'https:///ping/x'", first)
+    assert len(at.outbox.claim(16).parked) == 1
+
+    second = at.run(ref=f"url:{url}")
+
+    (attempt,) = at.outbox.claim(16).attempts
+    assert (attempt.run_id, attempt.url.reveal()) == (second, url)
+
+
+def test_a_ping_whose_queue_has_no_time_is_sent_by_the_next_flush(at: Bench) -> None:
+    """Nothing else would look at it until the next success."""
+    at.know("backup")
+    run_id = at.run()
+    _damage(at, "streams", "due_boot_ns", "NULL", run_id)
+
+    at.outbox.hurry()
+
+    assert _deliver_all(at) == [run_id]
 
 
 def test_a_ref_without_its_heartbeat_queue_gets_a_new_one(at: Bench) -> None:

@@ -36,7 +36,7 @@ from aura_agent.report.record import Outcome, Report
 from aura_agent.report.started import StartRecord
 from aura_agent.secret import Secret
 from tests.outbox.oracle import ATTEMPT_NS, GRACE_NS, INTERVAL_NS, WITHDRAWING, Log, Post, Run, S, other_of
-from tests.outbox.stores import START, MovedClock, delivered, not_delivered, open_outbox
+from tests.outbox.stores import START, MovedClock, damage, delivered, not_delivered, open_outbox
 
 _LIVES = int(os.environ.get("AURA_STATEFUL_LIVES", "80"))
 _SEED = time.time_ns() if "AURA_STATEFUL_LIVES" in os.environ else 20261125
@@ -100,6 +100,16 @@ _jobs = st.builds(
     replay_all=st.booleans(),
     own=st.booleans(),
 )
+_MARKS = ("failed", "succeeded")
+_COLUMNS = {
+    "entries": ("epoch", "started_boot_ns", "ended_boot_ns", "max_age_s"),
+    "streams": (
+        *(f"{mark}_{part}" for mark in (*_MARKS, "delivered") for part in ("epoch", "boot_ns", "run")),
+        *("due_epoch", "due_boot_ns", "urgency_wall_ns", "tries", "since_boot_ns"),
+    ),
+    "refs": tuple(f"{mark}_{part}" for mark in _MARKS for part in ("epoch", "boot_ns", "run")),
+    "heartbeats": ("ping_url",),
+}
 _waits = st.sampled_from([0.0, 0.5, 30.0])
 _ways = st.sampled_from(["socket", "accepted", "spool", "both", "killed after it"])
 
@@ -137,8 +147,10 @@ class Life(RuleBasedStateMachine):
         known=st.sampled_from([_BEATS, ("one",), ()]),
         lies=st.booleans(),
         identity=st.sampled_from(["", "renamed", "two APIs"]),
+        damages=st.sampled_from(["", *_COLUMNS]),
     )
-    def begin_life(self, known: tuple[str, ...], lies: bool, identity: str) -> None:
+    def begin_life(self, known: tuple[str, ...], lies: bool, identity: str, damages: str) -> None:
+        self.damages = damages
         self.clock_lies = lies
         self.identity = identity
         for beat in known:
@@ -289,6 +301,34 @@ class Life(RuleBasedStateMachine):
         ]
         self.invalid |= {report.run_id for report in reports}
         self.stores[store].accept(reports)
+
+    @precondition(lambda self: self.damages)
+    @rule(
+        store=_stores,
+        place=st.integers(0, 100),
+        value=st.sampled_from(["NULL", "'text'", "CAST(x'ff' AS TEXT)", str(2**63 - 1), str(1 - 2**63)]),
+    )
+    def damage(self, store: str, place: int, value: str) -> None:
+        """A disk spoils a row. Of a mark's two copies one stays whole."""
+        table = self.damages
+        column = _COLUMNS[table][place % len(_COLUMNS[table])]
+        if table == "heartbeats":
+            value = "'https:///ping/x'"
+        elif table == "entries" and value == "NULL":
+            value = "'text'"  # what may not be NULL there is never read as such
+        elif column == "tries" or (value == "NULL" and column == "urgency_wall_ns"):
+            value = str(2**63 - 1)
+        condition = "state = 'waiting'" if table == "entries" else "TRUE"
+        key = "rowid" if table in ("entries", "streams") else "ref" if table == "refs" else "id"
+        connection = self.stores[store].connection
+        rows = connection.execute(f"SELECT * FROM {table} WHERE {condition} ORDER BY {key}").fetchall()
+        if not rows or (table == "entries" and column == "max_age_s" and value == str(2**63 - 1)):
+            return
+        row = rows[place % len(rows)]
+        if table == "entries":
+            self.log.damaged[store].add(row["run_id"])
+        name = {"entries": "run_id", "refs": "ref"}.get(table, "id")
+        damage(self.directory / store / "outbox.db", table, column, value, f"{name} = '{row[name]}'")
 
     @precondition(lambda self: self.sent)
     @rule(place=_places, answer=_answers)
