@@ -1,9 +1,10 @@
 """``aura-agent queue``: what waits in the outbox and why, delivering it now, and dropping it."""
 
 import asyncio
+import os
 import sys
 from dataclasses import asdict
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -36,7 +37,11 @@ from aura_agent.outbox.queries import (
     streams_of,
 )
 from aura_agent.outbox.rules import State
+from aura_agent.report import places
 from aura_agent.units import format_duration
+
+if TYPE_CHECKING:
+    from aura_agent.wrapper.handover import ServingDaemon
 
 _BY_HAND = "dropped by hand"
 _ID = click.IntRange(1, 2**63 - 1)  # SQLite knows no others
@@ -207,7 +212,8 @@ def _drop(config: Config, config_file: str | None, entry_ids: list[int]) -> Drop
 def flush(heartbeat: str | None, config_file: str | None, as_json: bool) -> None:
     """Deliver now all that may be sent, without waiting for back-off; exit 1 if anything is left.
 
-    Runs whose aura-run is gone are judged first: a lost one withdraws what waits from before it.
+    Runs whose aura-run is gone are judged first: a lost one withdraws what waits from before it. A user's own pings
+    are forwarded to the daemon if one answers and takes this user's reports.
 
     Example: aura-agent queue flush --heartbeat nightly-backup
     """
@@ -223,19 +229,54 @@ def flush(heartbeat: str | None, config_file: str | None, as_json: bool) -> None
 
 async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
     from aura_agent.delivery.inline import courier_for, flush
+    from aura_agent.wrapper.handover import ServingDaemon
 
+    daemon = ServingDaemon(store_directory(config), places.socket_path(os.environ, config.agent.socket))
     outbox = open_store(config, "flush")
     outbox.take_in()
     streams = None if heartbeat is None else streams_of(outbox, heartbeat)
     if streams == []:
         outbox.close()
         raise AuraError(f"no ping for {heartbeat!r} was ever in the outbox: aura-agent queue list --all has those")
-    with _Progress(left_in(outbox, streams).waiting, quiet=quiet) as progress:
-        async with courier_for(outbox, service(config), progress) as (courier, worker):
+    waiting = left_in(outbox, streams).waiting
+    if waiting and daemon.answers():
+        outbox.close()
+        if _forward(daemon, quiet=quiet):
+            return _count_left(config, heartbeat)
+        outbox = open_store(config, "flush")
+    with _Progress(waiting, quiet=quiet) as progress:
+        async with courier_for(outbox, service(config), progress, withheld=daemon.answers) as (courier, worker):
             left = await flush(courier, worker, lambda: progress.tried, heartbeat)
             if left and courier.store_problem:
                 click.echo(f"aura-agent: {courier.store_problem}", err=True)
-            return left
+    if left and daemon.answers() and _forward(daemon, quiet=quiet):
+        return _count_left(config, heartbeat)
+    return left
+
+
+def _forward(daemon: "ServingDaemon", *, quiet: bool) -> bool:
+    """Forward the pings to the daemon, which may know of a failure that withdraws them; False: it does not take them.
+
+    Raises AuraError: it does not answer.
+    """
+    try:
+        is_taken = daemon.take_all()
+    except OSError as problem:
+        raise AuraError(
+            f"the daemon at {daemon.socket_path} does not answer ({problem.strerror or problem}): nothing was sent,"
+            " since it may know of later failures; try again, or stop it first"
+        ) from problem
+    if is_taken and not quiet:
+        click.echo("forwarded to the daemon, which sends them")
+    return is_taken
+
+
+def _count_left(config: Config, heartbeat: str | None) -> int:
+    outbox = open_store(config, "flush")
+    try:
+        return left_in(outbox, None if heartbeat is None else streams_of(outbox, heartbeat)).waiting
+    finally:
+        outbox.close()
 
 
 class _Progress:

@@ -66,6 +66,32 @@ def hand_over(store: str, socket_path: str, run_id: str | None = None) -> bool:
     return handing.refused == 0
 
 
+class ServingDaemon:
+    """The daemon beside a user's own store: while it answers, it sends what waits there, unless it refuses this user."""
+
+    def __init__(self, store: str, socket_path: str) -> None:
+        self._store = store
+        self.socket_path = socket_path
+        self._is_refused = False
+
+    def answers(self) -> bool:
+        """Whether a daemon accepts connections that may take what *store* holds; it serves that store itself: False."""
+        if self._is_refused or os.path.exists(os.path.join(self._store, DAEMON_LOCK)):
+            return False
+        try:
+            Daemon(self.socket_path).close()
+        except TimeoutError:
+            return True  # it hangs, and may know of failures
+        except OSError:
+            return False
+        return True
+
+    def take_all(self) -> bool:
+        """Forward what waits; return False if the daemon refuses it. Raises OSError: it does not answer."""
+        self._is_refused = not hand_over(self._store, self.socket_path)
+        return not self._is_refused
+
+
 def hand_over_unjudged(store: str, socket_path: str) -> None:
     """Hand over the successes that only a daemon may judge. Raises OSError: it is gone, or doesn't answer."""
     handing = _Handing(Daemon(socket_path, PATIENCE_S / 2))

@@ -316,6 +316,8 @@ class Life(RuleBasedStateMachine):
             value = "'https:///ping/x'"
         elif table == "entries" and value == "NULL":
             value = "'text'"  # what may not be NULL there is never read as such
+        elif column.endswith("_run") and value == "'text'":
+            value = "NULL"  # a text might be a run's id
         elif column == "tries" or (value == "NULL" and column == "urgency_wall_ns"):
             value = str(2**63 - 1)
         condition = "state = 'waiting'" if table == "entries" else "TRUE"

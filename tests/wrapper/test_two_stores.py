@@ -173,3 +173,53 @@ def test_store_is_not_forwarded_to_the_daemon_that_serves_it(site: Site) -> None
         assert handed_over(outbox, given) == 0
 
     assert [row["state"] for row in site.queue()] == ["waiting"]
+
+
+def _flush(site: Site) -> "subprocess.CompletedProcess[str]":
+    return site.agent("queue", "flush", env=_own(site))
+
+
+def test_flush_of_an_own_store_forwards_to_the_daemon_that_serves(user: Site) -> None:
+    """The daemon knows of a later failure that the user's store was never told of: nothing is sent."""
+    user.run("-H", "one", "--no-wait", "--", "true", env=_own(user))
+    user.start()
+    user.run("-H", "one", "--", "false")
+    user.server.clear_faults()
+
+    done = _flush(user)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "forwarded to the daemon, which sends them\n", "")
+    assert _query(user, "SELECT state FROM entries") == [("dropped",)]
+    wait_until(lambda: user.queue("--all"), what="the forwarded ping")
+    assert [row["state"] for row in user.queue("--all")] == ["invalidated"]
+    assert _arrived(user) == 0
+
+
+def test_flush_of_an_own_store_sends_nothing_beside_a_frozen_daemon(user: Site) -> None:
+    """It may know of failures, and cannot say so."""
+    user.run("-H", "one", "--no-wait", "--", "true", env=_own(user))
+    user.start()
+    assert user.daemon is not None
+    user.daemon.send_signal(signal.SIGSTOP)
+    user.server.clear_faults()
+    done = _flush(user)
+    user.daemon.send_signal(signal.SIGCONT)
+
+    assert done.returncode == 1
+    assert "the daemon at" in done.stderr
+    assert "does not answer" in done.stderr
+    assert _arrived(user) == 0
+    assert _flush(user).returncode == 0
+    wait_until(lambda: _arrived(user) == 1, what="the daemon's ping")
+
+
+def test_flush_of_an_own_store_sends_where_the_daemon_refuses_this_user(user: Site) -> None:
+    """Nobody else would."""
+    user.run("-H", "one", "--no-wait", "--", "true", env=_own(user))
+    user.configure(agent='reporters = ["nobody"]')
+    user.start()
+    user.server.clear_faults()
+
+    done = _flush(user)
+
+    assert (done.returncode, _arrived(user)) == (0, 1)
