@@ -119,9 +119,9 @@ def _cycle(life: _Life) -> None:
         daemon.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         daemon.wait()
     life.clear_faults()  # the user's own store sends what it still may
+    life.join()
     if rng.random() < 0.5:
         life.run(wait_s="5s", failed=rng.random() < 0.2)
-    life.join()
 
 
 def _wait_a_moment(condition: Callable[[], bool]) -> None:
