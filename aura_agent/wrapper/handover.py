@@ -67,7 +67,7 @@ def hand_over(store: str, socket_path: str, run_id: str | None = None) -> bool:
 
 
 class ServingDaemon:
-    """The daemon beside a user's own store: while it answers, it sends what waits there, unless it refuses this user."""
+    """The daemon beside a user's own store. While it answers, it sends what waits there, unless it refuses the user."""
 
     def __init__(self, store: str, socket_path: str) -> None:
         self._store = store
