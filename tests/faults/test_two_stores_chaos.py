@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -99,7 +98,7 @@ def _cycle(life: _Life) -> None:
         wait_s = rng.choice(["0", "20s", "20s", "20s"])
         life.run(wait_s=wait_s, background=True)
         if wait_s != "0":
-            _wait_a_moment(lambda before=pings: len(site.server.pings("one")) > before)
+            _wait_for_ping(site, pings)
     (site.home / "run" / "agent.sock").unlink(missing_ok=True)
     with site.log.open("ab") as log:
         daemon = subprocess.Popen(
@@ -124,10 +123,10 @@ def _cycle(life: _Life) -> None:
         life.run(wait_s="5s", failed=rng.random() < 0.2)
 
 
-def _wait_a_moment(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds; it need not."""
+def _wait_for_ping(site: Site, before: int) -> None:
+    """Wait until there are more than *before* requests. There need not be one: an earlier attempt may be under way."""
     try:
-        wait_until(condition, timeout_s=5, what="")
+        wait_until(lambda: len(site.server.pings("one")) > before, timeout_s=5)
     except AssertionError:
         pass
 
