@@ -61,7 +61,7 @@ class Senders:
 
     def _lives(self, name: str) -> bool:
         try:
-            file = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            file = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return True  # it has left in order; of what can't be looked at, nothing is concluded
         try:

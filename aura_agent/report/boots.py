@@ -37,7 +37,7 @@ def count(directory: str, boot_id: str) -> int:
     """Put *boot_id*, this boot, on record if it is new; return the number of its line. Raises OSError."""
     path = os.path.join(directory, "boots")
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         pass
     else:
@@ -53,7 +53,7 @@ def count(directory: str, boot_id: str) -> int:
 def lines(directory: str) -> list[str]:
     """Return the boot ids on record, oldest first. Raises OSError."""
     try:
-        file = os.open(os.path.join(directory, "boots"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(os.path.join(directory, "boots"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return []
     try:
@@ -117,7 +117,7 @@ def _note_clock(directory: str, boot_id: str) -> None:
 def recognised(directory: str) -> str:
     """Return the id of the store's last boot if that goes on by all that can be seen; else an empty text."""
     try:
-        file = os.open(os.path.join(directory, _CLOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(os.path.join(directory, _CLOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             boot_id, ahead_ns = os.read(file, 200).decode("ascii", "replace").split()
         finally:

@@ -201,6 +201,10 @@ def _check_target(said: dict[str, str]) -> None:
     url = said.get("ping_url")
     if url is not None and not url.startswith("file:"):
         raise _wrong("--ping-url takes file:PATH: a URL here would show in ps; or set AURA_PING_URL")
+    if "://" in said.get("heartbeat", ""):
+        raise _wrong(
+            "--heartbeat takes an id or a name: a URL here would show in ps; put it into a file for --ping-url"
+        )
     if url is not None and "heartbeat" in said:
         raise _wrong("give --heartbeat or --ping-url, not both")
     for key in ("heartbeat", "job", "config"):

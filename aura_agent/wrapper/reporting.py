@@ -558,6 +558,8 @@ def reference(options: Options) -> tuple[str | None, str]:
     if options.heartbeat is not None:
         if len(options.heartbeat) > _MAX_NAME_CHARS:
             return None, "the heartbeat's name is too long to be one: no ping is sent; the job ran all the same"
+        if "://" in options.heartbeat:  # a ping URL: as a name it would show in messages and pages
+            return None, "AURA_HEARTBEAT: a URL: put it into AURA_PING_URL; no ping is sent; the job ran all the same"
         return f"heartbeat:{options.heartbeat}", ""
     if options.job_found is False:
         return None, ""  # said when the job was looked for; a guess could feed another heartbeat than the job's

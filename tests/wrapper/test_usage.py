@@ -28,6 +28,7 @@ _ROOT = Path(__file__).resolve().parents[2]
         (["--tail-bytes", "9" * 400 + "TB", "--", "touch", "ran"], b"--tail-bytes"),
         (["--attach", "all", "--", "touch", "ran"], b"--attach"),
         (["--ping-url", "https://aura.example/ping/x", "--", "touch", "ran"], b"file:"),
+        (["-H", "https://aura.example/ping/x", "--", "touch", "ran"], b"takes an id or a name"),
         (["-H", "a", "--ping-url", "file:x", "--", "touch", "ran"], b"not both"),
         (["-H"], b"needs a value"),
         (["--no-wait=1", "--", "touch", "ran"], b"--no-wait takes no value"),
@@ -41,6 +42,19 @@ def test_wrong_usage_runs_nothing(host: Host, arguments: list[str], word: bytes)
     assert word in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert not (host.home / "ran").exists()
+
+
+def test_url_as_the_variable_for_a_name_is_shown_nowhere(host: Host) -> None:
+    """It is a secret, and no name: the job runs, and one line says where a URL belongs."""
+    host.extra["AURA_HEARTBEAT"] = "https://aura.example/ping/5ecret"
+
+    ended = host.run("--no-wait", "--", "touch", "ran")
+
+    assert (ended.returncode, (host.home / "ran").exists()) == (0, True)
+    (line,) = ended.stderr.decode().splitlines()
+    assert line.startswith("aura-run: AURA_HEARTBEAT: a URL: put it into AURA_PING_URL")
+    assert host.reports() == []
+    assert not any(b"5ecret" in path.read_bytes() for path in host.home.rglob("*") if path.is_file())
 
 
 def test_options_may_be_written_in_each_usual_way(host: Host) -> None:
