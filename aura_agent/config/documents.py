@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from aura_agent.config.lines import Path, locate
 from aura_agent.config.salvage import salvage
 from aura_agent.errors import Problem
+from aura_agent.other_writers import other_writer
 
 MAX_FILE_BYTES = 16 * 1024**2  # a config of ten thousand jobs has some 5 MB; what is larger is something else
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -141,14 +142,17 @@ def _join(
 
 def _read_document(file: str, *, partly: bool) -> tuple[Document | None, Problem | None]:
     try:
-        text = _read_text(file)
+        text, writer = _read_text(file)
     except OSError as exc:
         return None, Problem(f"can't be read: {exc.strerror}", file=file)
     except UnicodeDecodeError as exc:
         line = bytes(exc.object[: exc.start]).count(b"\n") + 1
         return None, Problem("not UTF-8; save the file as UTF-8", file=file, line=line)
+    others = Problem(writer, file=file) if writer else None
+    if others is not None and not partly:
+        return None, others
     try:
-        return Document(file, text, tomllib.loads(text)), None
+        return Document(file, text, tomllib.loads(text)), others
     except (ValueError, RecursionError) as exc:
         problem = _syntax_problem(file, text, exc)
     saved = salvage(text) if partly else None
@@ -158,13 +162,13 @@ def _read_document(file: str, *, partly: bool) -> tuple[Document | None, Problem
     return Document(file, text, tomllib.loads(text), tuple(dropped)), problem
 
 
-def _read_text(file: str) -> str:
-    """Return the text of *file*. Raises OSError, UnicodeDecodeError."""
+def _read_text(file: str) -> tuple[str, str]:
+    """Return the text of *file*, and who else can change it. Raises OSError, UnicodeDecodeError."""
     opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
     try:
-        mode = os.fstat(opened).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        found = os.fstat(opened)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
             raise OSError(0, f"it is {kind}", file)
         with open(opened, "rb", closefd=False) as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
@@ -172,7 +176,7 @@ def _read_text(file: str) -> str:
         os.close(opened)
     if len(content) > MAX_FILE_BYTES:
         raise OSError(0, "it is larger than 16 MiB", file)
-    return content.decode("utf-8-sig")
+    return content.decode("utf-8-sig"), other_writer(file, found)
 
 
 def _syntax_problem(file: str, text: str, exc: Exception) -> Problem:

@@ -12,6 +12,7 @@ from aura_agent.config.addresses import clean_base_url, judge_webhook
 from aura_agent.config.models import ApiSettings
 from aura_agent.config.shape import hide_secrets
 from aura_agent.errors import ConfigError, Problem, TokenError
+from aura_agent.other_writers import other_writer
 from aura_agent.report.account import Account, account_of
 from aura_agent.report.places import SYSTEM_CONFIG, socket_path, state_dir
 from aura_agent.secret import Secret
@@ -79,9 +80,13 @@ def webhook_url(said: str, *, allow_insecure: bool) -> Secret:
         path = said.removeprefix("file:")
         source = f"webhook: {hide_secrets(path)}"
         try:
-            text = _read(path)[0].decode("utf-8", "replace").strip()
+            content, found = _read(path)
         except OSError as exc:
             raise _problem(source, f"can't be read: {exc.strerror}") from exc
+        writer = other_writer(path, found)
+        if writer:
+            raise _problem(source, writer)
+        text = content.decode("utf-8", "replace").strip()
     problem = judge_webhook(text, allow_insecure=allow_insecure)
     if problem:
         raise _problem(source, problem)
@@ -96,27 +101,30 @@ def _credential(environ: Mapping[str, str], warn: Warn | None) -> Secret | None:
 
 def _token_in(path: str, source: str, warn: Warn | None) -> Secret:
     try:
-        content, mode = _read(path)
+        content, found = _read(path)
     except OSError as exc:
         raise _no_token(source, f"can't read {hide_secrets(path)}: {exc.strerror}") from exc
-    if mode & stat.S_IROTH and warn is not None:
+    writer = other_writer(path, found)
+    if writer:
+        raise _no_token(source, f"{hide_secrets(path)}: {writer}")
+    if found.st_mode & stat.S_IROTH and warn is not None:
         warn(f"{source}: everybody on this host can read {hide_secrets(path)}; chmod 600 it")
     if len(content) > MAX_TOKEN_BYTES:
         raise _no_token(source, f"{hide_secrets(path)} is larger than 4 KiB: not a token; put the token alone into it")
     return _token(content.decode("utf-8", "replace"), f"{source}: {hide_secrets(path)}")
 
 
-def _read(path: str) -> tuple[bytes, int]:
-    """Return the beginning of a regular file, and its mode. Raises OSError."""
+def _read(path: str) -> tuple[bytes, os.stat_result]:
+    """Return the beginning of a regular file, and what it is. Raises OSError."""
     opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
     try:
-        mode = os.fstat(opened).st_mode
-        if not stat.S_ISREG(mode):
+        found = os.fstat(opened)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "it is not a regular file")
         content = b""
         while len(content) <= MAX_TOKEN_BYTES and (part := os.read(opened, MAX_TOKEN_BYTES + 1)):
             content += part
-        return content, mode
+        return content, found
     finally:
         os.close(opened)
 

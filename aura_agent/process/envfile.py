@@ -11,35 +11,45 @@ import re
 import stat
 from contextlib import AbstractContextManager, nullcontext
 
+from aura_agent.other_writers import other_writer
+
 _MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def read_env_file(path: str, rights: AbstractContextManager[object] = nullcontext()) -> dict[str, str]:  # noqa: B008
-    """Return the variables in the file at *path*, which is read within *rights*.
+def read_env_file(
+    path: str,
+    rights: AbstractContextManager[object] = nullcontext(),  # noqa: B008
+    owner: int | None = None,
+) -> dict[str, str]:
+    """Return the variables in the file at *path*, which is read within *rights* and may belong to *owner*.
 
     Raises ValueError with a line for people: it can't be used.
     """
     with rights:
-        content = _content(path)
+        content, found = _content(path)
+    writer = other_writer(path, found, also=owner)
+    if writer:
+        raise ValueError(f"env_file {path}: {writer}")
     try:
         return parse_env_file(content.decode("utf-8-sig", "surrogateescape"))
     except ValueError as problem:
         raise ValueError(f"env_file {path}:{problem}") from None
 
 
-def _content(path: str) -> bytes:
+def _content(path: str) -> tuple[bytes, os.stat_result]:
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
         with open(opened, "rb") as file:
-            if not stat.S_ISREG(os.fstat(opened).st_mode):
+            found = os.fstat(opened)
+            if not stat.S_ISREG(found.st_mode):
                 raise ValueError(f"env_file {path}: not a regular file")
             content = file.read(_MAX_BYTES + 1)
     except OSError as problem:
         raise ValueError(f"env_file {path}: {problem.strerror}") from problem
     if len(content) > _MAX_BYTES:
         raise ValueError(f"env_file {path}: larger than 1 MiB")
-    return content
+    return content, found
 
 
 def parse_env_file(text: str) -> dict[str, str]:

@@ -66,6 +66,30 @@ def test_commands_that_act_on_the_config_still_refuse(site: Site, command: list[
     assert site.agent(*command).returncode == (78 if command == ["run"] else 1)
 
 
+def test_a_config_that_others_can_write_is_not_followed(site: Site) -> None:
+    """The daemon refuses to start with it and to reload it; under aura-run the command runs, and a line says why."""
+    site.server.create_heartbeat("beat")
+    site.configure(JOBS)
+    site.extra["AURA_STATE_DIR"] = str(site.state)  # which the config can't say now
+    site.config.chmod(0o666)
+
+    started = site.agent("run")
+    ran = site.run("-H", "beat", "--", "true")
+
+    assert started.returncode == 78
+    assert started.stderr.startswith(f"aura-agent: {site.config}: everybody can write to it")
+    assert ran.returncode == 0
+    assert f"{site.config}: everybody can write to it".encode() in ran.stderr
+
+    site.config.chmod(0o600)
+    site.start()
+    site.config.chmod(0o622)
+    reloaded = site.agent("reload")
+    assert reloaded.returncode == 1
+    assert f"{site.config}: " in reloaded.stderr
+    assert "tick" in site.agent("status").stdout
+
+
 @pytest.mark.parametrize("line", ["state_dir = 3", 'state_dir = "/x', "stat_dir = '/x'"])
 def test_where_the_store_is_not_known_nothing_is_opened(site: Site, line: str) -> None:
     """Another store's history would be worse than none."""
