@@ -233,7 +233,7 @@ class Resolver:
         *refs* are those of its stream, if they are known. People delete and create anew. Raises ApiError, StoreError.
         """
         refs = refs or await self._worker.call(lambda outbox: outbox.streams.names_of(heartbeat_id))
-        if not self._listed_just_now():
+        if self._listing_age_s() >= _RELIST_S:
             await self._list(client)
 
         def other(outbox: Outbox, ref: str) -> bool:
@@ -244,13 +244,13 @@ class Resolver:
 
     async def _ask(self, missing: list[Unresolved]) -> None:
         """Take from *missing* one stream after the other, resolved or postponed. Raises ApiError: those left wait."""
-        await self._look_up([stream for stream in missing if stream.heartbeat_id is None])
+        unknown_s = await self._look_up([stream for stream in missing if stream.heartbeat_id is None])
         odd = 0
         async with self.asking(Purpose.NEEDED) as client:
             while missing:
                 stream = missing[0]
                 try:
-                    await self._resolve_one(client, stream)
+                    await self._resolve_one(client, stream, unknown_s)
                 except THIS_ONE as problem:
                     await self._postpone([stream], str(problem), delay_s=UNKNOWN_NAME_S, parked=True)
                 except (InternalError, ApiGarbled) as problem:
@@ -260,19 +260,20 @@ class Resolver:
                     await self._postpone([stream], str(problem), delay_s=delay_s(stream.tries + 3, self._rng))
                 missing.pop(0)
 
-    async def _look_up(self, unknown: list[Unresolved]) -> None:
-        """Bring into the cache what *unknown* may stand for: by their ids if that is cheap, else by a listing."""
-        if not unknown or self._listed_just_now():
-            return
-        if not await self.renew_few([_name_in(stream) for stream in unknown], Purpose.NEEDED):
+    async def _look_up(self, unknown: list[Unresolved]) -> float:
+        """Find what *unknown* may stand for, by ids or a listing; return for how long (s) what isn't is left alone."""
+        if unknown and self._listing_age_s() < _RELIST_S:
+            return max(1.0, _RELIST_S - self._listing_age_s())  # a heartbeat may have been created since then
+        if unknown and not await self.renew_few([_name_in(stream) for stream in unknown], Purpose.NEEDED):
             await self.renew_list(Purpose.NEEDED)
+        return UNKNOWN_NAME_S
 
-    async def _resolve_one(self, client: AuraClient, stream: Unresolved) -> None:
+    async def _resolve_one(self, client: AuraClient, stream: Unresolved, unknown_s: float) -> None:
         if await self._attach_from_cache(stream):
             return
         heartbeats = await self._worker.call(partial(_find, stream=stream))
         if not heartbeats:
-            await self._postpone([stream], _not_found(stream), delay_s=UNKNOWN_NAME_S, parked=True)
+            await self._postpone([stream], _not_found(stream), delay_s=unknown_s, parked=True)
         elif len(heartbeats) > 1:
             await self._postpone([stream], ambiguous(heartbeats), delay_s=UNKNOWN_NAME_S, parked=True)
         else:
@@ -345,10 +346,9 @@ class Resolver:
                 event = "ping.parked" if parked else "ping.postponed"
                 self._observer.note(event, heartbeat=_wanted(stream), reason=reason)
 
-    def _listed_just_now(self) -> bool:
-        if self._listed_boot_ns is None:
-            return False
-        return self._clock.read().boot_ns - self._listed_boot_ns < _RELIST_S * 1e9
+    def _listing_age_s(self) -> float:
+        listed_ns = self._listed_boot_ns
+        return float("inf") if listed_ns is None else (self._clock.read().boot_ns - listed_ns) / 1e9
 
     def _confirmed_just_now(self, heartbeat_id: str) -> bool:
         confirmed_ns = self._confirmed_ns.get(heartbeat_id)

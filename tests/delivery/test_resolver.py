@@ -72,6 +72,21 @@ async def test_an_unknown_name_is_parked_and_lists_once_a_minute(aura: DevServer
     assert "no heartbeat named 'that'" in row.reason
 
 
+async def test_a_heartbeat_created_after_a_listing_is_not_left_for_an_hour(aura: DevServer, at: Dispatch) -> None:
+    """A listing of some seconds ago answers for its name, too: the ping is tried again when that is a minute old."""
+    await at.run("other")
+    await at.drain()
+    aura.create_heartbeat("backup")
+
+    run_id = await at.run("backup")
+    await at.drain()
+
+    rows = await at.rows()
+    assert (rows[run_id].next_try_s or 0) <= 60
+    assert all((row.next_try_s or 0) > 3000 for row in rows.values() if row.heartbeat == "other")
+    assert at.api_requests() == ["list"]
+
+
 async def test_a_heartbeat_that_is_created_later_is_found(aura: DevServer, at: Dispatch) -> None:
     """The name's next success, a minute later, asks again."""
     await at.run("backup")
