@@ -13,7 +13,8 @@ import msgspec
 
 from aura_agent.api import AuraClient
 from aura_agent.cli.api_objects import print_object, print_objects, read_fields
-from aura_agent.cli.settings import config_option, json_option, on_one_line, open_api, print_json, read_config
+from aura_agent.cli.output import on_one_line, say
+from aura_agent.cli.settings import config_option, json_option, open_api, print_json, read_config
 from aura_agent.units import parse_duration_s
 
 EXAMPLE_ID = "3f6b…"
@@ -82,7 +83,7 @@ class Resource:
                 empty=f"no {self.name if verb == 'list' else verb}",
             )
             if more:
-                click.echo(f"aura-agent: these are the first {_DEFAULT_ROWS}; --limit N or --all shows more", err=True)
+                say(f"aura-agent: these are the first {_DEFAULT_ROWS}; --limit N or --all shows more", err=True)
 
     def gets(self, fetch: Callable[[AuraClient, str], Awaitable[msgspec.Struct]]) -> None:
         @self._command("get", f"Show one {self.one}.", EXAMPLE_ID)
@@ -151,13 +152,13 @@ class Resource:
                     raise click.UsageError("nobody is there to be asked, so nothing was deleted: give --yes")
                 name = getattr(ask(config_file, lambda aura: fetch(aura, identity)), "name", None) or "without a name"
                 if not click.confirm(f"Delete the {self.one} {on_one_line(name)} ({identity})?", err=True):
-                    click.echo("aura-agent: nothing was deleted", err=True)
+                    say("aura-agent: nothing was deleted", err=True)
                     sys.exit(1)
             ask(config_file, lambda aura: remove(aura, identity))
             if as_json:
                 print_json({"id": identity, "deleted": True})
             else:
-                click.echo(f"deleted {self.one} {identity}")
+                say(f"deleted {self.one} {identity}")
 
     def _command(self, verb: str, about: str, example: str) -> Callable[[Callable[..., None]], click.Command]:
         return self.group.command(verb, help=self._help(about, f"{verb} {example}"))

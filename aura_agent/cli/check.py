@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aura_agent.cli.output import say
 from aura_agent.cli.problems import problem_row
 from aura_agent.errors import AuraError, ConfigError, Problem
 
@@ -63,11 +64,11 @@ def check(config_file: str | None, *, online: bool, as_json: bool, schema: bool)
         _print_json(problems, warnings, files=examined.files, jobs=jobs)
         sys.exit(1 if problems else 0)
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if problems or examined.config is None:
         raise ConfigError(problems)
     count = len(examined.config.jobs)
-    click.echo(f"ok: {count} {'job' if count == 1 else 'jobs'}")
+    say(f"ok: {count} {'job' if count == 1 else 'jobs'}")
 
 
 def _about_aura(examined: "Examined") -> tuple[list[Problem], list[Problem]]:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import click
 
+from aura_agent.cli.output import say
 from aura_agent.cli.settings import config_option, json_option, local, print_json, print_table, warn_of_config
 from aura_agent.config.load import read_partly
 from aura_agent.config.settings import config_path
@@ -34,20 +35,20 @@ def status(config_file: str | None, as_json: bool) -> None:
         print_json(state)
         return
     waiting = state["queue"]["waiting"]
-    click.echo(
+    say(
         f"aura-agent {state['version']}, pid {state['pid']}, since {local(state['started_at'])}; "
         f"{waiting} {'ping waits' if waiting == 1 else 'pings wait'}, {state['in_flight']} in flight"
     )
     if state["config_problem"]:
-        click.echo(f"the config on disk is broken, the former one is in force: {state['config_problem']}")
+        say(f"the config on disk is broken, the former one is in force: {state['config_problem']}")
     if state["needs_restart"]:
-        click.echo(f"only a restart makes the config's new values hold for {', '.join(state['needs_restart'])}")
+        say(f"only a restart makes the config's new values hold for {', '.join(state['needs_restart'])}")
     for problem in state["problems"]:
-        click.echo(f"problem: {problem}")
+        say(f"problem: {problem}")
     for warning in state.get("warnings", ()):  # an older daemon has none
-        click.echo(f"warning: {warning}")
+        say(f"warning: {warning}")
     for notice in state.get("notices", ()):
-        click.echo(f"note: {notice}")
+        say(f"note: {notice}")
     print_table(
         ["job", "heartbeat", "state", "last", "ping", "next"],
         [_job_row(job) for job in state["jobs"]],
@@ -118,7 +119,7 @@ def _tell(answer: dict[str, Any], sentence: str, *, as_json: bool) -> None:
     if as_json:
         print_json(answer)
     else:
-        click.echo(sentence)
+        say(sentence)
 
 
 def ask_daemon(config_file: str | None, method: str, path: str, body: object = None) -> dict[str, Any]:

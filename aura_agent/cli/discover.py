@@ -32,7 +32,8 @@ from aura_agent.cli.discover_view import (
     show_written,
     silence_text,
 )
-from aura_agent.cli.settings import config_option, json_option, on_one_line, print_json
+from aura_agent.cli.output import on_one_line, say
+from aura_agent.cli.settings import config_option, json_option, print_json
 from aura_agent.config.load import load_config
 from aura_agent.config.models import Config
 from aura_agent.config.schema import write_duration
@@ -154,7 +155,7 @@ def discover(
             if problem and not force:
                 raise AuraError(_put_back(host.root, config_file, problem))
         if problem:
-            click.echo(f"aura-agent: nobody runs these jobs until the daemon does: {problem}", err=True)
+            say(f"aura-agent: nobody runs these jobs until the daemon does: {problem}", err=True)
     jobs = proposal.jobs
     if written is not None:
         done = {change.path for change in written.done}
@@ -170,12 +171,12 @@ def discover(
         show_jobs(jobs, empty="nothing to propose" if written is None else "nothing was written")
         show_left(left)
         for problem in (*host.unreadable, *([f"{doubt}; --write refuses it"] if doubt else [])):
-            click.echo(f"aura-agent: {problem}", err=True)
+            say(f"aura-agent: {problem}", err=True)
         for hint in hints(jobs, shape, config_exists=config_exists):
-            click.echo(hint)
+            say(hint)
         show_written(written)
         for command in following:
-            click.echo(f"Next: {command}")
+            say(f"Next: {command}")
     if written is not None and written.left:
         sys.exit(1)
 
@@ -187,7 +188,7 @@ def _config(place: str | None, *, needed: bool) -> Config:
     except ConfigError as problem:
         if needed:
             raise
-        click.echo(f"aura-agent: {problem}; going on without the config", err=True)
+        say(f"aura-agent: {problem}; going on without the config", err=True)
         return Config()
 
 
@@ -231,7 +232,7 @@ def _undo(root: str, config_file: str | None, *, as_json: bool) -> None:
     with quiet_moment() if switches else nullcontext():
         directory, results = undo(root, backups)
         if switches and not why_no_daemon(config_file) and (problem := reload_daemon(config_file, {})):
-            click.echo(f"aura-agent: the daemon goes on running these jobs, beside cron: {problem}", err=True)
+            say(f"aura-agent: the daemon goes on running these jobs, beside cron: {problem}", err=True)
     reload_units(root, [result.path for result in results])
     problems = [result for result in results if result.problem]
     silenced = sorted(
@@ -247,11 +248,11 @@ def _undo(root: str, config_file: str | None, *, as_json: bool) -> None:
         sys.exit(1 if problems else 0)
     for result in results:
         if not result.problem:
-            click.echo(f"as it was: {on_one_line(result.path)}")
+            say(f"as it was: {on_one_line(result.path)}")
         elif result.was != result.now:
-            click.echo(f"partly as it was: {on_one_line(result.path)}")
+            say(f"partly as it was: {on_one_line(result.path)}")
     if silenced:
-        click.echo(silence_text(silenced))
+        say(silence_text(silenced))
     if problems:
         lines = [result_text(result) for result in problems]
         if any(result.again for result in problems):

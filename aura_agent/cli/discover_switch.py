@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-import click
-
 from aura_agent.cli.daemon import ask_daemon
+from aura_agent.cli.output import say
 from aura_agent.clock import SystemClock
 from aura_agent.discover.quiet_moment import wait_s
 from aura_agent.errors import DaemonError
@@ -42,7 +41,7 @@ def reload_units(root: str, paths: Iterable[str]) -> None:
         return
     done = subprocess.run(["systemctl", "daemon-reload"], capture_output=True, check=False)
     if done.returncode != 0:
-        click.echo("aura-agent: systemctl daemon-reload failed; until it is done, timers run as before", err=True)
+        say("aura-agent: systemctl daemon-reload failed; until it is done, timers run as before", err=True)
 
 
 @contextmanager
@@ -51,7 +50,7 @@ def quiet_moment() -> Iterator[None]:
     now = SystemClock().read().wall
     delay_s = wait_s(now.second + now.microsecond / 1e6)
     if delay_s:
-        click.echo(f"aura-agent: waiting {delay_s:.0f} s: no job may be due while it changes hands", err=True)
+        say(f"aura-agent: waiting {delay_s:.0f} s: no job may be due while it changes hands", err=True)
         time.sleep(delay_s)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:

@@ -4,8 +4,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-import click
-
 from aura_agent.cli.discover_switch import (
     backups_of,
     new_stamp,
@@ -24,6 +22,7 @@ from aura_agent.cli.discover_view import (
     silence_text,
     taken_out_rows,
 )
+from aura_agent.cli.output import say
 from aura_agent.cli.settings import print_json
 from aura_agent.config.models import Config
 from aura_agent.discover.changes import Written, write
@@ -89,12 +88,12 @@ def unwrap_host(
         show_taken_out(found.taken_out)
         show_left(left)
         for line in host.unreadable:
-            click.echo(f"aura-agent: {line}", err=True)
+            say(f"aura-agent: {line}", err=True)
         show_written(written)
         if silenced:
-            click.echo(silence_text(silenced, done=written is not None))
+            say(silence_text(silenced, done=written is not None))
         for command in following:
-            click.echo(f"Next: {command}")
+            say(f"Next: {command}")
     if problem:
         raise AuraError(f"the daemon goes on running these jobs, beside cron: {problem}")
     if written is not None and written.left:

@@ -5,9 +5,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import click
-
-from aura_agent.cli.settings import on_one_line, print_table
+from aura_agent.cli.output import on_one_line, say
+from aura_agent.cli.settings import print_table
 from aura_agent.discover.changes import FileResult, Written
 from aura_agent.discover.host import own_name
 from aura_agent.discover.plan import Change, Job, Left, Shape
@@ -20,7 +19,7 @@ def show_changes(changes: Iterable[Change]) -> None:
     """Print a unified diff of each file."""
     for change in changes:
         for line in _diff(change):
-            click.echo(line)
+            say(line)
 
 
 def show_jobs(jobs: Sequence[Job], *, empty: str = "nothing to propose") -> None:
@@ -57,12 +56,12 @@ def show_written(written: Written | None) -> None:
     if written is None:
         return
     for result in written.left:
-        click.echo(f"aura-agent: {result_text(result)}; left alone", err=True)
+        say(f"aura-agent: {result_text(result)}; left alone", err=True)
     total = len(written.done) + len(written.left)
     count = f"{total} {'file' if total == 1 else 'files'}"
     count = f"all of {count}" if not written.left else f"{len(written.done)} of {count}"
     kept = f"; the files as they were are in {written.backup}" if written.backup else ""
-    click.echo(f"Written: {count}{kept}")
+    say(f"Written: {count}{kept}")
 
 
 def hints(jobs: Sequence[Job], shape: Shape, *, config_exists: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from io import TextIOWrapper
 import click
 
 from aura_agent import __version__
+from aura_agent.cli.output import say
 from aura_agent.errors import AuraError
 
 # Command: (module, attribute, one line for --help). The order is the order of --help.
@@ -130,5 +131,5 @@ def _unforeseen(problem: Exception) -> str:
 
 def _leave(text: str, status: int) -> None:
     for line in text.splitlines():
-        click.echo(f"aura-agent: {line}", err=True)
+        say(f"aura-agent: {line}", err=True)
     sys.exit(status)

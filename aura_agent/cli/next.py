@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from aura_agent.cli.output import say
 from aura_agent.cli.settings import (
     config_option,
     json_option,
@@ -74,11 +75,11 @@ def next_(job: str, count: int, at_text: str | None, config_file: str | None, as
             empty=f"{job} has no fire time but the boot of the host",
         )
     if schedule.at_reboot and fires:
-        click.echo(f"{job} also runs once at each boot of the host", err=as_json)
+        say(f"{job} also runs once at each boot of the host", err=as_json)
     if read.knows_place("state_dir") and _is_paused(job, store_directory(read.config)):
-        click.echo(f"{job} is paused: these runs are skipped until `aura-agent resume {job}`", err=as_json)
+        say(f"{job} is paused: these runs are skipped until `aura-agent resume {job}`", err=as_json)
     if not found.enabled:
-        click.echo(f"{job} has enabled = false: the daemon lets these times pass", err=as_json)
+        say(f"{job} has enabled = false: the daemon lets these times pass", err=as_json)
 
 
 def _is_paused(job: str, directory: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import click
 
+from aura_agent.cli.output import say
 from aura_agent.cli.settings import (
     REFUSAL_WAIT_S,
     config_option,
@@ -51,7 +52,7 @@ def ping(heartbeat: str, config_file: str | None, as_json: bool) -> None:
             }
         )
     elif sent.acknowledged:
-        click.echo(f"told Aura that {sent.heartbeat!r} has just succeeded: {sent.reason} in {sent.duration_s:.3f} s")
+        say(f"told Aura that {sent.heartbeat!r} has just succeeded: {sent.reason} in {sent.duration_s:.3f} s")
     if not sent.acknowledged:
         raise AuraError(f"the ping for {sent.heartbeat!r} was not acknowledged: {sent.reason}")
 

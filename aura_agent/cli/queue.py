@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from aura_agent.cli.daemon import ask_daemon
+from aura_agent.cli.output import on_one_line, say
 from aura_agent.cli.settings import (
     config_option,
     json_option,
     local,
-    on_one_line,
     open_store,
     open_to_look,
     print_json,
@@ -112,7 +112,7 @@ def show(entry_id: int, config_file: str | None, as_json: bool) -> None:
         print_json(asdict(row))
         return
     for name, value in _facts(row):
-        click.echo(f"{name + ':':13}{on_one_line(value)}")
+        say(f"{name + ':':13}{on_one_line(value)}")
 
 
 def _facts(row: EntryRow) -> list[tuple[str, str]]:
@@ -159,9 +159,9 @@ def drop(entry_id: int | None, everything: bool, yes: bool, config_file: str | N
     if as_json:
         print_json(asdict(dropped))
     else:
-        click.echo(f"{len(dropped.dropped)} dropped")
+        say(f"{len(dropped.dropped)} dropped")
         for under_way in dropped.under_way:
-            click.echo(f"{under_way} is being sent at this moment: not dropped", err=True)
+            say(f"{under_way} is being sent at this moment: not dropped", err=True)
     sys.exit(0 if len(dropped.dropped) == len(rows) else 1)
 
 
@@ -223,7 +223,7 @@ def flush(heartbeat: str | None, config_file: str | None, as_json: bool) -> None
     if as_json:
         print_json({"left": left})
     elif left:
-        click.echo(f"{left} left: aura-agent queue list says why", err=True)
+        say(f"{left} left: aura-agent queue list says why", err=True)
     sys.exit(1 if left else 0)
 
 
@@ -248,7 +248,7 @@ async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
         async with courier_for(outbox, service(config), progress, withheld=daemon.answers) as (courier, worker):
             left = await flush(courier, worker, lambda: progress.tried, heartbeat)
             if left and courier.store_problem:
-                click.echo(f"aura-agent: {courier.store_problem}", err=True)
+                say(f"aura-agent: {courier.store_problem}", err=True)
     if left and daemon.answers() and _forward(daemon, quiet=quiet):
         return _count_left(config, heartbeat)
     return left
@@ -267,7 +267,7 @@ def _forward(daemon: "ServingDaemon", *, quiet: bool) -> bool:
             " since it may know of later failures; try again, or stop it first"
         ) from problem
     if is_taken and not quiet:
-        click.echo("forwarded to the daemon, which sends them")
+        say("forwarded to the daemon, which sends them")
     return is_taken
 
 
@@ -293,7 +293,7 @@ class _Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=self._console,
             disable=quiet or not self._console.is_terminal,
         )
@@ -309,7 +309,7 @@ class _Progress:
         ended = what not in ("postponed", "parked")
         which = facts.get("run_id") or (object() if ended else facts.get("heartbeat"))
         self._seen.setdefault(what, set()).add(which)
-        self._bar.update(self._task, advance=int(ended), description=str(facts.get("heartbeat", "")))
+        self._bar.update(self._task, advance=int(ended), description=on_one_line(str(facts.get("heartbeat", ""))))
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -319,4 +319,4 @@ class _Progress:
         self._bar.stop()
         if not self._quiet:
             sums = ", ".join(f"{len(pings)} {what}" for what, pings in sorted(self._seen.items()))
-            click.echo(sums or "nothing waits")
+            say(sums or "nothing waits")

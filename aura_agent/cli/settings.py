@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from aura_agent.cli.output import on_one_line, plain_json, say
 from aura_agent.config.load import PartlyRead, load_config, read_partly
 from aura_agent.config.models import Config
 from aura_agent.config.settings import account_in, base_url, config_path, find_token
@@ -72,7 +73,7 @@ def warn_of_config(read: PartlyRead) -> None:
     if read.problems:
         others = len(read.problems) - 1
         more = f" (and {others} more: aura-agent check lists them)" if others else ""
-        click.echo(f"aura-agent: warning: the config has errors: {read.problems[0]}{more}", err=True)
+        say(f"aura-agent: warning: the config has errors: {read.problems[0]}{more}", err=True)
 
 
 def store_directory(config: Config) -> str:
@@ -86,13 +87,13 @@ def open_store(config: Config, role: str, *, patience_s: float = BUSY_TIMEOUT_S,
     """
     outbox = open_outbox(store_directory(config), role, patience_s=patience_s)
     for notice in outbox.take_notices():
-        click.echo(f"aura-agent: {notice}", err=True)
+        say(f"aura-agent: {notice}", err=True)
     if not knows_account:
         return outbox
     try:
         outbox.enter(account_in(config.api, os.environ))
     except StoreError as problem:
-        click.echo(f"aura-agent: {problem}", err=True)
+        say(f"aura-agent: {problem}", err=True)
     except ConfigError:
         pass  # who needs the token says what is wrong with it
     return outbox
@@ -107,7 +108,7 @@ def open_to_look(read: PartlyRead, role: str) -> Outbox:
     try:
         outbox.take_in()
     except StoreError as problem:
-        click.echo(f"aura-agent: warning: spooled reports could not be read and are missing here: {problem}", err=True)
+        say(f"aura-agent: warning: spooled reports could not be read and are missing here: {problem}", err=True)
     return outbox
 
 
@@ -118,7 +119,7 @@ def service(config: Config) -> "Service":
 
     http_environment().load()
     for problem in http_environment().problems():
-        click.echo(f"aura-agent: {problem}", err=True)
+        say(f"aura-agent: {problem}", err=True)
     return Service(
         base_url=base_url(config.api, os.environ),
         token=find_token(config.api, os.environ),
@@ -141,12 +142,12 @@ def open_api(config: Config) -> "AuraClient":
 
 
 def say_wait(wait_s: float, reason: str = "Aura's rate limit is used up until then") -> None:
-    click.echo(f"aura-agent: waiting {format_duration(wait_s)}: {reason}", err=True)
+    say(f"aura-agent: waiting {format_duration(wait_s)}: {reason}", err=True)
 
 
 def print_json(value: object) -> None:
     takes_all = sys.stdout is not None and sys.stdout.encoding.lower().startswith("utf")
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not takes_all, default=_plain))
+    click.echo(plain_json(json.dumps(value, indent=2, ensure_ascii=not takes_all, default=_plain)))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
@@ -164,7 +165,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
         table.add_row(*(Text(on_one_line(cell)) for cell in row))
     console = Console()
     if not rows:
-        click.echo(empty)
+        say(empty)
     elif not console.is_terminal:
         # Piped, a table is as wide as it needs to be: grep and awk want whole cells.
         Console(width=1000).print(table)
@@ -176,11 +177,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
             for column, cell in zip(columns[1:], others, strict=True):
                 if cell:
                     console.print(Text(f"  {column}: {on_one_line(cell)}"))
-
-
-def on_one_line(text: str) -> str:
-    """Return *text* without what moves a terminal's cursor or colours its lines: it may be somebody else's."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _width(console: "Console", table: "Table") -> int:

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from aura_agent.api import ApiError, AuraClient, BadRequest, Conflict, Heartbeat, NotFound
 from aura_agent.cli.declared import Declared, examine, look_up
+from aura_agent.cli.output import say
 from aura_agent.cli.problems import problem_row
 from aura_agent.cli.settings import config_option, json_option, open_api, print_json
 from aura_agent.config.models import Config
@@ -81,9 +82,9 @@ async def _write(changes: list[Step], config: Config, *, quiet: bool) -> tuple[d
                 break
             done[step] = now
             if not quiet:
-                click.echo(f"{'created' if step.action == 'create' else 'changed'} {quoted(step.target.name)}")
+                say(f"{'created' if step.action == 'create' else 'changed'} {quoted(step.target.name)}")
             if (odd := _odd(step, now)) != "":
-                click.echo(f"warning: {odd}", err=True)
+                say(f"warning: {odd}", err=True)
     return done, failures
 
 
@@ -127,9 +128,9 @@ def _odd(step: Step, now: Heartbeat) -> str:
 
 def _show(steps: list[Step], *, err: bool) -> None:
     for step in steps:
-        click.echo(f"{_SIGNS[step.action]} {quoted(step.target.name)}{_details(step)}", err=err)
+        say(f"{_SIGNS[step.action]} {quoted(step.target.name)}{_details(step)}", err=err)
     counts = [sum(step.action == action for step in steps) for action in ("create", "update", "keep")]
-    click.echo(f"{counts[0]} to create, {counts[1]} to change, {counts[2]} as it should be", err=err)
+    say(f"{counts[0]} to create, {counts[1]} to change, {counts[2]} as it should be", err=err)
 
 
 def _details(step: Step) -> str:

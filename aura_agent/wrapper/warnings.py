@@ -12,7 +12,6 @@ import os
 from time import monotonic, time
 
 _PIPE_BUF = 4096
-_PLAIN = bytes(63 if byte < 32 or byte == 127 else byte for byte in range(256))  # names may hold control characters
 _DAY_S = 86400.0
 _PATIENCE_S = 0.05  # per line, until the first that takes longer: the job may be waiting to be started, or to be reaped
 _LEAVING_S = 1.0  # for all that is left when we end
@@ -56,7 +55,8 @@ def _is_known(directory: str, cause: str) -> bool | None:
 
 def print_line(text: str) -> None:
     """Print one line of ours to stderr, after those before it; later, or never, if stderr takes none now."""
-    line = f"aura-run: {text}".encode("utf-8", "surrogateescape").translate(_PLAIN)
+    # Names may be somebody else's: nothing of them moves a terminal's cursor or turns a line's direction round.
+    line = "".join(char if char.isprintable() else "?" for char in f"aura-run: {text}").encode()
     print_raw(line[: _PIPE_BUF - 1] + b"\n")  # a longer one would not be written in one piece
 
 
