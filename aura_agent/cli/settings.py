@@ -146,7 +146,7 @@ def say_wait(wait_s: float, reason: str = "Aura's rate limit is used up until th
 
 
 def print_json(value: object) -> None:
-    takes_all = sys.stdout is not None and sys.stdout.encoding.lower().startswith("utf")
+    takes_all = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
     click.echo(plain_json(json.dumps(value, indent=2, ensure_ascii=not takes_all, default=_plain)))
 
 
