@@ -16,7 +16,7 @@ from aura_agent.outbox.generation import HELD, Generation
 from aura_agent.outbox.hooks import HookCalls, HookKind
 from aura_agent.outbox.refs import stored
 from aura_agent.outbox.rules import Key, Moment, State
-from aura_agent.outbox.streams import Streams
+from aura_agent.outbox.streams import Facts, Streams
 from aura_agent.report.record import Outcome, Report
 
 _HELD_NS = 600 * 10**9  # until what is held is judged again: it may have expired
@@ -45,7 +45,7 @@ class Entries:
 
         Their refs are those of *scope*.
         """
-        known, waiting = self._facts(stream_id, now)
+        (known, *_), waiting = self._facts(stream_id, now)
         reports = {report.run_id: report for report, _ in outcomes}
         runs = [self._run(report, key, now) for report, key in outcomes]
         heard = rules.hear(known, waiting, runs, now, self._epochs.age_s(now))
@@ -77,26 +77,36 @@ class Entries:
 
         *may_have_arrived* is an entry whose attempt has just ended without an acknowledgement.
         """
-        stream, waiting = self._facts(stream_id, now, may_have_arrived)
+        return self.next(stream_id, now, may_have_arrived)[1]
+
+    def next(
+        self, stream_id: int, now: Moment, may_have_arrived: int | None = None
+    ) -> tuple[rules.Stream, rules.Waiting | None]:
+        """The same; return what is known of the stream, too."""
+        facts, waiting = self._facts(stream_id, now, may_have_arrived)
+        stream = facts.stream
         judgement = rules.judge(stream, waiting, now, self._epochs.age_s(now))
         self._carry_out(judgement.withdrawn, stream_id, now)
         self._tell_if_expired(judgement.withdrawn, stream_id, now)
         if judgement.sendable:
-            self._streams.set_urgency(stream_id, rules.urgency_wall_ns(stream, judgement.sendable))
+            urgency_wall_ns = rules.urgency_wall_ns(stream, judgement.sendable)
+            if urgency_wall_ns != facts.urgency_wall_ns:
+                self._streams.set_urgency(stream_id, urgency_wall_ns)
         elif any(entry.held for entry in waiting):
             self._streams.set_due(stream_id, now.epoch, now.boot_ns + _HELD_NS)
         elif not any(entry.under_way for entry in waiting):
             self._streams.rest(stream_id)
-        return judgement.sendable[0] if judgement.sendable else None
+        return stream, judgement.sendable[0] if judgement.sendable else None
 
     def merged(self, stream_id: int, now: Moment, may_have_arrived: int | None = None) -> int:
         """Return what *stream_id* is part of by now. While attempts are under way in both it stays as it is.
 
         If it has a heartbeat, what names another one by now leaves it.
         """
-        heartbeat = self._streams.known_heartbeat(stream_id)
+        row = self._streams.row(stream_id)
+        heartbeat = self._streams.known_heartbeat(row)
         if heartbeat is None:
-            self.part([stream_id], now, may_have_arrived)
+            self._follow(stream_id, self._streams.part(row, now), now, may_have_arrived)
             return stream_id
         try:
             if self._streams.facts(stream_id, now).under_way is not None and self._streams.is_leased(*heartbeat, now):
@@ -144,12 +154,22 @@ class Entries:
 
         Not before all have parted: names may have been swapped.
         """
-        left, seen, touched = list(stream_ids), set[int](), set[int]()
+        self._part(list(stream_ids), set(), set(), now, may_have_arrived)
+
+    def _follow(self, stream_id: int, targets: list[int], now: Moment, may_have_arrived: int | None) -> None:
+        """Go on with *targets*, to which something has left *stream_id*."""
+        if targets:
+            self._part([*targets], {stream_id}, {stream_id, *targets}, now, may_have_arrived)
+
+    def _part(
+        self, left: list[int], seen: set[int], touched: set[int], now: Moment, may_have_arrived: int | None
+    ) -> None:
+        """Let each of *left* part, then judge those *touched*."""
         while left:
             stream_id = left.pop()
             if stream_id not in seen:
                 seen.add(stream_id)
-                if targets := self._streams.part(stream_id, now):
+                if targets := self._streams.part(self._streams.row(stream_id), now):
                     left += targets
                     touched |= {stream_id, *targets}
         for stream_id in sorted(touched):
@@ -265,25 +285,25 @@ class Entries:
 
     def _facts(
         self, stream_id: int, now: Moment, may_have_arrived: int | None = None
-    ) -> tuple[rules.Stream, list[rules.Waiting]]:
+    ) -> tuple[Facts, list[rules.Waiting]]:
         """Return what the rules need to know of a stream."""
         rows = self._connection.execute(
             "SELECT id, run_id, epoch, started_boot_ns, ended_boot_ns, ended_wall_ns, max_age_s, replay_all,"
             " held FROM entries WHERE stream_id = ? AND state = 'waiting'",
             (stream_id,),
         ).fetchall()
-        stream, under_way, leased = self._streams.facts(stream_id, now)
+        facts = self._streams.facts(stream_id, now)
         for row in rows:
             if problem := _damage(row, now):
                 raise ValueError(problem)
-        return stream, [
+        return facts, [
             rules.Waiting(
                 Key(row["epoch"], row["started_boot_ns"], row["run_id"]),
                 Moment(row["epoch"], row["ended_boot_ns"], row["ended_wall_ns"]),
                 row["max_age_s"],
                 bool(row["replay_all"]),
-                under_way=row["id"] == under_way,
-                may_have_arrived=row["id"] in (may_have_arrived, leased),
+                under_way=row["id"] == facts.under_way,
+                may_have_arrived=row["id"] in (may_have_arrived, facts.leased),
                 held=bool(row["held"]),
             )
             for row in rows

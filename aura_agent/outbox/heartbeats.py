@@ -47,13 +47,22 @@ class Heartbeats:
 
     def find(self, ref: str, scope: int | None = None) -> list[CachedHeartbeat]:
         """Return the cached heartbeats that *ref* names: none, one, or several of the same name."""
-        scope = self._scopes.current() if scope is None else scope
+        return [_cached(row) for row in self._named(ref, "*", self._scopes.current() if scope is None else scope)]
+
+    def ids(self, ref: str, scope: int) -> set[str]:
+        """Return the ids of the cached heartbeats that *ref* names."""
+        return {row["id"] for row in self._named(ref, "id", scope)}
+
+    def _named(self, ref: str, columns: str, scope: int) -> list[sqlite3.Row]:
+        """Return rows of what *ref* names: an id goes before names."""
         for wanted in self.candidates(ref):
-            query = "SELECT * FROM heartbeats WHERE scope = ? AND "
-            rows = self._connection.execute(query + "id = ?", (scope, wanted)).fetchall()
-            rows = rows or self._connection.execute(query + "name = ?", (scope, wanted)).fetchall()
+            rows = self._connection.execute(
+                f"SELECT {columns} FROM heartbeats WHERE scope = ?1 AND id = ?2"
+                f" UNION ALL SELECT {columns} FROM heartbeats WHERE scope = ?1 AND name = ?2 AND id <> ?2",
+                (scope, wanted),
+            ).fetchall()
             if rows:
-                return [_cached(row) for row in rows]
+                return [row for row in rows if row["id"] == wanted] or rows
         return []
 
     def at(self, url: str) -> tuple[int, str] | None:

@@ -10,6 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from aura_agent.outbox import damage
 from aura_agent.outbox.claims import ATTEMPT_S, LEASE_S, LONGEST_WAIT_S, Attempt, Ended, Parked, Rooms, Unresolved
@@ -19,7 +20,7 @@ from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.pruning import Pruner
 from aura_agent.outbox.rules import Moment, State
 from aura_agent.outbox.senders import Senders
-from aura_agent.outbox.streams import Streams, of_runs
+from aura_agent.outbox.streams import Streams, Target, of_runs
 from aura_agent.report.ping_url import host_of
 from aura_agent.secret import Secret
 
@@ -46,6 +47,8 @@ class _Left:
 
     by_host: dict[str, int]
     slow: dict[str, int]
+    own_scope: int
+    not_before_ns: dict[str, int] = field(default_factory=dict)  # of hosts that were looked up
 
 
 class Leases:
@@ -77,7 +80,8 @@ class Leases:
         leased = Leased()
         for host in rooms.reopened:
             self._streams.hurry_host(host)
-        left = _Left(dict(rooms.known), {host: room for host, (_, room) in rooms.slow.items()})
+        slow = {host: room for host, (_, room) in rooms.slow.items()}
+        left = _Left(dict(rooms.known), slow, self._streams.own_scope())
         looks = Counter[int]()
         while rows := self._due(now, only_runs, limit - len(leased.attempts), left, rooms):
             if looks.total() >= _MOST_LOOKS:
@@ -138,14 +142,18 @@ class Leases:
         self._pruner.saw(attempt.entry_id)
         if ended.host_not_before_s is not None:
             self._hold_host(attempt.host, now, ended.host_not_before_s)
-        row = self._connection.execute("SELECT stream_id FROM entries WHERE id = ?", (attempt.entry_id,)).fetchone()
+        row = self._connection.execute(
+            "SELECT stream_id, due_boot_ns, silent_wall_ns"
+            " FROM entries LEFT JOIN streams ON streams.id = stream_id WHERE entries.id = ?",
+            (attempt.entry_id,),
+        ).fetchone()
         if row is None:
             self._release(attempt, attempt.stream_id)
             return State.DROPPED
-        stream_id = row["stream_id"]  # merged into another one since, perhaps, and the lease with it
+        stream_id, due_boot_ns, silent_ns = row  # merged into another one since, perhaps, and the lease with it
         if not ended.unsent:
-            self._streams.note_answer(stream_id, now, answered=ended.answered, asked_anew=ended.asked_anew)
-        hurried = self._streams.is_hurried(stream_id)
+            self._streams.note_answer(stream_id, silent_ns, now, answered=ended.answered, asked_anew=ended.asked_anew)
+        hurried = due_boot_ns == 0  # since the lease was taken
         is_ours = self._release(attempt, stream_id) and now.boot_ns < attempt.lease_until_ns
         if ended.acknowledged:
             if not is_ours:  # others have judged it meanwhile, or do so now: what they withdrew stays so
@@ -196,7 +204,7 @@ class Leases:
         """Look at one stream that is due, and put into *leased* what there is to do; damaged rows are quarantined."""
         try:
             with savepoint(self._connection):
-                found = self._take_one(row, now, left.by_host, rooms.unknown)
+                found = self._take_one(row, now, left, rooms.unknown)
         except damage.UNREADABLE as problem:
             if self._entries.quarantine(row["id"], now):
                 return  # it is due anew
@@ -256,15 +264,16 @@ class Leases:
         return [*sorted(found, key=_urgency), *sorted(found_slow, key=_urgency)][:limit]
 
     def _take_one(
-        self, row: sqlite3.Row, now: Moment, rooms: dict[str, int], unknown_room: int
+        self, row: sqlite3.Row, now: Moment, left: _Left, unknown_room: int
     ) -> Attempt | Parked | Sequence[Unresolved]:
         stream_id = row["id"]
         if self._entries.merged(stream_id, now) != stream_id:
             return ()  # the stream that it is part of is due
-        heartbeat_id, url, host = self._target(stream_id)
+        target, host = self._target(stream_id, left.own_scope)
+        heartbeat_id, url = target.heartbeat_id, target.url
         if heartbeat_id is not None and url is not None and self._takes_in(stream_id, url, now):
             return ()  # it is due anew, unless an attempt was under way there
-        entry = self._entries.settle(stream_id, now)
+        stream, entry = self._entries.next(stream_id, now)
         if entry is None:
             return ()
         lease_until_ns = now.boot_ns + int(LEASE_S * 1e9)
@@ -274,9 +283,11 @@ class Leases:
             self._streams.set_host(stream_id, host)
         if host == NO_HOST:
             return self._park(stream_id, now, f"invalid ping URL: {_problem_with(url)}")
-        if rooms.get(host, unknown_room) <= 0:
+        if left.by_host.get(host, unknown_room) <= 0:
             return ()  # it stays due, and is looked at again when its host has room
-        held_until_ns = self._host_not_before_ns(host, now)
+        held_until_ns = left.not_before_ns.get(host)
+        if held_until_ns is None:
+            held_until_ns = left.not_before_ns[host] = self._host_not_before_ns(host, now)
         if held_until_ns > now.boot_ns:
             self._streams.set_due(stream_id, now.epoch, held_until_ns)
             return ()
@@ -288,7 +299,6 @@ class Leases:
         ).fetchone()
         self._senders.join()
         self._streams.lease(stream_id, self._owner, sent["id"], now.epoch, lease_until_ns)
-        stream = self._streams.facts(stream_id, now).stream
         left_s = self._entries.left_s(stream, entry, now)
         return Attempt(
             entry_id=sent["id"],
@@ -296,8 +306,8 @@ class Leases:
             run_id=sent["run_id"],
             key=entry.key,
             job=sent["job"],
-            heartbeat=self._streams.name(stream_id),
-            heartbeat_id=None if self._streams.is_foreign(stream_id) else heartbeat_id,
+            heartbeat=target.name,
+            heartbeat_id=None if target.is_foreign else heartbeat_id,
             url=url,
             host=host,
             body=sent["body"],
@@ -309,15 +319,16 @@ class Leases:
             lease_until_ns=lease_until_ns,
         )
 
-    def _target(self, stream_id: int) -> tuple[str | None, Secret | None, str]:
-        """Return the stream's heartbeat, ping URL and host. A cached URL that is invalid is forgotten."""
-        heartbeat_id, url = self._streams.target(stream_id)
-        if url is not None and heartbeat_id is not None and _problem_with(url):
-            self._streams.forget_url(heartbeat_id, url)
-            heartbeat_id, url = self._streams.target(stream_id)
-        if url is None:
-            return heartbeat_id, None, ""
-        return heartbeat_id, url, NO_HOST if _problem_with(url) else host_of(url.reveal())
+    def _target(self, stream_id: int, own_scope: int) -> tuple[Target, str]:
+        """Return where the stream's pings go, and the host. A cached URL that is invalid is forgotten."""
+        target = self._streams.find_target(stream_id, own_scope)
+        if target.url is not None and target.heartbeat_id is not None and _problem_with(target.url):
+            self._streams.forget_url(target.heartbeat_id, target.url)
+            target = self._streams.find_target(stream_id, own_scope)
+        if target.url is None:
+            return target, ""
+        host, problem = _host_or_problem(target.url)
+        return target, NO_HOST if problem else host
 
     def _look_up(
         self, stream_id: int, heartbeat_id: str | None, tries: int, now: Moment, *, is_doubt: bool = False
@@ -366,11 +377,16 @@ def _is_slow(row: sqlite3.Row, host: str, rooms: Rooms) -> bool:
 
 def _problem_with(url: Secret) -> str:
     """Return why nothing can be sent to *url*, empty if something can."""
+    return _host_or_problem(url)[1]
+
+
+@lru_cache(maxsize=4096)
+def _host_or_problem(url: Secret) -> tuple[str, str]:
+    """Return the host of *url*, and why nothing can be sent to it; one of the two is empty."""
     try:
-        host_of(url.reveal())
+        return host_of(url.reveal()), ""
     except ValueError as problem:
-        return str(problem)
-    return ""
+        return "", str(problem)
 
 
 def _latest_lease_ns(now: Moment) -> int:

@@ -86,7 +86,7 @@ def entry_row(outbox: Readable, entry_id: int) -> EntryRow | None:
         return None
     now = outbox.now()
     try:
-        stream, under_way, _ = outbox.streams.facts(row["stream_id"], now)
+        stream, under_way, *_ = outbox.streams.facts(row["stream_id"], now)
     except damage.UNREADABLE:
         stream, under_way = Stream(), None  # the next claim quarantines the entry
     names = {row["stream_id"]: outbox.streams.name(row["stream_id"])}

@@ -48,6 +48,19 @@ class Facts(NamedTuple):
     stream: Stream
     under_way: int | None = None
     leased: int | None = None
+    urgency_wall_ns: int | None = None
+
+
+class Target(NamedTuple):
+    """Where a stream's pings go, as far as that is known, and what people call it.
+
+    *is_foreign*: the stream belongs to another Aura account than this process's, which can't be asked about it.
+    """
+
+    heartbeat_id: str | None
+    url: Secret | None
+    name: str
+    is_foreign: bool
 
 
 class Streams:
@@ -147,25 +160,31 @@ class Streams:
         ).fetchone()
         return row is not None and _is_leased(row, now)
 
-    def known_heartbeat(self, stream_id: int) -> tuple[int, str] | None:
-        """Return scope and id of the one heartbeat that the cache has for a stream that has none yet."""
-        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
+    def row(self, stream_id: int) -> sqlite3.Row | None:
+        """Return all that is on record of a stream; None: it was merged into another one."""
+        row: sqlite3.Row | None = self._connection.execute(
+            "SELECT * FROM streams WHERE id = ?", (stream_id,)
+        ).fetchone()
+        return row
+
+    def known_heartbeat(self, row: sqlite3.Row | None) -> tuple[int, str] | None:
+        """Return scope and id of the one heartbeat that the cache has for the stream *row*, if that has none yet."""
         return None if row is None or row["heartbeat_id"] is not None else self._heartbeat_of(row)
 
-    def part(self, stream_id: int, now: Moment) -> list[int]:
+    def part(self, row: sqlite3.Row | None, now: Moment) -> list[int]:
         """Let go of the refs that are names which other heartbeats have by now; return the streams that they are in.
 
-        Where several others have the name, nobody knows which is meant. A name that nobody has any more stays: a
-        heartbeat that was only renamed goes on being fed. A ping that is under way stays until that has ended.
+        *row* is the stream as it is now. Where several others have the name, nobody knows which is meant. A name that
+        nobody has any more stays: a heartbeat that was only renamed goes on being fed. A ping that is under way stays
+        until that has ended.
         """
-        row = self._connection.execute("SELECT * FROM streams WHERE id = ?", (stream_id,)).fetchone()
         if row is None or row["heartbeat_id"] is None:
             return []
+        stream_id = row["id"]
         moving = {
             ref: named.pop() if len(named) == 1 else None
             for ref in self.refs(stream_id)
-            if (named := {heartbeat.id for heartbeat in self._heartbeats.find(ref, row["scope"])})
-            and row["heartbeat_id"] not in named
+            if (named := self._heartbeats.ids(ref, row["scope"])) and row["heartbeat_id"] not in named
         }
         if moving:
             self.repair(stream_id, now)  # the marks are taken apart: no damaged one may get into another row
@@ -238,17 +257,19 @@ class Streams:
             "UPDATE streams SET asked_epoch = ?, asked_boot_ns = ? WHERE id = ?", (now.epoch, now.boot_ns, stream_id)
         )
 
-    def note_answer(self, stream_id: int, now: Moment, *, answered: bool, asked_anew: bool) -> None:
-        """An attempt had an answer or none; *asked_anew*: the API has confirmed the ping URL since."""
-        if answered or asked_anew:
-            value = None if answered else now.wall_ns
-            self._connection.execute(
-                "UPDATE streams SET silent_wall_ns = ? WHERE id = ? AND silent_wall_ns IS NOT NULL", (value, stream_id)
-            )
+    def note_answer(
+        self, stream_id: int, silent_wall_ns: int | None, now: Moment, *, answered: bool, asked_anew: bool
+    ) -> None:
+        """An attempt had an answer or none, before which the stream was silent since *silent_wall_ns*.
+
+        *asked_anew*: the API has confirmed the ping URL since.
+        """
+        if silent_wall_ns is None:
+            silent = None if answered or asked_anew else now.wall_ns
         else:
-            self._connection.execute(
-                "UPDATE streams SET silent_wall_ns = coalesce(silent_wall_ns, ?) WHERE id = ?", (now.wall_ns, stream_id)
-            )
+            silent = None if answered else now.wall_ns if asked_anew else silent_wall_ns
+        if silent != silent_wall_ns:
+            self._connection.execute("UPDATE streams SET silent_wall_ns = ? WHERE id = ?", (silent, stream_id))
 
     def is_foreign(self, stream_id: int) -> bool:
         """Whether the stream belongs to another Aura account than this process's: it can't be asked about it."""
@@ -273,18 +294,30 @@ class Streams:
         patience_s = damage.lifetime_s(row["interval_s"], row["grace_s"])
         failed, delivered, succeeded = (key_in(row, mark, now.epoch) for mark in QUEUE_MARKS)
         stream = Stream(failed, delivered, succeeded, patience_s)
-        return Facts(stream, row["lease_entry"] if _is_leased(row, now) else None, row["lease_entry"])
+        under_way = row["lease_entry"] if _is_leased(row, now) else None
+        return Facts(stream, under_way, row["lease_entry"], row["urgency_wall_ns"])
 
     def target(self, stream_id: int) -> tuple[str | None, Secret | None]:
         """Return the id of the heartbeat that the stream feeds, and its ping URL, as far as they are known."""
+        found = self.find_target(stream_id, NO_SCOPE)
+        return found.heartbeat_id, found.url
+
+    def find_target(self, stream_id: int, own_scope: int) -> Target:
+        """Return where the stream's pings go; *own_scope* is this process's."""
         row = self._connection.execute(
-            f"SELECT heartbeat_id, coalesce(ping_url, direct_url) AS url FROM streams{_HEARTBEATS}"
-            " WHERE streams.id = ?",
+            "SELECT heartbeat_id, coalesce(ping_url, direct_url) AS url, heartbeats.name, streams.scope, direct_url"
+            f" FROM streams{_HEARTBEATS} WHERE streams.id = ?",
             (stream_id,),
         ).fetchone()
         if row is None:
-            return None, None  # merged into another one meanwhile
-        return row["heartbeat_id"], Secret(row["url"]) if row["url"] else None
+            return Target(None, None, "", is_foreign=False)  # merged into another one meanwhile
+        is_own = row["scope"] == own_scope or (row["scope"] == NO_SCOPE and row["direct_url"] is not None)
+        name = row["name"] or ", ".join(label(ref) for ref in self.refs(stream_id))
+        return Target(row["heartbeat_id"], Secret(row["url"]) if row["url"] else None, name, is_foreign=not is_own)
+
+    def own_scope(self) -> int:
+        """Return the scope of this process."""
+        return self._scopes.current()
 
     def name(self, stream_id: int) -> str:
         """Return what people call the stream: the heartbeat's name, or what it was asked for as."""
