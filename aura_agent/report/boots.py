@@ -88,7 +88,8 @@ def _append(path: str, boot_id: str) -> int:
 
 def _content(file: int) -> bytes:
     """Return the end of the file: all of it, unless it is damaged."""
-    return os.pread(file, _MAX_BYTES, max(0, os.fstat(file).st_size - _MAX_BYTES))
+    size_bytes = os.fstat(file).st_size
+    return os.pread(file, min(size_bytes, _MAX_BYTES), max(0, size_bytes - _MAX_BYTES))
 
 
 def _epoch_of_last(content: bytes, boot_id: str) -> int:

@@ -12,7 +12,6 @@ from aura_agent.private_files import explained, make_directory, make_parents, op
 from aura_agent.report.wire import MAX_LINE_BYTES
 
 SUFFIX = ".report"
-UNJUDGED_SUFFIX = ".unjudged"  # a success that only a daemon may take: it alone knows what the config demands of it
 TORN_DIRECTORY = "torn"
 _MAGIC = b"aura1"
 _STILL_WRITTEN_NS = 60 * 10**9  # a writer that takes longer between open and sync has died

@@ -3,6 +3,7 @@
 Modules that a thread of ours may be importing are imported before the fork: their locks stay locked in there.
 """
 
+import gc
 import os
 from select import PIPE_BUF
 from time import monotonic
@@ -32,6 +33,7 @@ def deliver_apart(what: "Delivery", work: "Callable[[], None]") -> None:
     if os.fork() == 0:
         try:
             begin_anew()
+            gc.enable()
             os.close(reading)
             if not os.isatty(2):
                 os.dup2(writing, 2)  # whoever waits for the end of our stderr doesn't wait for a process that hangs

@@ -10,7 +10,7 @@ from time import time_ns
 
 from aura_agent.private_files import open_private
 from aura_agent.report import spool, started
-from aura_agent.report.places import DAEMON_LOCK
+from aura_agent.report.places import DAEMON_LOCK, UNJUDGED_SUFFIX
 from aura_agent.report.wire import decode, encode
 from aura_agent.wrapper.daemon import PATIENCE_S, Busy, Daemon, Refused
 from aura_agent.wrapper.warnings import warn
@@ -96,7 +96,7 @@ def hand_over_unjudged(store: str, socket_path: str) -> None:
     """Hand over the successes that only a daemon may judge. Raises OSError: it is gone, or doesn't answer."""
     handing = _Handing(Daemon(socket_path, PATIENCE_S / 2))
     try:
-        _hand_over_spool(spool.waiting(store, spool.UNJUDGED_SUFFIX), handing)
+        _hand_over_spool(spool.waiting(store, UNJUDGED_SUFFIX), handing)
     finally:
         handing.close()
 

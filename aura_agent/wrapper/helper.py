@@ -6,19 +6,7 @@ a helper needs is imported before the fork: another thread of ours may be import
 """
 
 import os
-import sys
-from _socket import (
-    AF_UNIX,
-    CMSG_LEN,
-    MSG_CMSG_CLOEXEC,
-    SCM_RIGHTS,
-    SHUT_WR,
-    SOCK_CLOEXEC,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    socket,
-    socketpair,
-)
+from select import POLLIN, poll
 from time import monotonic
 
 TYPE_CHECKING = False  # typing's own costs an import
@@ -28,108 +16,81 @@ if TYPE_CHECKING:
 PATIENCE_S = 5.0  # for what must become durable: a busy disk takes a second now and then
 GLANCE_S = 1.0  # for all else
 _MOST_DESCRIPTORS = 1 << 20
-_INT_BYTES = 4
-
-
-class Helper:
-    """A forked process at the other end of a socket."""
-
-    def __init__(self, work: "Callable[[socket], None]", *, keeps: int = -1) -> None:
-        """Start *work*, which gets its end of the socket; of our descriptors it has *keeps* alone. Raises OSError."""
-        self._socket, theirs = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
-        try:
-            if os.fork() == 0:
-                _work_and_exit(work, theirs, keeps)
-        except OSError:
-            self._socket.close()
-            raise
-        finally:
-            theirs.close()
-        self._received = b""
-        self.descriptor: int | None = None  # what it has opened for us
-
-    def tell(self, message: bytes, *, more: bool = False) -> None:
-        """Send *message*; the helper sees the end of what we say unless there is *more* to come."""
-        try:
-            self._socket.settimeout(GLANCE_S)
-            self._socket.sendall(message)
-            if not more:
-                self._socket.shutdown(SHUT_WR)
-        except OSError:
-            pass  # it is gone, or hangs: that is seen when it is to answer
-
-    def answer(self, patience_s: float, *, first: bool = False) -> bytes | None:
-        """Return all that the helper says, or its *first* words; None if it takes longer."""
-        deadline_s = monotonic() + patience_s
-        while not (first and self._received):
-            left_s = deadline_s - monotonic()
-            if left_s <= 0:
-                return None
-            self._socket.settimeout(left_s)
-            try:
-                data, ancillary, _, _ = self._socket.recvmsg(4096, CMSG_LEN(_INT_BYTES), MSG_CMSG_CLOEXEC)
-            except TimeoutError:
-                return None
-            except OSError:
-                break
-            for _, kind, content in ancillary:
-                if kind == SCM_RIGHTS:
-                    self.descriptor = int.from_bytes(content[:_INT_BYTES], sys.byteorder)
-            if not data:
-                break
-            self._received += data
-        return self._received
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def give(to: socket, message: bytes, descriptor: int | None = None) -> None:
-    """Say *message*, with an open file, from within a helper. Raises OSError: nobody listens any more."""
-    if descriptor is None:
-        to.sendall(message)
-    else:
-        to.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, descriptor.to_bytes(_INT_BYTES, sys.byteorder))])
-
-
-def heard(of: socket) -> bytes:
-    """Return all that is said to a helper, until the other end has nothing more to say or is gone."""
-    received = b""
-    while data := of.recv(1 << 16):
-        received += data
-    return received
 
 
 def ask(work: "Callable[[], bytes]", patience_s: float) -> bytes | None:
-    """Return what *work* does, done by a helper; None if that takes longer. Raises OSError if there can be none."""
-    helper = Helper(lambda to: give(to, work()))
+    """Return the result of *work*, done by a helper; None if that takes longer. Raises OSError if there can be none.
+
+    If the helper fails, the result is empty.
+    """
+    reading, writing = os.pipe()
     try:
-        return helper.answer(patience_s)
+        try:
+            fork_helper(lambda: _write(writing, work()), writing)
+        finally:
+            os.close(writing)
+        return _read(reading, patience_s)
     finally:
-        helper.close()
+        os.close(reading)
 
 
 def leave_to_helper(work: "Callable[[], None]", *, keeps: int = -1, patience_s: float = 0.0) -> None:
-    """Have *work* done, and wait for that at most *patience_s*."""
+    """Have *work* done by a helper that has the open file *keeps*, and wait for that at most *patience_s*."""
     try:
-        helper = Helper(lambda _: work(), keeps=keeps)
+        reading, writing = os.pipe()
     except OSError:
         return
-    if patience_s:
-        helper.answer(patience_s)
-    helper.close()
-
-
-def _work_and_exit(work: "Callable[[socket], None]", to: socket, keeps: int) -> None:
-    """Be the helper: without our descriptors, or whoever reads the job's output would wait for us."""
     try:
-        first = 0
-        for kept in sorted({to.fileno(), *([keeps] if keeps >= 0 else [])}):
-            os.closerange(first, kept)
-            first = kept + 1
-        os.closerange(first, _MOST_DESCRIPTORS)
-        work(to)
+        fork_helper(work, writing, keeps)
+    except OSError:
+        pass
+    finally:
+        os.close(writing)
+    if patience_s:
+        _read(reading, patience_s)
+    os.close(reading)
+
+
+def fork_helper(work: "Callable[[], object]", end: int, keeps: int = -1) -> None:
+    """Have *work* done by a process that has only *end* and *keeps* of our open files. Raises OSError.
+
+    It closes *end* last, once its locks are free: whoever reads there needn't wait until its memory is freed, too.
+    """
+    if os.fork():
+        return
+    try:
+        _close_all_but(end, keeps)
+        work()
+        _close_all_but(end)
+        os.close(end)
     except BaseException:  # noqa: BLE001, S110  # the other end finds no answer
         pass
     finally:
         os._exit(0)
+
+
+def _close_all_but(*kept: int) -> None:
+    first = 0
+    for file in sorted(file for file in kept if file >= 0):
+        os.closerange(first, file)
+        first = file + 1
+    os.closerange(first, _MOST_DESCRIPTORS)
+
+
+def _write(pipe: int, answer: bytes) -> None:
+    while answer:
+        answer = answer[os.write(pipe, answer) :]
+
+
+def _read(pipe: int, patience_s: float) -> bytes | None:
+    """Return all that comes from *pipe* until its end; None if that takes longer."""
+    deadline_s = monotonic() + patience_s
+    poller = poll()
+    poller.register(pipe, POLLIN)
+    received = b""
+    while poller.poll(max(0.0, deadline_s - monotonic()) * 1000):
+        data = os.read(pipe, 4096)
+        if not data:
+            return received
+        received += data
+    return None

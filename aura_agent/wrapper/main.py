@@ -40,6 +40,7 @@ SKIPPED = 75
 DEFAULT_TAIL_BYTES = 10_000
 _PIPE_BUF = 4096
 _LEEWAY_S = 0.5  # for what ends a delivery before its bound
+_INSTANT_S = 0.005  # a run that is over by then isn't worth a record of its start
 _BRIEF_S = 0.05  # a run that is over by then isn't worth a sync of its start
 
 
@@ -237,7 +238,7 @@ class _Run:
             self._reason = problem.text
             ended = Ended(now())
             ended.code, ended.not_started = problem.status, True
-            self._introduce(ended)
+            self._introduce(ended, lambda: True)
         else:
             self._job = job
             if capture is not None:
@@ -245,7 +246,8 @@ class _Run:
             if options.timeout_s is not None:
                 self._guard(self._adopt)
             self._guard(lambda: self._mark_turn(job))
-            self._introduce(job.ended)
+            instant_boot_ns = job.ended.started_boot_ns + int(_INSTANT_S * 1e9)
+            self._introduce(job.ended, lambda: self._signals.wait(job, instant_boot_ns))
             self._wait(job)
             ended = job.ended
         self._guard(self._learn_settings)
@@ -342,13 +344,15 @@ class _Run:
                 delay_s = retry_delay_s(self._attempts, first_s, options.retry_backoff, options.retry_max_delay_s)
             except Exception as problem:  # noqa: BLE001  # it is tried again all the same
                 self._unforeseen(problem)
+        if delay_s > _BRIEF_S:
+            self._guard(self._settle)
         return self._signals.pause(delay_s)
 
     # -- around the job ------------------------------------------------------------------------------------------
 
-    def _introduce(self, ended: Ended) -> None:
+    def _introduce(self, ended: Ended, is_over: "Callable[[], bool]") -> None:
         """While the job runs: put on record that it does, and learn what the config has to say about it."""
-        self._guard(lambda: self._make_reporter().introduce(ended))
+        self._guard(lambda: self._make_reporter().introduce(ended, is_over))
 
     def _make_reporter(self) -> "Reporter":
         if self._reporter is None:
@@ -374,7 +378,7 @@ class _Run:
     def _tell(self, ended: Ended) -> None:
         """Make the outcome durable, and deliver it where no daemon does. Signals can only end the latter."""
         if self._reporter is None:
-            self._introduce(ended)  # it failed when the job began; perhaps for a moment
+            self._introduce(ended, lambda: True)  # it failed when the job began; perhaps for a moment
         delivery = None
         if self._reporter is not None:
             outcome = "succeeded" if self._succeeded(ended) else ended.failure
@@ -399,6 +403,8 @@ class _Run:
 
     def _say_on_terminal(self, ended: Ended, delivers: bool) -> None:
         """Tell who looks on what becomes of the run; delivery itself tells the rest."""
+        if not os.isatty(2):
+            return
         from aura_agent.wrapper.warnings import say_on_terminal
 
         if not self._succeeded(ended):

@@ -12,7 +12,8 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from aura_agent.boot_time import current_boot_id
 from aura_agent.private_files import make_directory, open_private
 from aura_agent.report.spool import prepare
-from aura_agent.wrapper.helper import GLANCE_S, Helper, give, leave_to_helper
+from aura_agent.wrapper.helper import GLANCE_S, leave_to_helper
+from aura_agent.wrapper.helper_channel import Helper, give
 
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:

@@ -10,7 +10,14 @@ TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
     from aura_agent.wrapper.options import Options
 
-_ALWAYS = ("select", "resource", "aura_agent.wrapper.warnings", "aura_agent.wrapper.record_keeper")
+_ALWAYS = (
+    "resource",
+    "aura_agent.wrapper.daemon",
+    "aura_agent.wrapper.warnings",
+    "aura_agent.wrapper.record_keeper",
+    "aura_agent.wrapper.helper_channel",
+    "aura_agent.report.started",
+)
 
 
 def load_in_background(options: "Options") -> None:

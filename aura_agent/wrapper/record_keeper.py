@@ -5,12 +5,16 @@ hands over the locked record, syncs it and ends: no second process stays beside 
 """
 
 import os
-from _socket import socket
 
 from aura_agent.report import boots, spool
 from aura_agent.report.places import DAEMON_LOCK
-from aura_agent.report.started import StartRecord, forget, path_of
-from aura_agent.wrapper.helper import GLANCE_S, PATIENCE_S, Helper, give, heard, leave_to_helper
+from aura_agent.wrapper.helper import GLANCE_S, PATIENCE_S, ask, leave_to_helper
+
+TYPE_CHECKING = False  # typing's own costs an import
+if TYPE_CHECKING:
+    from _socket import socket
+
+    from aura_agent.wrapper.helper_channel import Helper
 
 _SYNC, _STORE, _FORGET = b"S", b"R", b"D"
 _YOUNG_S = 0.2
@@ -33,12 +37,18 @@ class RecordKeeper:
 
     def __init__(self, directory: str, run_id: str, boot_id: str, attempt: int) -> None:
         self.directory, self._run_id, self._boot_id, self._attempt = directory, run_id, boot_id, attempt
+        self._is_begun = False  # whether there may be a start record
+        self._is_prepared = False  # in the helper
         self._parent = os.getpid()
         self._helper: Helper | None = None
         self._lock: int | None = None  # the start record, locked
 
     def start(self, line: bytes) -> None:
         """Have the start record written; how that went ``settle`` and ``store`` find out."""
+        from aura_agent.report import started  # noqa: F401  # before the fork
+        from aura_agent.wrapper.helper_channel import Helper
+
+        self._is_begun = True
         try:
             self._helper = Helper(lambda to: self._begin(to, line))
         except OSError:
@@ -58,28 +68,26 @@ class RecordKeeper:
             self._helper = None
         return self._lock is not None
 
-    def store(self, line: bytes, suffix: str = spool.SUFFIX) -> Stored:
-        """Make the outcome durable in a file with *suffix*, and forget the start.
+    def store(self, line: bytes, suffix: str = "") -> Stored:
+        """Make the outcome durable in a file with *suffix*, mostly the usual one, and forget the start.
 
         If the disk hangs, that may still happen later.
         """
         helper, self._helper = self._helper, None
         if helper is None:
             try:
-                helper = Helper(lambda to: give(to, self._store(line, suffix)))
+                answer = ask(lambda: self._store(line, suffix), PATIENCE_S)
             except OSError:
-                return self._result(self._store(line, suffix))  # no process to be had: by ourselves
-            answer = helper.answer(PATIENCE_S)
+                answer = self._store(line, suffix)  # no process to be had: by ourselves
         else:
             helper.tell(_STORE + suffix.encode("ascii") + b"\n" + line)
             answer = helper.answer(PATIENCE_S)
             self._take_lock(helper)
+            helper.close()
             if answer is not None:
                 answer = answer.partition(_BEGUN)[2]
                 if not answer:  # it hasn't waited so long
-                    helper.close()
                     return self.store(line, suffix)
-        helper.close()
         stored = self._result(answer)
         if stored.path is not None:
             self._unlock()
@@ -96,14 +104,15 @@ class RecordKeeper:
             if answer is None or answer.endswith(_FORGET):
                 self._unlock()
         if self._lock is not None:
-            leave_to_helper(lambda: forget(self._path), patience_s=GLANCE_S)
+            leave_to_helper(self._forget_start, patience_s=GLANCE_S)
         self._unlock()
 
-    @property
-    def _path(self) -> str:
-        return path_of(self.directory, self._run_id, self._attempt)
+    def _forget_start(self) -> None:
+        from aura_agent.report.started import forget, path_of
 
-    def _take_lock(self, helper: Helper) -> None:
+        forget(path_of(self.directory, self._run_id, self._attempt))
+
+    def _take_lock(self, helper: "Helper") -> None:
         if helper.descriptor is not None:
             self._lock, helper.descriptor = helper.descriptor, None
 
@@ -123,7 +132,10 @@ class RecordKeeper:
 
     # -- in the helper -------------------------------------------------------------------------------------------
 
-    def _begin(self, to: socket, line: bytes) -> None:
+    def _begin(self, to: "socket", line: bytes) -> None:
+        from aura_agent.report.started import StartRecord
+        from aura_agent.wrapper.helper_channel import give, heard
+
         record = None
         try:
             boot = self._prepare()
@@ -150,24 +162,27 @@ class RecordKeeper:
     def _store(self, line: bytes, suffix: str) -> bytes:
         try:
             boot = self._prepare()
-            path = spool.write(self.directory, self._run_id, _of_boot(line, boot), suffix)
+            path = spool.write(self.directory, self._run_id, _of_boot(line, boot), suffix or spool.SUFFIX)
         except OSError as problem:
             kind, text = ("refused", problem.strerror)
         else:
-            forget(self._path)
+            if self._is_begun:
+                self._forget_start()
             kind, text = ("kept", path)
         served = os.path.exists(os.path.join(self.directory, DAEMON_LOCK))
         return f"{kind} {'served' if served else 'alone'} {text}".encode("utf-8", "surrogateescape")
 
     def _prepare(self) -> str:
-        """Return by which id our store knows this boot. Raises OSError."""
-        spool.prepare(self.directory)
-        boot_id = self._boot_id or boots.identify(self.directory)
-        try:
-            boots.count(self.directory, boot_id)
-        except OSError:
-            pass  # the database knows this boot, or orders what is of it by the wall clock
-        return boot_id
+        """Return by which id our store knows this boot; find out once. Raises OSError."""
+        if not self._is_prepared:
+            spool.prepare(self.directory)
+            self._boot_id = self._boot_id or boots.identify(self.directory)
+            try:
+                boots.count(self.directory, self._boot_id)
+            except OSError:
+                pass  # the database knows this boot, or orders what is of it by the wall clock
+            self._is_prepared = True
+        return self._boot_id
 
 
 def _of_boot(line: bytes, boot_id: str) -> bytes:

@@ -13,10 +13,15 @@ import os
 from time import monotonic
 
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id, namespace_offset_ns
-from aura_agent.report import spool
-from aura_agent.report.places import DAEMON_LOCK, SYSTEM_CONFIG, own_state_dir, socket_path, state_dir
+from aura_agent.report.places import (
+    DAEMON_LOCK,
+    SYSTEM_CONFIG,
+    UNJUDGED_SUFFIX,
+    own_state_dir,
+    socket_path,
+    state_dir,
+)
 from aura_agent.report.wire import MAX_LINE_BYTES, encode
-from aura_agent.wrapper.daemon import Busy, Daemon, Refused
 from aura_agent.wrapper.job import Ended
 from aura_agent.wrapper.options import Options
 
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aura_agent.config.models import Config
+    from aura_agent.wrapper.daemon import Daemon
     from aura_agent.wrapper.record_keeper import RecordKeeper, Stored
 
 _MAX_ARGV_BYTES = 1 << 16
@@ -80,8 +86,11 @@ class Reporter:
         self._look_for_store()
         return self._store
 
-    def introduce(self, ended: Ended) -> None:
-        """Put on record that the next attempt has begun; at the first, borrow what the config knows of the run."""
+    def introduce(self, ended: Ended, is_over: "Callable[[], bool]") -> None:
+        """Put on record that the next attempt has begun; at the first, borrow what the config knows of the run.
+
+        *is_over* may wait a moment: an attempt that has ended before its start is stored needs no record of that.
+        """
         options = self._options
         self._attempt += 1
         first = self._attempt == 1
@@ -103,7 +112,9 @@ class Reporter:
             self._introduce_to_daemon(fields, wants)
         if self._daemon is None and first:
             self._look_into_config(fields, wants)
-        if self._daemon is None or self._may_own_store_send():
+        if self._daemon is None:
+            self._record_start(is_over)
+        elif self._may_own_store_send():
             self._record_start()
 
     def learn_settings(self) -> None:
@@ -188,7 +199,7 @@ class Reporter:
         except BaseException as problem:  # noqa: BLE001  # an upgrade, no memory: the store that we know of serves
             self._name_problem(problem)
         fields["account"] = self._name_account()
-        stored = self._spool(fields, spool.UNJUDGED_SUFFIX if unjudged else spool.SUFFIX)
+        stored = self._spool(fields, unjudged=unjudged)
         path, served = stored.path, stored.served
         if unjudged:
             self._forget_start()
@@ -294,6 +305,8 @@ class Reporter:
         """Learn what the daemon knows of the run, and which store it serves; return whether it has answered."""
         if self._daemon is None:
             return False
+        from aura_agent.wrapper.daemon import Refused
+
         try:
             lent = self._lent = self._daemon.settings()
             self._options.redact = tuple(lent["redact"].split("\0")) if "redact" in lent else ()
@@ -301,7 +314,7 @@ class Reporter:
             if store and os.path.exists(os.path.join(store, DAEMON_LOCK)):  # else it isn't where we see the disk from
                 self._store = store
         except Refused as refusal:
-            self._refused(refusal)
+            self._refused(str(refusal))
         except TimeoutError:
             self._leave_alone()
         except OSError:
@@ -329,13 +342,15 @@ class Reporter:
                 self._connect()
             if self._daemon is None:
                 return False
+            from aura_agent.wrapper.daemon import Busy, Refused
+
             try:
                 if withdraws:
                     self._tell_own_store(fields)
                 self._hand_over_what_waits()
                 self._daemon.hand_over(record)
             except Refused as refusal:
-                self._refused(refusal)
+                self._refused(str(refusal))
                 return False
             except Busy:
                 self._leave_alone()
@@ -350,10 +365,7 @@ class Reporter:
         return False
 
     def _hand_over_what_waits(self) -> None:
-        try:
-            holds_unjudged = bool(spool.waiting(self._store, spool.UNJUDGED_SUFFIX))
-        except OSError:
-            holds_unjudged = False  # a store of no use keeps nothing from the daemon
+        holds_unjudged = self._holds_unjudged()
         if self._has_own_store() or holds_unjudged:
             try:
                 from aura_agent.wrapper.handover import hand_over, hand_over_unjudged
@@ -366,6 +378,13 @@ class Reporter:
                 raise
             except BaseException as problem:  # noqa: BLE001  # it waits there for the next aura-run
                 self._name_problem(problem)
+
+    def _holds_unjudged(self) -> bool:
+        try:
+            names = os.listdir(os.path.join(self._store, "spool"))
+        except OSError:
+            return False  # a store of no use keeps nothing from the daemon
+        return any(name.endswith(UNJUDGED_SUFFIX) for name in names)
 
     def _has_own_store(self) -> bool:
         return os.path.isdir(self._store) and not os.path.exists(os.path.join(self._store, DAEMON_LOCK))
@@ -400,18 +419,24 @@ class Reporter:
     def _forget_copy(self) -> None:
         path = self._copy
         if path is not None:
+            from aura_agent.report import spool
             from aura_agent.wrapper.helper import GLANCE_S, leave_to_helper
 
             leave_to_helper(lambda: spool.remove(path), patience_s=GLANCE_S)
 
     def _connect(self) -> None:
-        if self._left_alone is None:
+        if self._left_alone is not None:
+            return
+        self._daemon = None
+        if _may_exist(self._socket_path):
+            from aura_agent.wrapper.daemon import Daemon
+
             try:
                 self._daemon = Daemon(self._socket_path)
             except OSError:
-                self._daemon = None
+                pass
 
-    def _refused(self, refusal: Refused) -> None:
+    def _refused(self, refusal: str) -> None:
         self.knows_settings = True  # its jobs are not for this user
         text = f"the daemon takes no reports from this user ({refusal}): see reporters in its config"
         warn(self._store, "refused", text)
@@ -458,13 +483,16 @@ class Reporter:
             self._ref, self._no_ref = reference(self._options)
         self._start |= {"ref": self._ref or "", "job": self._job_name()}
 
-    def _record_start(self) -> None:
+    def _record_start(self, is_over: "Callable[[], bool]" = lambda: False) -> None:
         """Let a record of our own stand for the attempt. It is for what waits: without a heartbeat nothing does."""
         self._name_heartbeat()
         if self._ref is None:
             return
-        before, self._record = self._record, self._keeper()
-        self._record.start(encode("start", self._start | {"boot": ""}))
+        keeper = self._keeper()  # loads what the outcome needs, too
+        if is_over():
+            return
+        keeper.start(encode("start", self._start | {"boot": ""}))
+        before, self._record = self._record, keeper
         self._recorded = self._attempt
         if before is not None:
             self._record.started()
@@ -480,8 +508,9 @@ class Reporter:
 
         return RecordKeeper(self._store, self._run_id, self._boot_id, self._attempt)
 
-    def _spool(self, fields: dict[str, str], suffix: str) -> "Stored":
+    def _spool(self, fields: dict[str, str], *, unjudged: bool) -> "Stored":
         """Store the report *fields* in our spool; if there is no way, warn."""
+        suffix = UNJUDGED_SUFFIX if unjudged else ""
         keeper = self._record
         if keeper is None or keeper.directory != self._store:
             keeper = self._keeper()

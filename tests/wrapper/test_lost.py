@@ -235,10 +235,9 @@ def test_a_disk_that_fills_up_during_the_run_forgets_no_failure(site: Site, code
 
 def test_who_judges_while_runs_end_finds_none_lost(site: Site) -> None:
     """Between a run's report and the removal of its record there is no moment at which it looks lost."""
-    wrappers = [
-        subprocess.Popen([AURA_RUN, "--no-wait", "-H", "beat", "--", "sleep", "0.1"], env=site.environment)
-        for _ in range(30)
-    ]
+    until_recorded = f"until [ -e {site.state}/runs ]; do sleep 0.01; done; sleep 0.1"
+    command = [AURA_RUN, "--no-wait", "-H", "beat", "--", "sh", "-c", until_recorded]
+    wrappers = [subprocess.Popen(command, env=site.environment) for _ in range(30)]
     judge = open_outbox(str(site.state), "judge")
     while any(wrapper.poll() is None for wrapper in wrappers):
         judge.take_in()

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from aura_agent.report import wire
-from aura_agent.report.spool import UNJUDGED_SUFFIX, waiting
+from aura_agent.report.places import UNJUDGED_SUFFIX
+from aura_agent.report.spool import waiting
 from tests.e2e.sites import AURA_RUN, Site
 from tests.e2e.storm import is_waiting
 from tests.waiting import wait_until

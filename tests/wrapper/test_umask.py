@@ -44,11 +44,13 @@ def test_store_and_its_parents_are_usable_whatever_the_umask(site: Site, umask: 
     site.server.create_heartbeat("beat")
     site.extra["AURA_STATE_DIR"] = str(site.home / ".local/state/aura-agent")
 
+    store = site.home / ".local/state/aura-agent"
+
+    until_recorded = f"until [ -e {store}/runs ]; do sleep 0.01; done"
     for options in (["--no-wait"], ["--no-overlap"], []):
-        ended = site.run("-H", "beat", *options, "--", "sleep", "0.1", umask=umask)
+        ended = site.run("-H", "beat", *options, "--", "sh", "-c", until_recorded, umask=umask)
         assert (ended.returncode, ended.stderr) == (0, b"")
 
-    store = site.home / ".local/state/aura-agent"
     assert _mode(site.home / ".local") & 0o722 == _mode(site.home / ".local/state") & 0o722 == 0o700
     assert _mode(store) == 0o700
     found = _modes_below(store)
