@@ -6,56 +6,18 @@ A fault does something to processes, files or the embedded Aura. It judges nothi
 import random
 import signal
 import sqlite3
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing
 from typing import ClassVar
 
-from tests.e2e.sites import AURA_AGENT, AURA_RUN, Site
-from tests.machine import tmpfs
-from tests.waiting import wait_until
+from aura_agent.devserver.threaded import ThreadedDevServer
+from tests.e2e.sites import AURA_RUN, Site
+from tests.faults.chaos_processes import Process, start, stop_for
 
-Process = subprocess.Popen[bytes]
 NO_HOST, UNAVAILABLE, HANGING = BAD = ("bad-no-host", "bad-503", "bad-hanging")
 RENAMED = "renamed"
 _LONGEST_WAIT_S = 60.0
-_WINDOW_S = (35.0, 120.0)  # a claimed ping may be sent for 30 s, and its lease ends after 90 s
 _OTHER_BOOT = "00000000-0000-4000-8000-{:012x}\n"
-_DISK = "64m"
-
-
-def start(site: Site, *argv: str) -> Process:
-    """Start one of the site's programs; its messages go into the site's log."""
-    with site.log.open("ab") as log:
-        return subprocess.Popen(
-            argv,
-            env=site.environment,
-            cwd=site.home,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-        )
-
-
-def kill_after(process: Process, seconds: float) -> bool:
-    """Kill -9 in so long, unless it ends before that by itself; return whether it was killed."""
-    try:
-        process.wait(max(0.0, seconds))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-    return False
-
-
-def stop_for(process: Process, seconds: float) -> None:
-    """SIGSTOP, and SIGCONT after *seconds*, unless the process ends before that by a kill."""
-    process.send_signal(signal.SIGSTOP)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-    process.send_signal(signal.SIGCONT)
 
 
 class Fault:
@@ -96,69 +58,6 @@ class StoppedDaemon(Fault):
             stop_for(self.daemon, self.rng.uniform(0.0, 0.5))
 
 
-class Flush(Fault):
-    """A ``queue flush`` beside the daemon, stopped for a moment at times, and killed at last."""
-
-    chance = 0.3
-    _flush: Process | None = None
-
-    def begin(self) -> None:
-        self.times += 1
-        self._flush = start(self.site, AURA_AGENT, "queue", "flush")
-        if self.rng.random() < 0.5:
-            with suppress(subprocess.TimeoutExpired):
-                self._flush.wait(self.rng.uniform(0.2, 0.8))
-            stop_for(self._flush, self.rng.uniform(0.0, 0.3))
-
-    def end(self) -> int:
-        assert self._flush is not None
-        return int(kill_after(self._flush, self.rng.uniform(0.0, 0.5)))
-
-
-class FrozenFlush(Fault):
-    """A ``queue flush`` that is stopped for several cycles, until what it has claimed is too old to be sent.
-
-    Woken before that it might rightly send what a failure has withdrawn meanwhile; so it is killed, or left asleep.
-    """
-
-    _flush: Process | None = None
-    _until_s = 0.0
-    _asleep = False
-
-    def begin(self) -> None:
-        if self._flush is None:
-            self._flush = start(self.site, AURA_AGENT, "queue", "flush")
-            with suppress(subprocess.TimeoutExpired):
-                self._flush.wait(self.rng.uniform(0.3, 1.5))
-            self._flush.send_signal(signal.SIGSTOP)
-            self._until_s = time.monotonic() + self.rng.uniform(*_WINDOW_S)
-            self._asleep = self._flush.poll() is None and not self._store_is_locked()
-        elif time.monotonic() > self._until_s:
-            self.times += 1
-            self._asleep = False
-            self._flush.send_signal(signal.SIGCONT)
-
-    def end(self) -> int:
-        if self._flush is None or self._asleep:
-            return 0
-        flush, self._flush = self._flush, None
-        return int(kill_after(flush, 0.0))
-
-    def close(self) -> None:
-        self._asleep = False
-        self.end()
-
-    def _store_is_locked(self) -> bool:
-        """Whether it was stopped within a transaction: then nobody else could write for two minutes."""
-        with closing(sqlite3.connect(f"file:{self.site.state}/outbox.db?mode=rw", uri=True, timeout=1.0)) as store:
-            try:
-                store.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return True
-            store.rollback()
-            return False
-
-
 class LostBoots(Fault):
     """``boots`` is removed, empty, an older copy, or one of another host."""
 
@@ -178,9 +77,12 @@ class LostBoots(Fault):
             "foreign": _OTHER_BOOT.format(self.rng.randrange(2**48)),
         }
         copy = self.site.state / "boots.copy"
-        copy.write_text(content[kind], "ascii")
-        copy.chmod(0o600)
-        copy.replace(boots)
+        try:
+            copy.write_text(content[kind], "ascii")
+            copy.chmod(0o600)
+            copy.replace(boots)
+        except OSError:  # the disk is full
+            copy.unlink(missing_ok=True)
 
 
 class BadUrls(Fault):
@@ -219,34 +121,6 @@ class BadUrls(Fault):
         return 0
 
 
-class FullDisk(Fault):
-    """The state directory's file system is full, but readable. *spans* are when, in monotonic seconds."""
-
-    def __init__(self, site: Site, rng: random.Random) -> None:
-        super().__init__(site, rng)
-        self.spans: list[tuple[float, float]] = []
-
-    @property
-    def _filler(self) -> Path:
-        return self.site.state / "filler"
-
-    def begin(self) -> None:
-        self.times += 1
-        self.spans.append((time.monotonic(), float("inf")))
-        with self._filler.open("wb", buffering=0) as filler, suppress(OSError):
-            while True:
-                filler.write(b"0" * 4096)
-
-    def was_met(self, began_s: float, ended_s: float) -> bool:
-        """Whether the disk was full at some time between the two."""
-        return any(since_s <= ended_s and began_s <= until_s for since_s, until_s in self.spans)
-
-    def end(self) -> int:
-        self._filler.unlink()
-        self.spans[-1] = (self.spans[-1][0], time.monotonic())
-        return 0
-
-
 class RenamedHeartbeat(Fault):
     """A heartbeat gets another name, and a new one its old name. *ids* are those of all that bore it, oldest first.
 
@@ -282,19 +156,43 @@ class RenamedHeartbeat(Fault):
         return self.site.server.create_heartbeat(name, expected_interval=86_400).id
 
 
-@contextmanager
-def disk_of_its_own(site: Site) -> Iterator[None]:
-    """Put the state directory on a small file system while in the context, where the machine can do that."""
-    site.state.mkdir(mode=0o700)
-    if tmpfs():
-        yield
-        return
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK},mode=700", "none", str(site.state)]
-    subprocess.run(mount, check=True)
-    try:
-        yield
-    finally:
-        if site.daemon is not None:
-            site.kill()
-        unmount = ["umount", str(site.state)]
-        wait_until(lambda: subprocess.run(unmount, capture_output=True, check=False).returncode == 0, what="unmounting")
+class OtherAccount(Fault):
+    """A run of another account: the same store and the same name of a heartbeat, at another Aura.
+
+    It never asks the daemon, whose account is meant by what is reported to it. *runs* are over: its tag, how the job
+    ended, how its wrapper did, and when it began and ended.
+    """
+
+    name = "other"
+    chance = 0.3
+
+    def __init__(self, site: Site, rng: random.Random, server: ThreadedDevServer, heartbeat: str) -> None:
+        super().__init__(site, rng)
+        self._heartbeat = heartbeat
+        server.create_heartbeat(heartbeat, expected_interval=86_400)
+        self.environment = site.environment | {
+            "AURA_API_URL": server.base_url,
+            "AURA_TOKEN": server.token,
+            "AURA_SOCKET": str(site.home / "nobody.sock"),
+        }
+        self.runs: list[tuple[str, int, int, float, float]] = []
+        self._run: tuple[str, int, float, Process] | None = None
+
+    def introduce(self) -> None:
+        """Have the store know the account and its heartbeat, while no daemon runs."""
+        ended = self.site.run("-H", self._heartbeat, "--", "true", env=self.environment)
+        assert ended.returncode == 0, ended.stderr
+
+    def begin(self) -> None:
+        self.times += 1
+        tag, code = f"{self.name}.{self.times}", self.rng.choice([0, 0, 3])
+        job = ("sh", "-c", f"echo {tag}; exit {code}")
+        argv = (AURA_RUN, "-H", self._heartbeat, "--attach", "output", "--no-wait", "--", *job)
+        self._run = tag, code, time.monotonic(), start(self.site, *argv, environment=self.environment)
+
+    def end(self) -> int:
+        assert self._run is not None
+        tag, code, began_s, wrapper = self._run
+        status = wrapper.wait(_LONGEST_WAIT_S)
+        self.runs.append((tag, code, status, began_s, time.monotonic()))
+        return 0
