@@ -307,9 +307,10 @@ class Life(RuleBasedStateMachine):
         store=_stores,
         place=st.integers(0, 100),
         value=st.sampled_from(["NULL", "'text'", "CAST(x'ff' AS TEXT)", str(2**63 - 1), str(1 - 2**63)]),
+        then_calm=st.booleans(),
     )
-    def damage(self, store: str, place: int, value: str) -> None:
-        """A disk spoils a row. Of a mark's two copies one stays whole."""
+    def damage(self, store: str, place: int, value: str, then_calm: bool) -> None:
+        """A disk spoils a row, rather one of a queue in which something waits. Of a mark's two copies one stays whole."""
         table = self.damages
         column = _COLUMNS[table][place % len(_COLUMNS[table])]
         if table == "heartbeats":
@@ -320,17 +321,25 @@ class Life(RuleBasedStateMachine):
             value = "NULL"  # a text might be a run's id
         elif column == "tries" or (value == "NULL" and column == "urgency_wall_ns"):
             value = str(2**63 - 1)
-        condition = "state = 'waiting'" if table == "entries" else "TRUE"
-        key = "rowid" if table in ("entries", "streams") else "ref" if table == "refs" else "id"
+        name = {"entries": "run_id", "refs": "ref"}.get(table, "id")
+        waiting = {
+            "entries": "state = 'waiting'",
+            "streams": "id IN (SELECT stream_id FROM entries WHERE state = 'waiting')",
+            "refs": "stream_id IN (SELECT stream_id FROM entries WHERE state = 'waiting')",
+        }
         connection = self.stores[store].connection
-        rows = connection.execute(f"SELECT * FROM {table} WHERE {condition} ORDER BY {key}").fetchall()
+        query = f"SELECT * FROM {table} WHERE {waiting.get(table, 'TRUE')} ORDER BY {name}"
+        rows = connection.execute(query).fetchall()
+        if not rows and table != "entries":
+            rows = connection.execute(f"SELECT * FROM {table} ORDER BY {name}").fetchall()
         if not rows or (table == "entries" and column == "max_age_s" and value == str(2**63 - 1)):
             return
         row = rows[place % len(rows)]
         if table == "entries":
             self.log.damaged[store].add(row["run_id"])
-        name = {"entries": "run_id", "refs": "ref"}.get(table, "id")
         damage(self.directory / store / "outbox.db", table, column, value, f"{name} = '{row[name]}'")
+        if then_calm:
+            self.calm()
 
     @precondition(lambda self: self.sent)
     @rule(place=_places, answer=_answers)
