@@ -39,6 +39,7 @@ from aura_agent.outbox.worker import OutboxWorker
 MAX_RATE_PER_S = 50.0  # pings that begin, unless the config says otherwise
 GATHER_S = 0.05  # between two looks that reports call for: those that come in a row share them
 SPOOL_S = 60.0  # a wrapper that found us too slow to answer wrote to the spool, and nothing tells us
+_FIRST_S = 2.0  # for the look-up of what is to be sent first
 _STORE_TROUBLE_S = 5.0
 _SILENT_S = 86_400.0  # a host that hasn't answered for so long may be none any more: ping URLs move
 _OTHERS_S = 1.0  # what another process has sent or looked up meanwhile, nothing tells us either
@@ -152,12 +153,19 @@ class Courier:
             await self._pause(spool_s if again_s is None else min(spool_s, again_s))
 
     async def drain(
-        self, timeout_s: float, *, retry: bool, probe: bool = False, only_runs: frozenset[str] | None = None
+        self,
+        timeout_s: float,
+        *,
+        retry: bool,
+        probe: bool = False,
+        only_runs: frozenset[str] | None = None,
+        first: frozenset[str] = frozenset(),
     ) -> None:
         """Deliver what is due, for *timeout_s* at the most; with *retry* also what becomes due within that time.
 
         Without, a host that is down is left alone, but for one *probe* at once. Attempts that are still under way at
-        the end are given up; their entries stay in the outbox.
+        the end are given up; their entries stay in the outbox. Those of the runs *first* begin before all others,
+        which may be more urgent and hang.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -165,6 +173,8 @@ class Courier:
             self._hosts.probe_now()
         try:
             async with asyncio.timeout_at(deadline):
+                if first:
+                    await self._begin(first)
                 while True:
                     self._wake.clear()
                     due_s = await self._turn(only_runs, probing=retry or probe)
@@ -183,6 +193,18 @@ class Courier:
             pass
         finally:
             await self.abandon()
+
+    async def _begin(self, runs: frozenset[str]) -> None:
+        """Let an attempt at *runs* begin, once their ping URL is known; look it up for a moment at the most."""
+        loop = asyncio.get_running_loop()
+        last_s = loop.time() + _FIRST_S
+        while True:
+            self._wake.clear()
+            await self._turn(runs)
+            left_s = last_s - loop.time()
+            if self._under_way or self._resolving is None or left_s <= 0:
+                return
+            await self._pause(left_s)
 
     async def look_for_renames(self, timeout_s: float) -> None:
         """Ask what names mean by now if that was last asked about a week ago, for *timeout_s* at the most."""

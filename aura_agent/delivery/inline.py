@@ -127,20 +127,22 @@ def deliver_now(
     observer: Observer,
     *,
     wait_s: float,
-    only_run: str | None = None,
+    run_id: str,
+    only_run: bool = False,
     withheld: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Deliver what waits in the store for *wait_s* at the most; return whether nothing sendable is left of it.
 
-    *only_run* limits it to that run's stream. While *withheld* says so, nothing begins.
+    The stream of the run *run_id* comes first, and with *only_run* nothing else. While *withheld* says so, nothing
+    begins.
     """
     outbox = open_outbox(directory, "run", patience_s=min(wait_s, BUSY_TIMEOUT_S))
-    only_runs = None if only_run is None else frozenset((only_run,))
+    first = frozenset((run_id,))
 
     async def deliver() -> bool:
         async with courier_for(outbox, service, observer, limit=8, withheld=withheld) as (courier, worker):
             began_s = monotonic()
-            await courier.drain(wait_s, retry=True, only_runs=only_runs)
+            await courier.drain(wait_s, retry=True, only_runs=first if only_run else None, first=first)
             await courier.look_for_renames(min(_RENAMES_S, wait_s - (monotonic() - began_s)))
             return await worker.call(Outbox.waiting_count) == 0
 

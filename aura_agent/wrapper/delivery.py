@@ -173,7 +173,8 @@ def _deliver(what: Delivery, wait_s: float, report: Report | None, heard: "_Warn
             service,
             heard,
             wait_s=deadline - monotonic(),
-            only_run=what.report["run"] if what.served else None,
+            run_id=what.report["run"],
+            only_run=what.served,
             withheld=daemon.answers,
         )
 

@@ -72,3 +72,18 @@ def test_signal_ends_the_wait_for_the_turn_with_the_jobs_status(host: Host) -> N
 
     assert run.returncode == 7
     assert os.listdir(host.state / "spool")
+
+
+def test_own_ping_waits_for_no_sick_url_of_others(site: Site) -> None:
+    """More of them hang than may be tried at once, and all are more urgent."""
+    site.extra["AURA_SOCKET"] = f"{site.home}/none"
+    sick = [f"sick{number}" for number in range(8)]
+    for name in sick:
+        site.server.create_heartbeat(name, expected_interval=600)
+        site.server.set_fault("hang", target="ping", heartbeat=name)
+        assert site.run("-H", name, "--no-wait", "--", "true").returncode == 0
+    site.server.create_heartbeat("beat", expected_interval=86_400)
+
+    ended = site.run("-H", "beat", "--wait", "8s", "--", "true")
+
+    assert (ended.returncode, len(site.server.pings("beat"))) == (0, 1)
