@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from aura_agent.report.ping_url import host_of
+from aura_agent.report.ping_url import canonical
 from aura_agent.secret import Secret
 
 BASE_URL = "https://vijdplkdpkvdtybzjtgq.supabase.co/functions/v1/api-v1"  # documented, not assumed
@@ -72,10 +72,9 @@ def url_of(value: object) -> Secret | None:
     if not isinstance(value, str):
         return None
     try:
-        host_of(value)
+        return Secret(canonical(value))
     except ValueError:
         return None
-    return Secret(value)
 
 
 def instant_of(value: object) -> datetime | None:

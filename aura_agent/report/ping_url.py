@@ -7,6 +7,7 @@ _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _MAX_HOST_CHARACTERS = 253  # RFC 1035, section 2.3.4
 _MAX_LABEL_CHARACTERS = 63
 _MAX_PORT = 65535
+_PORTS = {"http": ":80", "https": ":443"}
 
 
 def host_of(url: str) -> str:
@@ -37,6 +38,20 @@ def host_of(url: str) -> str:
     if not 1 <= int(digits) <= _MAX_PORT:
         raise ValueError(f"the port is not between 1 and {_MAX_PORT}")
     return host + port
+
+
+def canonical(url: str) -> str:
+    """Return *url* in the one spelling that stands for all that mean the same request.
+
+    Scheme and host in lower case, without the scheme's own port and without a fragment. Raises ValueError as host_of.
+    """
+    host = host_of(url)
+    scheme, _, rest = url.partition("#")[0].partition("://")
+    scheme = scheme.lower()
+    end = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
+    user, at, _ = rest[:end].rpartition("@")
+    path = rest[end:]
+    return f"{scheme}://{user}{at}{host.removesuffix(_PORTS[scheme])}{'' if path.startswith('/') else '/'}{path}"
 
 
 def _check_address(address: str, bracket: str) -> None:

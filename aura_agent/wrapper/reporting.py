@@ -618,11 +618,11 @@ def _ping_url(said: str) -> tuple[str | None, str]:
             url = _content(path)
         except OSError as problem:
             return None, f"{source}: {problem.strerror}: no ping is sent; the job ran all the same"
-    from aura_agent.report.ping_url import host_of
+    from aura_agent.report.ping_url import canonical
 
     url = url.strip()
     try:
-        host_of(url if url.isascii() and len(url) <= _MAX_URL_BYTES else "")
+        url = canonical(url if url.isascii() and len(url) <= _MAX_URL_BYTES else "")
     except ValueError as problem:
         return None, f"{source}: {problem}: no ping is sent; the job ran all the same"
     return f"url:{url}", ""

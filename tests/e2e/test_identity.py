@@ -1,7 +1,7 @@
 """Whose heartbeat a name means: several Aura accounts on one store, and heartbeats that are renamed."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -169,3 +169,17 @@ def _age(site: Site) -> None:
         ):
             connection.execute(f"UPDATE {table} SET {column} = {column} - ?", (_WEEKS_NS,))
     connection.close()
+
+
+@pytest.mark.parametrize("respell", [lambda url: url.replace("http:", "HTTP:"), lambda url: url + "#nightly"])
+def test_failure_by_another_spelling_withdraws_the_success(site: Site, respell: Callable[[str], str]) -> None:
+    """Both are of one heartbeat, although no name says so."""
+    url = site.server.create_heartbeat("beat").ping_url
+    for spelling, command in ((url, "true"), (respell(url), "false")):
+        site.extra["AURA_PING_URL"] = spelling
+        site.run("--no-wait", "--", command)
+
+    flushed = site.agent("queue", "flush")
+
+    assert (flushed.returncode, site.server.pings("beat")) == (0, [])
+    assert [row["state"] for row in site.queue("--all")] == ["invalidated"]
