@@ -8,6 +8,7 @@
     ├── ApiError          the Aura API said no, or could not be asked (see aura_agent.api.errors)
     ├── StoreError        the state directory or a file in it can't be used
     │   ├── StoreBusyError     others kept it locked for too long
+    │   │   └── StoreSilentError   its disk does not answer
     │   ├── StoreDamagedError  the database isn't one, or not a whole one
     │   └── StoreVersionError  a newer version wrote the database
     └── DaemonError       the daemon doesn't answer, or refused
@@ -66,6 +67,10 @@ class StoreError(AuraError):
 
 class StoreBusyError(StoreError):
     """Others kept the database locked for longer than we wait: nobody has to mend that."""
+
+
+class StoreSilentError(StoreBusyError):
+    """The disk has not answered for long; what was asked of it may still be done once it does."""
 
 
 class StoreDamagedError(StoreError):

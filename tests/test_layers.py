@@ -10,7 +10,7 @@ import aura_agent
 ROOT = Path(aura_agent.__file__).parent
 RANKS = {
     **dict.fromkeys(("boot_time", "private_files"), 0),
-    **dict.fromkeys(("errors", "units", "secret", "clock", "other_writers"), 1),
+    **dict.fromkeys(("background_thread", "errors", "units", "secret", "clock", "other_writers"), 1),
     **dict.fromkeys(("schedule", "report", "systemd"), 2),
     **dict.fromkeys(("config", "api", "outbox", "process", "telemetry"), 3),
     **dict.fromkeys(("delivery", "sync", "watch"), 4),

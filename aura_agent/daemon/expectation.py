@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Reading
 from aura_agent.config.models import ExpectFile, Job
-from aura_agent.daemon.aside import aside
 from aura_agent.report.record import Outcome, Ref, Report
 from aura_agent.units import format_duration
 
@@ -22,7 +22,7 @@ async def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
     try:
         from aura_agent.watch.expect import expect_file
 
-        looking = aside(partial(expect_file, **_wanted(wanted, started, ended)), "expectation")
+        looking = run_in_thread(partial(expect_file, **_wanted(wanted, started, ended)), "expectation")
         async with asyncio.timeout(_EXPECTATION_S):
             condition = await looking
     except TimeoutError:

@@ -6,8 +6,8 @@ and nothing else.
 
 from collections.abc import Callable
 
+from aura_agent.background_thread import run_in_thread
 from aura_agent.config.models import Config
-from aura_agent.daemon.aside import aside
 
 _ALWAYS = (
     *("anyio._backends._asyncio", "httpcore._backends.anyio", "encodings.idna", "json", "stringprep"),  # a request's
@@ -18,7 +18,7 @@ _ALWAYS = (
 def load_late_modules(config: Config, loaded: Callable[[], None] = lambda: None) -> None:
     """Begin to load them in a thread; *loaded* is called when that is done. For the event loop's thread."""
     names = [*_ALWAYS, "aura_agent.config.changes"] if config.agent.reload_on_change else list(_ALWAYS)
-    aside(lambda: _load(names), "late modules").add_done_callback(lambda _: loaded())
+    run_in_thread(lambda: _load(names), "late modules").add_done_callback(lambda _: loaded())
 
 
 def _load(names: list[str]) -> None:

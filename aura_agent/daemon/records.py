@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 
-from aura_agent.daemon.aside import aside
+from aura_agent.background_thread import run_in_thread
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker, soon
@@ -93,7 +93,7 @@ class Records:
         self._hanging = {writing for writing in self._hanging if not writing.done()}
         if self._hanging:
             return False
-        writing = aside(lambda: self._spool(report), "spool")
+        writing = run_in_thread(lambda: self._spool(report), "spool")
         done, _ = await asyncio.wait({writing}, timeout=PATIENCE_S)
         if not done:  # a disk that hangs: the write may still be done later, and the run is known then
             self._hanging.add(writing)

@@ -15,9 +15,9 @@ from datetime import datetime
 import httpx
 
 from aura_agent.api.retry_after import after_retry_after_s
+from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock
 from aura_agent.config.models import Job
-from aura_agent.daemon.aside import aside
 from aura_agent.delivery.backoff import delay_s
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.deadline import instants
@@ -225,7 +225,7 @@ def look_at(job: Job, clock: Clock) -> Look:
     async def in_thread(previous: Condition | None) -> Condition:
         nonlocal hanging
         # One that hangs is waited for again, not joined by another thread at each look.
-        looking = hanging or aside(lambda: look(previous), "watch")
+        looking = hanging or run_in_thread(lambda: look(previous), "watch")
         hanging = looking
         try:
             done, _ = await asyncio.wait({looking}, timeout=_LOOK_S)
