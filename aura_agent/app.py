@@ -25,7 +25,7 @@ from aura_agent.config.addresses import is_loopback, parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
-from aura_agent.daemon.last_resort import LastResort
+from aura_agent.daemon.last_resort import LastResort, leave
 from aura_agent.daemon.late_modules import load_late_modules
 from aura_agent.daemon.report_server import ReportServer
 from aura_agent.daemon.reports import Desk
@@ -62,6 +62,7 @@ from aura_agent.web.serving import LazyServer
 
 _STOP_LEEWAY_S = 5.0  # for what has no limit of its own, such as the last transaction
 _RETRY_CAP_S = 60.0  # what the host lacks may come at any time
+_FLUSH_LOG_S = 1.0  # at the end: who reads the log may hang, too
 _GIVE_WAY_S = 0.001  # a thread that computes gives way to one that answers an aura-run after that; Python's own is 5 ms
 
 
@@ -107,8 +108,11 @@ async def run_agent(
         hurried = asyncio.create_task(_hurry_up(signals.hurry, last_resort, daemon.agent), name="hurried stop")
         await daemon.stop(signals.hurry)
         hurried.cancel()
-        if daemon.agent.crashed:
-            raise DaemonError(f"{daemon.agent.crashed}: the log says more")
+    if silence := daemon.silence():
+        log.flush(_FLUSH_LOG_S)
+        leave(f"{silence} Stopped without it{daemon.unsaved()}")
+    if daemon.agent.crashed:
+        raise DaemonError(f"{daemon.agent.crashed}: the log says more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +138,29 @@ class _Daemon:
     vitals: Vitals
     scheduling: asyncio.Task[None]
     delivering: asyncio.Task[None]
+    silence: Callable[[], str]  # that the store's disk does not answer; empty if it does
+
+    def unsaved(self) -> str:
+        """Return, for people, how many outcomes go with us."""
+        count = len(self.parts.runner.records.unrecorded)
+        return f"; {count} outcomes of runs were not saved" if count else ""
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End in order; *hurry* cuts the graces short."""
+        """End in order; *hurry* cuts the graces short. A disk that does not answer is waited for by nothing here."""
         parts, settings = self.parts, self.agent.config.agent
         self.agent.stopping = True
+        parts.worker.leave()
         parts.observer.note("agent.stopping", running=parts.runner.count)
         parts.scheduler.end()
         await asyncio.wait({self.scheduling})
         await parts.watcher.close()
         hurrying = asyncio.create_task(_hurry(hurry, parts.runner), name="hurry")
-        await parts.runner.finish(settings.stop_grace)
+        await parts.runner.finish(settings.stop_grace, settings.flush_timeout)
         hurrying.cancel()
         await self.reports.close()
         parts.courier.end()
         await self.vitals.ended(but=self.delivering)
-        if not hurry.is_set():
+        if not (hurry.is_set() or parts.worker.silence):
             hurried = asyncio.create_task(hurry.wait(), name="hurried")
             last = asyncio.create_task(self._flush(settings.flush_timeout), name="flush")
             await asyncio.wait({last, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -183,23 +194,29 @@ async def _built(
     signals: _Signals,
 ) -> AsyncIterator[_Daemon]:
     """Build everything, start it, and take it down in the reverse order."""
+    loop = asyncio.get_running_loop()
     clock, rng, counts = SystemClock(), random.Random(), Counts()  # spreads retries, protects nothing
     observer = LoggingObserver(counts, job_of=lambda *run: agent.job_of(*run))  # noqa: PLW0108  # built below
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
     hostname = os.uname().nodename
     async with AsyncExitStack() as stack:
         store = StoreOpener(directory, observer, stack)
-        outbox = store.open()
+        outbox, reader = await store.open()
         boot_id = outbox.boot_id
-        worker = OutboxWorker(outbox, None if store.problem else outbox.reader())
+        worker = OutboxWorker(outbox, reader, gives_up=True)
         stack.push_async_callback(worker.close)
 
+        def warn(text: str) -> None:
+            loop.call_soon_threadsafe(partial(observer.note, "token.exposed", reason=text))
+
         def connect(config: Config) -> Service:
-            token = find_token(config.api, os.environ, warn=lambda text: observer.note("token.exposed", reason=text))
+            """Return the config's API, from any thread: it reads the token's file."""
+            token = find_token(config.api, os.environ, warn=warn)
             if token is not None:
                 redactor.add(token.reveal())
             url = base_url(config.api, os.environ)
-            return Service(base_url=url, token=token, allow_insecure=config.api.allow_insecure, state_dir=directory)
+            insecure = config.api.allow_insecure
+            return Service(base_url=url, token=token, allow_insecure=insecure, state_dir=directory, boot_id=boot_id)
 
         token_problem = ""
         try:
@@ -212,6 +229,7 @@ async def _built(
                 token=None,
                 allow_insecure=config.api.allow_insecure,
                 state_dir=directory,
+                boot_id=boot_id,
             )
         for job in await store.begin(worker, partial(take_over, account=service.account)):
             observer.note("run.lost", job=job)
@@ -252,6 +270,7 @@ async def _built(
         )
 
         def accepted(report: Report) -> None:
+            unkept.remember(report)
             observer.note(
                 "run.finished",
                 job=agent.job_of(report.job, label(stored(report.ref or ""))),
@@ -312,16 +331,18 @@ async def _built(
             observer.note("surroundings.missing", reason=agent.surroundings)
         agent.apply(config, service)
         agent.token_problem = token_problem
-        if not store.problem:
-            await agent.learn_owners()
+        await agent.learn_owners()
         vitals = Vitals(agent, observer, signals.stop)
-        desk = Desk(worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake, boot_id)
+        desk = Desk(
+            worker, directory, clock, observer, lambda: agent.config, accepted, courier.wake, boot_id, unkept.remember
+        )
         reports = ReportServer(desk, vitals.watch)
         agent.deaf_s = reports.deaf_s
         await _listen(agent, reports, vitals, counts, observer, stack)
         scheduling = vitals.start(scheduler.run(), "scheduler")
         delivering = vitals.start(courier.run(), "courier")
         vitals.start(refresher.run(), "refresher")
+        vitals.start(refresher.keep_targets(), "ping URLs in memory")
         vitals.start(hooks.run(), "hooks")
         vitals.start(_feed_watchdog(notifier, agent), "watchdog")
         if store.problem:
@@ -330,7 +351,11 @@ async def _built(
                 resolver.forget_listing()
                 return take_over(outbox, agent.account)
 
-            vitals.start(store.reopen(worker, begin_anew, courier.wake), "store")
+            async def opened() -> None:
+                await scheduler.learn_pauses()
+                courier.wake()
+
+            vitals.start(store.reopen(worker, begin_anew, opened), "store")
         vitals.start(_reload_when_told(notifier, agent, signals.reload), "reload")
         if token_problem:
 
@@ -345,7 +370,9 @@ async def _built(
             observer.note("config.without_jobs", reason=agent.notice())
         observer.note("agent.started", jobs=len(config.jobs), state_dir=directory)
         load_late_modules(config, lambda: observer.note("modules.loaded"))
-        yield _Daemon(agent, parts, reports, hooks, vitals, scheduling, delivering)
+        yield _Daemon(
+            agent, parts, reports, hooks, vitals, scheduling, delivering, lambda: worker.silence or store.silence
+        )
 
 
 async def _listen(
@@ -399,7 +426,7 @@ def _listening_on(where: str) -> Iterator[None]:
 
 def _stop_limit_s(config: Config) -> float:
     """Return how long an orderly stop may take, graces included."""
-    return config.agent.stop_grace + config.agent.flush_timeout + _hurried_limit_s(config) + _STOP_LEEWAY_S
+    return config.agent.stop_grace + 2 * config.agent.flush_timeout + _hurried_limit_s(config) + _STOP_LEEWAY_S
 
 
 def _hurried_limit_s(config: Config) -> float:
@@ -451,11 +478,18 @@ def _differs(load: Callable[[], Config], config: Config) -> bool:
 
 
 async def _feed_watchdog(notifier: Notifier, agent: Agent) -> None:
-    """Tell systemd that the loop turns and the agent does its work; without a watchdog, nothing."""
-    interval_s = notifier.watchdog_s
+    """Tell systemd that the loop turns and the agent does its work, and what keeps it from that.
+
+    Without a watchdog, nothing. Of a disk that does not answer only the status tells: a restart would end the jobs,
+    which go on, and find the same disk.
+    """
+    interval_s, told = notifier.watchdog_s, ""
     while interval_s is not None:
         if not agent.stuck():
             notifier.watchdog()
+        if (problem := agent.unhealthy()) != told:
+            notifier.status(problem or f"{len(agent.config.jobs)} jobs")
+            told = problem
         await asyncio.sleep(until_beat_s(asyncio.get_running_loop().time(), interval_s / 4))
 
 

@@ -1,17 +1,16 @@
 """The limiter: every request that uses a token waits here for its turn, whichever process of this host sends it.
 
 One file per token under ``budget/`` in the state directory holds its ledger, changed under a lock. Where that can't be
-used (no directory, a full disk), the ledger in memory goes on: a budget is there to be kept, not to keep work from
-being done. Users don't share it, as they share no directory that one of them could not spoil for the others: between
-users, as between hosts, it is the API's own answers that steer.
+used (no directory, a full disk, one that hangs), the ledger in memory goes on: a budget is there to be kept, not to
+keep work from being done. Users don't share it, as they share no directory that one of them could not spoil for the
+others: between users, as between hosts, it is the API's own answers that steer.
 """
 
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from fcntl import LOCK_EX, LOCK_NB, flock
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -20,14 +19,15 @@ from aura_agent.api.errors import ApiError, BudgetSpent, RateLimited
 from aura_agent.api.ledger import WINDOWS, Ledger, Purpose
 from aura_agent.api.retry_after import after_retry_after_s
 from aura_agent.api.wire import Budget
+from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock
-from aura_agent.private_files import make_directory, open_private
+from aura_agent.private_files import lock, make_directory, open_private
 from aura_agent.report.account import account_of
 from aura_agent.secret import Secret
 
 DIRECTORY = "budget"
 _MAX_BYTES = 1 << 18
-_LOCK_TRIES, _LOCK_PAUSE_S = 200, 0.005  # it is held for a moment only; a process that was stopped must not stop us
+_DISK_S = 3.0  # no request waits for longer than that for the file
 _LONGEST_SLEEP_S = 30.0  # the loop's clock stands still in a suspend, and answers to others shorten a wait
 _UNTOLD_S = 60.0  # a 429 without Retry-After, or with one of zero, which says nothing: the shorter window will be over
 
@@ -68,6 +68,7 @@ class Limiter:
         self._sleep = sleep
         self._ledger = Ledger(boot_id)
         self._garbled: bytes | None = None
+        self._hanging: set[asyncio.Future[None]] = set()  # work on the disk that took too long
 
     async def admit(self, purpose: Purpose, patience_s: float) -> int:
         """Wait for the turn of a request for *purpose*, and count it; return what ``settle`` knows it by.
@@ -110,18 +111,45 @@ class Limiter:
 
     async def _change(self, change: Callable[[Ledger, int], T]) -> T:
         """Let *change* work on the ledger as it is now; nobody else does meanwhile."""
-        if self._path is None:
+        if self._path is None or self._hangs():
             return self._apply(change)
-        async with _locked(self._path):
-            self._catch_up(self._path)
+        file = _LockedFile(self._path)
+        opening = run_in_thread(file.open, "budget")
+        is_open = False
+        try:
+            is_open = await self._is_done(opening)
+        finally:
+            if not is_open:
+                opening.add_done_callback(lambda _: run_in_thread(partial(file.close, None), "budget"))
+        if not is_open:
+            return self._apply(change)
+        content = None
+        try:
+            self._catch_up(file.content)
             result = self._apply(change)
-            with suppress(OSError):
-                _write(self._path, msgspec.json.encode(self._ledger))
-            return result
+            content = msgspec.json.encode(self._ledger)
+        finally:
+            await self._is_done(run_in_thread(partial(file.close, content), "budget"))
+        return result
 
-    def _catch_up(self, path: str) -> None:
+    def _hangs(self) -> bool:
+        """Whether the disk has not answered yet what it was asked before."""
+        self._hanging = {work for work in self._hanging if not work.done()}
+        return bool(self._hanging)
+
+    async def _is_done(self, work: asyncio.Future[None]) -> bool:
+        """Whether *work* on the disk is done soon; if it isn't, the ledger in memory goes on alone."""
+        try:
+            done, _ = await asyncio.wait({work}, timeout=_DISK_S)
+        except asyncio.CancelledError:
+            self._hanging.add(work)
+            raise
+        if not done:
+            self._hanging.add(work)
+        return bool(done)
+
+    def _catch_up(self, written: bytes | None) -> None:
         """Take what others have written since; ours stays where the file is older, as after a write that failed."""
-        written = _read(path)
         if written is None:
             return
         try:
@@ -142,25 +170,34 @@ class Limiter:
         return change(self._ledger, now_ns)
 
 
-@asynccontextmanager
-async def _locked(path: str) -> AsyncIterator[None]:
-    """Hold the lock of the file at *path*, if it can be had; 0600 in a directory of 0700."""
-    try:
-        make_directory(os.path.dirname(path))
-        lock = open_private(path + ".lock", os.O_RDWR)
-    except OSError:
-        yield
-        return
-    try:
-        for _ in range(_LOCK_TRIES):
-            try:
-                flock(lock, LOCK_EX | LOCK_NB)
-                break
-            except OSError:
-                await asyncio.sleep(_LOCK_PAUSE_S)
-        yield
-    finally:
-        os.close(lock)
+class _LockedFile:
+    """The ledger's file under its lock, for threads: each call may block on the disk."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock: int | None = None
+        self.content: bytes | None = None
+
+    def open(self) -> None:
+        """Take the lock, if it can be had, and read the file; 0600 in a directory of 0700."""
+        try:
+            make_directory(os.path.dirname(self._path))
+            self._lock = open_private(self._path + ".lock", os.O_RDWR)
+            lock(self._lock)
+        except OSError:
+            pass  # a ledger that others may write, too, is better than none
+        self.content = _read(self._path)
+
+    def close(self, content: bytes | None) -> None:
+        """Write *content*, if there is any and it can be done, and give the lock back."""
+        try:
+            if content is not None:
+                _write(self._path, content)
+        except OSError:
+            pass
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
 
 
 def _read(path: str) -> bytes | None:

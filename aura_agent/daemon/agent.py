@@ -14,12 +14,14 @@ from zoneinfo import ZoneInfo
 
 from aura_agent import __version__
 from aura_agent.api.transport import http_environment
+from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock
 from aura_agent.config.models import Config, Job
 from aura_agent.daemon.progress import Progress
 from aura_agent.daemon.runner import Firing, Runner
 from aura_agent.daemon.scheduler import Scheduler, Timed
 from aura_agent.daemon.slots import ALL
+from aura_agent.daemon.store_view import StoreViewer
 from aura_agent.daemon.watcher import Watched, Watcher, look_at
 from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.inline import Service
@@ -27,11 +29,10 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
-from aura_agent.errors import AuraError
+from aura_agent.errors import AuraError, StoreSilentError
 from aura_agent.outbox.claims import Dropped
-from aura_agent.outbox.queries import oldest_waiting_s, other_feeder_text, other_feeders, state_counts
-from aura_agent.outbox.run_history import last_runs, last_successes, newest_of, run_owners
-from aura_agent.outbox.run_owner import RunOwners, Source
+from aura_agent.outbox.queries import other_feeder_text
+from aura_agent.outbox.run_owner import Source
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.account import Account
@@ -44,6 +45,7 @@ from aura_agent.telemetry.log_writer import LogWriter
 from aura_agent.watch.condition import Condition
 
 OWN_HEARTBEAT = "aura-agent itself"
+_CONFIG_S = 8.0  # a command that asks for a reload waits for ten
 # What is bound, opened or set up once: a reload can't change it.
 AT_START = (
     *(("agent", key) for key in ("state_dir", "socket", "max_concurrent_pings", "max_rate", "reload_on_change")),
@@ -96,7 +98,8 @@ class Agent:
         self._started_with = config
         self.config = config
         self.config_problem = ""
-        self._owners: RunOwners | None = None
+        self._undoing: asyncio.Task[None] | None = None
+        self._viewer = StoreViewer(parts.worker)
         self.started_at = parts.clock.read().wall
         self.stopping = False
         self._zone_doubt = ""
@@ -154,6 +157,8 @@ class Agent:
         problem: Exception
         try:
             await self._load_anew()
+        except StoreSilentError as silence:
+            raise StoreSilentError(f"{silence} The old config stays in force until a reload") from silence
         except AuraError as exc:
             problem = exc
         except Exception as exc:  # noqa: BLE001  # no config, however odd, may take the running one down
@@ -177,14 +182,33 @@ class Agent:
 
         Raises AuraError, with the old config still in force.
         """
-        config = self._load()
-        service = self._connect(config)
-        await self._parts.worker.call(partial(Outbox.enter, account=service.account))
+        config, service = await self._read_anew()
+        worker = self._parts.worker
+        try:
+            await worker.call(partial(Outbox.enter, account=service.account))
+        except StoreSilentError:  # it may still be done: let the account of before be entered after that
+            run_later = partial(worker.call, partial(Outbox.enter, account=self._account), patient=True)
+            self._undoing = asyncio.create_task(run_later(), name="account of before")
+            raise
         try:
             self.apply(config, service)
         except BaseException:
-            await self._parts.worker.call(partial(Outbox.enter, account=self._account))
+            await worker.call(partial(Outbox.enter, account=self._account))
             raise
+
+    async def _read_anew(self) -> tuple[Config, Service]:
+        """Return the config on disk, and its API. Raises AuraError, also where that disk does not answer."""
+
+        def read() -> tuple[Config, Service]:
+            config = self._load()
+            return config, self._connect(config)
+
+        reading = run_in_thread(read, "config")
+        done, _ = await asyncio.wait({reading}, timeout=_CONFIG_S)
+        if not done:
+            reading.cancel()
+            raise AuraError(f"{self._path} could not be read within {_CONFIG_S:.0f} s: does its disk hang?")
+        return reading.result()
 
     def needs_restart(self) -> list[str]:
         """Return the keys that the config in force has other values for than those we were started with."""
@@ -232,20 +256,21 @@ class Agent:
         )
         return f"{why}; the daemon schedules nothing and only receives reports of aura-run"
 
-    async def learn_owners(self) -> RunOwners:
-        """Return who owns which runs, by the config in force, and remember it for ``job_of``. Raises StoreError."""
-        self._owners = await self._parts.worker.read(partial(run_owners, jobs=self.config.heartbeats()))
-        return self._owners
+    async def learn_owners(self) -> None:
+        """Learn who owns which runs, by the config in force, for ``job_of``. Raises StoreError."""
+        await self._viewer.look(self.config.heartbeats())
 
     def job_of(self, job: str, heartbeat: str) -> str:
         """Return the name under which a run of *job* counts that feeds *heartbeat*."""
-        return job if self._owners is None else self._owners.named(Source(job, heartbeat))
+        owners = self._viewer.owners
+        return job if owners is None else owners.named(Source(job, heartbeat))
 
     def unhealthy(self) -> str:
         """Return what keeps the agent from doing its work, empty if nothing does."""
         return (
             self.crashed
-            or self._progress().problem
+            or self._progress().stuck
+            or self._parts.worker.silence
             or self._parts.courier.store_problem
             or self._parts.scheduler.store_problem
             or self._parts.runner.records.store_problem
@@ -261,12 +286,8 @@ class Agent:
 
     async def snapshot(self) -> dict[str, Any]:
         """Return the agent's state for people and programs: plain values, no secrets. Raises StoreError."""
-        counts = await self._parts.worker.read(state_counts)
-        oldest_s = await self._parts.worker.read(oldest_waiting_s)
-        foreign = await self._parts.worker.read(other_feeders)
-        runs = await self._parts.worker.read(last_runs)
-        owners = await self.learn_owners()
-        newest, successes = newest_of(runs, owners), last_successes(runs, owners)
+        store = await self._viewer.look(self.config.heartbeats())
+        newest = store.newest
         # What a watch sends is not on record, so nothing can be told from what is.
         watched_here = {job.heartbeat or name for name, job in self.config.jobs.items() if job.watch is not None}
         jobs = []
@@ -310,6 +331,7 @@ class Agent:
                 text
                 for text in (
                     self.unhealthy(),
+                    self._viewer.problem,
                     self._parts.courier.host_problem,
                     self._parts.resolver.problem,
                     self.token_problem,
@@ -326,16 +348,16 @@ class Agent:
                     if text
                 ),
                 *http_environment().problems(),
-                *(other_feeder_text(name) for id_, name in foreign.items() if not watched_here & {id_, name}),
+                *(other_feeder_text(name) for id_, name in store.foreign.items() if not watched_here & {id_, name}),
             ],
             "notices": [self.notice()] if self.notice() else [],
             "clock_ahead_s": self._parts.skew.ahead_s,
             "log_lines_dropped": self._log.dropped,
             "config_problem": self.config_problem,
             "needs_restart": self.needs_restart(),
-            "queue": counts,
-            "oldest_waiting_s": round(oldest_s, 3),
-            "last_successes": successes,
+            "queue": store.counts,
+            "oldest_waiting_s": round(store.oldest_s, 3),
+            "last_successes": store.successes,
             "in_flight": self._parts.courier.in_flight,
             "jobs": jobs,
         }

@@ -6,6 +6,7 @@ A thread of its own does so, since the event loop may wait for what hangs, and s
 import os
 import select
 import threading
+from typing import NoReturn
 
 _STDERR = 2
 _PATIENCE_MS = 1000  # for a reader of stderr that may hang, too
@@ -26,14 +27,17 @@ class LastResort:
         self._timer.start()
 
 
-def _end(limit_s: float) -> None:
+def leave(text: str) -> NoReturn:
+    """End the process at once with status 1 and *text* on stderr; what hangs in the disk is left to the kernel."""
     try:
-        _write_line(
-            f"aura-agent: not stopped within {limit_s:.0f} s: a part of it hangs, check the state directory's disk;"
-            " ended all the same"
-        )
+        _write_line(f"aura-agent: {text}")
     finally:
         os._exit(1)
+
+
+def _end(limit_s: float) -> None:
+    what = "a part of it hangs, check the state directory's disk"
+    leave(f"not stopped within {limit_s:.0f} s: {what}; ended all the same")
 
 
 def _write_line(line: str) -> None:

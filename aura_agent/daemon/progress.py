@@ -22,7 +22,10 @@ class Progress:
 
     @property
     def stuck(self) -> str:
-        """Return what has come to a stop in a way that only a restart ends; empty if nothing has."""
+        """Return what has come to a stop in a way that only a restart ends; empty if nothing has.
+
+        A disk that does not answer is none: a restart would end the jobs, which go on, and find the same disk.
+        """
         if self.asleep_s > _LOOP_SLOW_S:
             return f"the scheduler has not looked up for {self.asleep_s:.0f} s"
         if self.deaf_s > _NO_ANSWER_S:
@@ -30,10 +33,3 @@ class Progress:
         if self.store.took_s > _NO_ANSWER_S:
             return f"the store's thread has computed for {self.store.took_s:.0f} s" if self.store.computes else ""
         return f"the courier has not come round for {self.turn_s:.0f} s" if self.turn_s > _NO_ANSWER_S else ""
-
-    @property
-    def problem(self) -> str:
-        """Return what makes no progress; beside what is stuck, a store whose disk does not answer."""
-        if self.stuck or self.store.took_s <= _NO_ANSWER_S:
-            return self.stuck
-        return f"the store has not answered for {self.store.took_s:.0f} s: is its disk slow, frozen or gone?"

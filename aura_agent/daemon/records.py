@@ -5,6 +5,7 @@ does. No run waits for that. A success that the database doesn't take is sent fr
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 
@@ -17,6 +18,7 @@ from aura_agent.report.record import Outcome, Report
 
 PATIENCE_S = 3.0  # a job's next run waits for no longer than that for the record of the last
 _STORE_TROUBLE_S = 5.0
+_LAST_TRIES_S = 1.0
 _BEHIND = "outbox: earlier outcomes wait for the disk"
 _UNKEPT_AT_MOST = 1000  # records in memory, with up to 20 kB of output each
 
@@ -46,7 +48,8 @@ class Records:
         self._unrecorded: dict[str, Report] = {}  # by run
         self._unkept: deque[Report] = deque()  # those of them that were refused by both
         self._hanging: set[asyncio.Future[bool]] = set()  # writes to the spool that have taken too long
-        self._ending = False
+        self._ending = asyncio.Event()
+        self._give_up_s = math.inf  # when the daemon's end lets go of what no disk takes, by the loop's clock
         self.store_problem = ""
 
     @property
@@ -62,9 +65,10 @@ class Records:
         """The outcomes that are not known to be on disk yet."""
         return list(self._unrecorded.values())
 
-    def end(self) -> None:
-        """Offer nothing again, and send nothing from memory: the daemon ends."""
-        self._ending = True
+    def end(self, within_s: float) -> None:
+        """Send nothing more from memory, and offer the disk for *within_s* what is here: the daemon ends."""
+        self._give_up_s = asyncio.get_running_loop().time() + within_s
+        self._ending.set()
 
     async def put(self, report: Report) -> None:
         """Make *report* durable, or keep it here to be offered again."""
@@ -72,7 +76,7 @@ class Records:
         is_behind = bool(self._unkept)  # what no disk takes: nothing is waited for, since the job's next run is due
         problem = "" if is_behind else await self._refusal(report)
         if is_behind or problem:
-            if report.outcome is Outcome.SUCCEEDED and self._send_unkept is not None and not self._ending:
+            if report.outcome is Outcome.SUCCEEDED and self._send_unkept is not None and not self._ending.is_set():
                 self._launch(self._send_unkept(report), f"unkept success of {report.job}")
             if is_behind or not await self._is_spooled(report):
                 self._keep(report, problem or self.store_problem or _BEHIND)
@@ -81,6 +85,8 @@ class Records:
 
     async def _refusal(self, report: Report) -> str:
         """Return why the database doesn't take *report*, or not soon; empty if it has."""
+        if silence := self._worker.silence:
+            return silence
         try:
             await soon(self._worker.accept(report), PATIENCE_S)
         except StoreError as problem:
@@ -130,8 +136,9 @@ class Records:
 
         The next daemon finds such a run lost, which counts as a failure.
         """
-        while self._unkept and not self._ending:
-            await asyncio.sleep(_STORE_TROUBLE_S)
+        loop = asyncio.get_running_loop()
+        while self._unkept and loop.time() < self._give_up_s:
+            await self._pause()
             while self._unkept:
                 oldest = self._unkept[0]
                 if await self._refusal(oldest) and not await self._is_spooled(oldest):
@@ -139,6 +146,16 @@ class Records:
                 self._tell_kept(oldest)
                 if self._unkept[0] is oldest:
                     self._unkept.popleft()
+
+    async def _pause(self) -> None:
+        if self._ending.is_set():
+            await asyncio.sleep(_LAST_TRIES_S)
+            return
+        try:
+            async with asyncio.timeout(_STORE_TROUBLE_S):
+                await self._ending.wait()
+        except TimeoutError:
+            pass
 
 
 def least_needed(reports: Sequence[Report]) -> Report:

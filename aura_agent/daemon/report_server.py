@@ -14,12 +14,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
+from aura_agent.background_thread import BackgroundThread
 from aura_agent.daemon.peers import peer_of
 from aura_agent.daemon.reports import Conversation, Desk
 from aura_agent.daemon.sockets import bind_socket
+from aura_agent.errors import StoreSilentError
 from aura_agent.report import wire
 from aura_agent.report.record import Report
 
@@ -102,7 +104,8 @@ class ReportServer:
         os.eventfd_write(self._told_to_stop, 1)
         await asyncio.wait({self._serving})
         self._serving = None
-        await self._desk.worker.call(lambda _: None)  # what is being kept is kept, and answered
+        with suppress(StoreSilentError):
+            await self._desk.worker.call(lambda _: None)  # what is being kept is kept, and answered
         for connection in self._connections.values():
             connection.socket.close()
         self._epoll.close()
@@ -114,11 +117,11 @@ class ReportServer:
     # -- in the thread ---------------------------------------------------------------------------------------------
 
     async def _serve_in_thread(self) -> None:
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reports")
+        thread = BackgroundThread("reports")
         try:
             await self._loop.run_in_executor(thread, self._serve)
         finally:
-            thread.shutdown(wait=False)
+            thread.close()
 
     def _serve(self) -> None:
         try:

@@ -8,8 +8,10 @@ connections.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
+from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock
 from aura_agent.config.lend import lend, matching_jobs
 from aura_agent.config.models import Config
@@ -53,7 +55,8 @@ class Desk:
     """What it takes to judge a report. *config* returns the one in force; *accepted* hears of reports that are kept,
     *wake* that others than those were brought in.
 
-    *directory* is the store's, for the spool; *boot_id* is what the store calls this boot.
+    *directory* is the store's, for the spool; *boot_id* is what the store calls this boot. *remember* is told of a lost
+    run before any disk is.
     ``hear`` may be called in any thread, all else only in the loop's.
     """
 
@@ -65,6 +68,7 @@ class Desk:
     accepted: Callable[[Report], None]
     wake: Callable[[], None]
     boot_id: str = ""
+    remember: Callable[[Report], None] = lambda _: None
 
     def hear(self, conversation: Conversation, line: bytes) -> Heard:
         """Return what *line*, said in *conversation*, calls for."""
@@ -121,6 +125,7 @@ class Desk:
         name = run.run_id
         if run.outcome is Outcome.LOST:
             run, name = replace(run, ended=self.clock.read()), f"{run.run_id}-lost"
+        self.remember(run)
         try:
             if await self.worker.call(lambda outbox: outbox.take_in()):
                 self.wake()
@@ -128,13 +133,18 @@ class Desk:
                 self.accepted(run)
         except StoreError as problem:
             self.observer.note("store.failed", error=str(problem))
-            if spool.holds(self.directory, run.run_id):
-                return
-            try:
-                spool.write(self.directory, name, wire.encode("run", run.to_fields()))
-            except OSError:
-                return  # neither takes it, which has been logged
-            self.wake()
+            if await run_in_thread(partial(self._spool, run, name), "spool"):
+                self.wake()
+
+    def _spool(self, run: Report, name: str) -> bool:
+        """Return whether that was needed, and could be done; if neither takes the run, that has been logged."""
+        if spool.holds(self.directory, run.run_id):
+            return False
+        try:
+            spool.write(self.directory, name, wire.encode("run", run.to_fields()))
+        except OSError:
+            return False
+        return True
 
     def _begin(self, conversation: Conversation, fields: dict[str, str]) -> bytes:
         config = self.config()

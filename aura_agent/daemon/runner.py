@@ -9,15 +9,17 @@ import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
 from aura_agent.daemon.attempts import Attempt, Attempts, Run, UnderWay
-from aura_agent.daemon.records import PATIENCE_S, Records
+from aura_agent.daemon.records import Records
 from aura_agent.daemon.slots import Slot, Slots
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
+from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Outcome, Report
 from aura_agent.schedule.overlap import decide
@@ -124,13 +126,13 @@ class Runner:
                 old.ask_to_stop("replaced by its next run")
         return Firing("waiting", run.run_id, decision.reason)
 
-    async def finish(self, grace_s: float) -> None:
+    async def finish(self, grace_s: float, record_s: float = 0.0) -> None:
         """No new runs and attempts; what runs has its job's ``stop_grace``, else *grace_s*, and is then told to end.
 
-        Returns once all of it is recorded.
+        Returns once all of it is recorded; what no disk takes is offered again for *record_s*.
         """
         self._stopping = True
-        self.records.end()
+        self.records.end(record_s)
         waiting, self._waiting = self._waiting, {}
         for run in waiting.values():
             self._skip(run, "the agent is stopping")
@@ -204,12 +206,17 @@ class Runner:
                 self._tell_ended(run.job_name)
 
     async def _run(self, run: Run, slot: Slot, begun: UnderWay | Attempt | None) -> None:
-        """See *run* through; *begun*: its first attempt, None if its turn is yet to come."""
+        """See *run* through; *begun*: its first attempt, None if its turn is yet to come.
+
+        The job's next run may start before this one is on record: no disk, however slow, delays it.
+        """
         try:
             attempt, attempts = await self._deciding(run, slot, begun)
-            await self.records.put(self._report(run, attempt, attempts))
+            report = self._report(run, attempt, attempts)
         finally:
+            self._begun = [each for each in self._begun if each[0] != run.run_id]
             self._ended(run)
+        await self.records.put(report)
 
     async def _deciding(self, run: Run, slot: Slot, begun: UnderWay | Attempt | None) -> tuple[Attempt, int]:
         """Return the deciding attempt, and how many there were. Each has a slot of its own: nobody waits beside it."""
@@ -239,10 +246,8 @@ class Runner:
         if number == 1:
             pid = begun.child.pid
             self._observer.note("run.started", job=run.job_name, run_id=run.run_id, pid=pid, why=run.reason)
-        recorded = self._begin(run, begun.started)
-        attempt = await self._attempts.ended(run, begun)
-        await asyncio.wait({recorded}, timeout=PATIENCE_S)
-        return attempt
+        self._begin(run, begun.started)
+        return await self._attempts.ended(run, begun)
 
     async def _is_its_turn(self, run: Run, slot: Slot) -> bool:
         """Wait until there is room for the run beside the others; False: it was told to end first."""
@@ -266,22 +271,25 @@ class Runner:
         run.idle = False
         return not (run.stop.done() or self._stopping)
 
-    def _begin(self, run: Run, started: Reading) -> asyncio.Task[None]:
+    def _begin(self, run: Run, started: Reading) -> None:
         """Put on record that an attempt is under way: a daemon that is killed leaves a lost run, not a silent one.
 
-        Runs that start in one turn of the loop share a transaction, and the task that waits for it.
+        Runs that start in one turn of the loop share a transaction, and so do those that start during another one.
         """
         self._begun.append((run.run_id, run.job_name, _ref(run.job), started))
         if self._recording is None:
             self._recording = asyncio.create_task(self._record_begun(), name="record begun runs")
-        return self._recording
 
     async def _record_begun(self) -> None:
-        begun, self._begun, self._recording = self._begun, [], None
         try:
-            await self._worker.call(lambda outbox: outbox.begin(begun))
-        except StoreError as problem:
-            self._observer.note("store.failed", error=str(problem))
+            while begun := self._begun:
+                self._begun = []
+                try:
+                    await self._worker.call(partial(Outbox.begin, runs=begun), patient=True)
+                except StoreError as problem:
+                    self._observer.note("store.failed", error=str(problem))
+        finally:
+            self._recording = None
 
     def _report(self, run: Run, attempt: Attempt, attempts: int) -> Report:
         job = run.job

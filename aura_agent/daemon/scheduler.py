@@ -13,13 +13,14 @@ from datetime import UTC, datetime, timedelta
 
 from aura_agent.clock import Clock, until_beat_s
 from aura_agent.delivery.observer import Observer
-from aura_agent.errors import StoreBusyError, StoreError
+from aura_agent.errors import StoreBusyError, StoreError, StoreSilentError
 from aura_agent.outbox.jobs import Mark
 from aura_agent.outbox.worker import OutboxWorker, soon
 from aura_agent.schedule.plan import CatchUp, Due, Schedule, go_on, plan_due, reboot_due
 
 SLICE_S = 30.0  # CLOCK_MONOTONIC stops in suspend (clock_gettime(2)): one long sleep would overshoot by the time asleep
-_PATIENCE_S = 1.0  # no start waits for longer than that for its record
+_START_S = 0.25  # no start waits for longer than that for its record
+_PATIENCE_S = 1.0  # nor does the scheduler itself
 _STORE_TROUBLE_S = 5.0
 _SET_BACK = timedelta(minutes=1)  # what is less hardly delays a start
 _ALL_JOBS = ""  # no job is called so
@@ -81,6 +82,11 @@ class Scheduler:
         self._schedules = {job: mark.schedule for job, mark in marks.items() if mark.schedule is not None}
         self._on_record = set(marks)
         self._paused = await self._worker.call(lambda outbox: outbox.jobs.paused())
+
+    async def learn_pauses(self) -> None:
+        """Heed the pauses on record; those of now may come from a store that couldn't be read. Raises StoreError."""
+        self._paused = await self._worker.call(lambda outbox: outbox.jobs.paused())
+        self.replace(self._jobs)
 
     def replace(self, jobs: Mapping[str, Timed]) -> None:
         """Schedule exactly *jobs*. One that was there keeps its place, one with a new schedule begins now."""
@@ -157,8 +163,9 @@ class Scheduler:
                     self._observer.note("store.recovered")
                 self.store_problem = ""
             except StoreError as problem:
+                if self.store_problem != str(problem):
+                    self._observer.note("store.failed", error=str(problem))
                 self.store_problem = str(problem)
-                self._observer.note("store.failed", error=str(problem))
                 sleep_s = min(_STORE_TROUBLE_S, self._sleep_s())
             try:
                 async with asyncio.timeout(sleep_s):
@@ -179,16 +186,26 @@ class Scheduler:
         marks = {job.name: self._mark(job) for job in (*new, *(job for job, _ in due)) if job.durable}
         unrecorded: StoreError | None = None
         if marks or self._gone:
-            gone = self._gone
             try:
-                await self._put_on_record(marks, gone)
+                await asyncio.wait({self._put_on_record(marks, self._gone)}, timeout=_START_S)
             except StoreError as problem:
                 # The job comes first, a full disk or not. Crash before the next try, and the slot may be run again.
                 unrecorded = problem
-                self._on_record.difference_update(marks)
+        self._start(due)
+        if unrecorded is None and self._recording is not None:
+            try:
+                await soon(self._recording, _PATIENCE_S)
+            except StoreError as problem:
+                unrecorded = problem
             else:
+                self._recording = None
                 self._gone = set()
                 self._on_record.update(marks)
+        if unrecorded is not None:
+            self._on_record.difference_update(marks)
+            raise unrecorded
+
+    def _start(self, due: list[tuple[Timed, Due]]) -> None:
         for job, plan in due:
             for group in plan.skipped:
                 if job.durable:
@@ -201,15 +218,15 @@ class Scheduler:
                     )
             for start in plan.start:
                 job.fire(start.at, start.reason)
-        if unrecorded is not None:
-            raise unrecorded
 
-    async def _put_on_record(self, marks: dict[str, Mark], gone: set[str]) -> None:
-        """Raises StoreError: it can't be done, or not soon. What isn't done yet leaves no room for the next."""
+    def _put_on_record(self, marks: dict[str, Mark], gone: set[str]) -> asyncio.Future[None]:
+        """Return what is done once the store has *marks*. Raises StoreError: one that isn't done leaves no room."""
+        if silence := self._worker.silence:
+            raise StoreSilentError(silence)
         if self._recording is not None and not self._recording.done():
             raise StoreBusyError("outbox: the database still takes nothing: is the disk slow, or locked?")
         self._recording = asyncio.ensure_future(self._worker.call(lambda outbox: outbox.jobs.set_marks(marks, gone)))
-        await soon(self._recording, _PATIENCE_S)
+        return self._recording
 
     def _mark(self, job: Timed) -> Mark:
         ahead = self._ahead.get(job.name, ())

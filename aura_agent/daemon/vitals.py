@@ -29,7 +29,7 @@ class Vitals:
         """An exception of *task* ends the daemon."""
         task.add_done_callback(self._landed)
 
-    async def ended(self, *, but: asyncio.Task[None]) -> None:
+    async def ended(self, *, but: asyncio.Task[None] | None) -> None:
         """Cancel all of it *but* one, and wait until that has ended too."""
         for task in self._tasks:
             if task is not but:

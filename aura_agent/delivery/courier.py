@@ -28,7 +28,7 @@ from aura_agent.delivery.pace import Pace
 from aura_agent.delivery.post import post_ping
 from aura_agent.delivery.resolver import Fresh, Resolver
 from aura_agent.delivery.skew import Skew
-from aura_agent.errors import StoreError
+from aura_agent.errors import StoreError, StoreSilentError
 from aura_agent.outbox.claims import Attempt, Claim, Ended, Rooms, Unresolved
 from aura_agent.outbox.leases import PARKED_S
 from aura_agent.outbox.queries import host_held_s
@@ -127,8 +127,14 @@ class Courier:
         self._hosts.hold(host, asyncio.get_running_loop().time() + wait_s)
 
     async def held(self, host: str) -> str:
-        """Return why no ping may go to *host* now: it asked for that. Empty if one may; raises StoreError."""
-        on_record_s = await self._worker.read(lambda outbox: host_held_s(outbox, host))
+        """Return why no ping may go to *host* now: it asked for that. Empty if one may; raises StoreError.
+
+        Where the disk does not answer, that counts which it has asked since we started.
+        """
+        try:
+            on_record_s = await self._worker.read(lambda outbox: host_held_s(outbox, host))
+        except StoreSilentError:
+            on_record_s = 0.0
         held_s = max(on_record_s, self._hosts.held_s(host, asyncio.get_running_loop().time()))
         return f"{host} asked to be left alone for a while (Retry-After)" if held_s > 0 else ""
 
@@ -283,7 +289,8 @@ class Courier:
                     only_runs=only_runs,
                     rooms=Rooms(rooms, self._hosts.unknown_room, reopened, probes, slow),
                     ended=ended,
-                )
+                ),
+                patient=True,  # without the store there is nothing to send, and what it leases is ours
             )
         except StoreError as problem:
             # The answers are kept: on record late, they save Aura a second ping.

@@ -40,6 +40,7 @@ class Service:
     token: Secret | None
     allow_insecure: bool = False
     state_dir: str | None = None  # where the token's budget is; None: each factory's own
+    boot_id: str = ""  # what the store there calls this boot, where it is known: then no disk is asked
 
     @property
     def account(self) -> Account | None:
@@ -61,8 +62,8 @@ class Service:
             self.base_url,
             SystemClock(),
             random.Random(),  # spreads waits, protects nothing
-            directory=self._own_state_dir(),
-            boot_id=boots.identify(self._own_state_dir()),
+            directory=self.state_dir if self.boot_id else self._own_state_dir(),
+            boot_id=self.boot_id or boots.identify(self._own_state_dir()),
             on_wait=on_wait,
         )
 

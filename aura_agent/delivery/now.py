@@ -14,7 +14,8 @@ import httpx
 from aura_agent.delivery.answers import Answer, Verdict, classify
 from aura_agent.delivery.deadline import Deadline, Instants, system_instants
 from aura_agent.delivery.post import TOTAL_S, post_ping
-from aura_agent.delivery.resolver import Fresh, Resolver
+from aura_agent.delivery.resolver import Fresh, Resolver, Target
+from aura_agent.errors import StoreSilentError
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.queries import stream_of, stream_problem
 from aura_agent.outbox.worker import OutboxWorker
@@ -94,8 +95,7 @@ async def ping_now(
     could not be written in time, by *instant*, is begun anew.
     """
     now = instant or system_instants()
-    stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
-    name = await worker.read(lambda outbox: outbox.streams.name(stream_id))
+    stream_id, heartbeat_id, url, name = await _resolved(worker, resolver, heartbeat)
 
     def not_sent(reason: str) -> Sent:
         return Sent(acknowledged=False, reason=reason, heartbeat=name, heartbeat_id=heartbeat_id, stream_id=stream_id)
@@ -119,7 +119,7 @@ async def ping_now(
             break
         if await resolver.refresh(heartbeat_id, url) is not Fresh.CHANGED:
             break
-        stream_id, heartbeat_id, url = await _resolved(worker, resolver, heartbeat)
+        stream_id, heartbeat_id, url, name = await _resolved(worker, resolver, heartbeat)
         if url is None:
             break
     return Sent(
@@ -135,17 +135,26 @@ async def ping_now(
     )
 
 
-async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> tuple[int, str | None, Secret | None]:
-    """Return the heartbeat's stream, its id and its ping URL, as far as they can be found out.
+async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> Target:
+    """Return where the heartbeat's pings go, as far as that can be found out. Raises StoreError.
 
-    Where they are known they are only read: no full disk, and nobody who keeps the database locked, is in the way.
+    Where it is known it is only read: no full disk, and nobody who keeps the database locked, is in the way; nor, for a
+    heartbeat of the config, a disk that does not answer.
     """
-    ref = Ref.HEARTBEAT + heartbeat
+    try:
+        return await _looked_up(worker, resolver, Ref.HEARTBEAT + heartbeat)
+    except StoreSilentError:
+        if (target := resolver.targets.get(heartbeat)) is None:
+            raise
+        return target
+
+
+async def _looked_up(worker: OutboxWorker, resolver: Resolver, ref: str) -> Target:
     known = await worker.read(lambda outbox: stream_of(outbox, ref))
-    if known is not None and known[2] is not None:
-        return known
-    stream_id, heartbeat_id, url = await worker.call(lambda outbox: outbox.stream(ref))
-    if url is None:
-        await resolver.resolve([Unresolved(stream_id, heartbeat_id, (ref,), 0)])
-        stream_id, heartbeat_id, url = await worker.call(lambda outbox: outbox.stream(ref))
-    return stream_id, heartbeat_id, url
+    if known is None or known[2] is None:
+        known = await worker.call(lambda outbox: outbox.stream(ref))
+        if known[2] is None:
+            await resolver.resolve([Unresolved(known[0], known[1], (ref,), 0)])
+            known = await worker.call(lambda outbox: outbox.stream(ref))
+    stream_id, heartbeat_id, url = known
+    return Target(stream_id, heartbeat_id, url, await worker.read(lambda outbox: outbox.streams.name(stream_id)))

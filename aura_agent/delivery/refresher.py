@@ -21,7 +21,7 @@ from aura_agent.api import (
 )
 from aura_agent.clock import Clock
 from aura_agent.delivery.freshness import Refresh, plan
-from aura_agent.delivery.resolver import ODD_ANSWERS, THIS_ONE, UNKNOWN_NAME_S, Resolver, ambiguous
+from aura_agent.delivery.resolver import ODD_ANSWERS, THIS_ONE, UNKNOWN_NAME_S, Resolver, Target, ambiguous
 from aura_agent.errors import StoreError
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
@@ -57,6 +57,8 @@ class Refresher:
         self._hostname = hostname
         self._wake_courier = wake
         self._replaced = asyncio.Event()
+        self._learnt = asyncio.Event()
+        resolver.learnt = self._learnt.set
         self._left_alone: dict[str, tuple[int, str]] = {}  # what could not be had: until when, and why
         self.problems: dict[str, str] = {}  # by what the config calls the heartbeat
 
@@ -65,6 +67,7 @@ class Refresher:
         self._wanted = tuple(wanted)
         self._left_alone.clear()
         self._replaced.set()
+        self._learnt.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -73,6 +76,21 @@ class Refresher:
             await asyncio.sleep(self._rng.uniform(0.0, _SPREAD_S))
             while not self._replaced.is_set():
                 await self._pause(max(_SHORTEST_S, await self.round()))
+
+    async def keep_targets(self) -> None:
+        """Keep in memory where the config's pings go, until cancelled: the store's disk may stop to answer any time."""
+        while True:
+            await self._learnt.wait()
+            self._learnt.clear()
+            try:
+                found, _ = await self._found()
+            except StoreError:
+                continue
+            self._resolver.targets = {
+                name: Target(0, each[0].id, each[0].ping_url, each[0].name)
+                for name, each in found.items()
+                if len(each) == 1 and each[0].ping_url is not None
+            }
 
     async def round(self) -> float:
         """Ask for all that is due now, as far as it can be had; return when to look again (s)."""

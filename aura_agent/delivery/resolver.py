@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from functools import partial
+from typing import NamedTuple
 
 from aura_agent.api import (
     ApiError,
@@ -61,6 +62,15 @@ class Fresh(StrEnum):
     UNKNOWN = "unknown"  # the API couldn't be asked
 
 
+class Target(NamedTuple):
+    """Where pings of a heartbeat go: its stream (0: unknown), id and ping URL, as far as they are known."""
+
+    stream_id: int
+    heartbeat_id: str | None
+    url: Secret | None
+    name: str
+
+
 class Resolver:
     """Finds heartbeats and their ping URLs. *open_client* is None where there is no token."""
 
@@ -86,6 +96,8 @@ class Resolver:
         self._asking = asyncio.Lock()
         self._listed_boot_ns: int | None = None
         self._confirmed_ns: dict[str, int] = {}
+        self.targets: dict[str, Target] = {}  # of the config's heartbeats, for when the store does not answer
+        self.learnt: Callable[[], None] = lambda: None  # called when they may have changed
         self.standing = Standing(clock, rng, observer)
 
     def use(self, open_client: ClientFactory | None) -> None:
@@ -225,7 +237,9 @@ class Resolver:
         url = await client.ping_url(heartbeat_id)
         self._learn(url)
         wall_ns = self._clock.read().wall_ns
-        return await self._worker.call(lambda outbox: outbox.remember_url(heartbeat_id, url, wall_ns))
+        changed = await self._worker.call(lambda outbox: outbox.remember_url(heartbeat_id, url, wall_ns))
+        self.learnt()
+        return changed
 
     async def follow_name(self, client: AuraClient, heartbeat_id: str, refs: Sequence[str] = ()) -> bool:
         """The heartbeat is gone: return whether another one has its name, which the listing lets its pings go over to.
@@ -306,6 +320,7 @@ class Resolver:
             # More likely a fault of the service than an organization that has lost all it had.
             raise ApiGarbled("the Aura API lists no heartbeat any more: what is known stays")
         await self._worker.call(lambda outbox: outbox.remember(found))
+        self.learnt()
         self._listed_boot_ns = self._clock.read().boot_ns
         return frozenset(heartbeat.id for heartbeat in found)
 

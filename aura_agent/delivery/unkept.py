@@ -3,6 +3,9 @@
 They go beside the queue, at the pace of all pings, a few at once, and to no host that asked to be left alone. One that
 isn't sent, or not acknowledged, isn't lost: whoever has it offers it to the disk again, and then it is an entry like
 any other.
+
+Everything that can be read is asked first (``contradiction``). Where the disk does not answer nothing can be read, and
+memory judges: what nobody has on record yet, and the failures since we started, which is before the run did.
 """
 
 import asyncio
@@ -15,12 +18,13 @@ from aura_agent.delivery.courier import Courier
 from aura_agent.delivery.now import ping_now
 from aura_agent.delivery.observer import Observer
 from aura_agent.delivery.resolver import Resolver
-from aura_agent.errors import StoreError
-from aura_agent.outbox.contradiction import contradiction
+from aura_agent.errors import StoreError, StoreSilentError
+from aura_agent.outbox.contradiction import contradicted_by, contradiction
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Ref, Report
 
 _AT_ONCE = 4
+_REMEMBERED = 10_000  # heartbeats that have failed
 
 
 class Unkept:
@@ -52,6 +56,16 @@ class Unkept:
         self._unrecorded = unrecorded
         self._ending = ending
         self._free = asyncio.Semaphore(_AT_ONCE)
+        self._failures: dict[str, Report] = {}  # the newest of each ref
+
+    def remember(self, report: Report) -> None:
+        """Remember the outcome *report* if it is one that withdraws successes."""
+        if report.ref is None or not report.outcome.withdraws:
+            return
+        before = self._failures.pop(report.ref, report)
+        self._failures[report.ref] = max(before, report, key=lambda failure: failure.started.boot_ns)
+        if len(self._failures) > _REMEMBERED:
+            del self._failures[next(iter(self._failures))]
 
     async def send(self, report: Report) -> None:
         """Send the success *report*, unless something that is known by then is against it."""
@@ -92,10 +106,21 @@ class Unkept:
         while True:
             unrecorded = list(self._unrecorded())
             held = await self._courier.held(host)
-            against = await self._worker.read(
-                partial(contradiction, directory=self._directory, report=report, others=unrecorded)
-            )
+            try:
+                against = await self._worker.read(
+                    partial(contradiction, directory=self._directory, report=report, others=unrecorded)
+                )
+            except StoreSilentError:
+                against = self._contradiction_in_memory(report, unrecorded)
             if self._ending():
                 return "the agent is stopping"
             if held or against or unrecorded == list(self._unrecorded()):
                 return held or against
+
+    def _contradiction_in_memory(self, report: Report, unrecorded: Sequence[Report]) -> str:
+        target = self._resolver.targets.get((report.ref or "").removeprefix(Ref.HEARTBEAT))
+        names = set() if target is None else {target.name, target.heartbeat_id or ""}
+        if target is not None and target.url is not None:
+            names.add(target.url.reveal())
+        others = [*unrecorded, *self._worker.unwritten, *self._failures.values()]
+        return contradicted_by(others, report, names - {""})

@@ -5,13 +5,13 @@ records whose wrapper is gone. What can't be read says nothing.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import kept_reports, why_not_sent
 from aura_agent.outbox.reader import Readable
 from aura_agent.report import spool, started, wire
-from aura_agent.report.record import Report, report_in
+from aura_agent.report.record import Outcome, Report, report_in
 
 
 def contradiction(outbox: Readable, directory: str, report: Report, others: Sequence[Report] = ()) -> str:
@@ -37,6 +37,30 @@ def contradiction_in_any(stores: Sequence[Readable], directory: str, report: Rep
         except (StoreError, sqlite3.Error):
             continue
     return ""
+
+
+def contradicted_by(others: Iterable[Report], report: Report, names: Collection[str]) -> str:
+    """Return why *report* must not be sent, by what is in memory alone: *others*; empty if nothing is against it.
+
+    *names* are name, id and ping URL of its heartbeat. A run whose ref may mean that one counts.
+    """
+    later = [
+        other
+        for other in others
+        if other.boot_id == report.boot_id
+        and (other.started.boot_ns, other.run_id) > (report.started.boot_ns, report.run_id)
+        and (other.ref == report.ref or _may_mean(other.ref, names))
+    ]
+    if any(other.outcome.withdraws for other in later):
+        return "a run that started later did not succeed"
+    if not report.replay_all and any(other.outcome is Outcome.SUCCEEDED for other in later):
+        return "a later success says the same"
+    return ""
+
+
+def _may_mean(ref: str | None, names: Collection[str]) -> bool:
+    said = (ref or "").partition(":")[2]
+    return said in names or (bool(said) and any(name.endswith(f"/{said}") for name in names))  # HOST/NAME
 
 
 def _is_on_record(outbox: Readable, run_id: str) -> bool:

@@ -622,3 +622,10 @@ def open_copy_of_store(directory: str, role: str, *, unusable: str = "") -> Outb
         unusable=unusable,
         owns_reports=role == "daemon",
     )
+
+
+def open_blank_store(role: str, *, unusable: str) -> Outbox:
+    """Return an outbox in memory that begins with nothing and accepts nothing: the store's disk does not answer."""
+    owner = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
+    hostname = os.uname().nodename
+    return Outbox(None, SystemClock(), owner=owner, hostname=hostname, unusable=unusable, owns_reports=role == "daemon")

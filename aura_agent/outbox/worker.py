@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 SILENT_S = 5.0  # no single call of the store takes so long on a disk that works
-_LEAST_WAIT_S = 0.05
+_LOOK_S = 0.5  # how soon somebody who waits sees that the disk is silent
 _LEAST_CPU = 0.05  # of a CPU, for a thread that computes on a machine with much else to do
 _KEPT_AT_MOST = 1000  # reports of aura-run in memory, while the disk takes none
 
@@ -129,13 +129,16 @@ class OutboxWorker:
 
     async def _answer(self, timed: _Timed, function: Callable[[], T], *, patient: bool = False) -> T:
         loop = asyncio.get_running_loop()
-        if not self._gives_up or (patient and not self._is_leaving):
+        if not self._gives_up:
             return await loop.run_in_executor(timed.thread, function)
-        self._check_that_it_answers(timed)
-        answer = loop.run_in_executor(timed.thread, function)
+        if self._is_leaving or not patient:
+            self._check_that_it_answers(timed)
+        asked = timed.thread.submit(function)
+        answer = asyncio.wrap_future(asked)
         while not answer.done():
-            await asyncio.wait({answer}, timeout=max(_LEAST_WAIT_S, SILENT_S - timed.hanging.took_s))
-            if not answer.done() and timed.is_silent:
+            await asyncio.wait({answer}, timeout=max(_LOOK_S, SILENT_S - timed.hanging.took_s))
+            if not answer.done() and timed.is_silent and (self._is_leaving or not patient):
+                asked.cancel()  # what has not begun
                 answer.cancel()
                 self._check_that_it_answers(timed)
         return answer.result()

@@ -16,25 +16,24 @@ __all__ = ["at", "aura"]
 
 
 @pytest.mark.parametrize(
-    ("measured", "stuck", "problem"),
+    ("measured", "stuck"),
     [
-        ({}, "", ""),
-        ({"asleep_s": 119.0, "deaf_s": 59.0, "turn_s": 59.0, "store": Hanging(59.0, computes=True)}, "", ""),
-        ({"asleep_s": 121.0}, "scheduler", "scheduler"),
-        ({"deaf_s": 61.0}, "report socket", "report socket"),
-        ({"turn_s": 61.0}, "courier", "courier"),
-        ({"turn_s": 70.0, "store": Hanging(61.0, computes=True)}, "computed", "computed"),
-        ({"turn_s": 70.0, "store": Hanging(61.0, computes=False)}, "", "disk"),
+        ({}, ""),
+        ({"asleep_s": 119.0, "deaf_s": 59.0, "turn_s": 59.0, "store": Hanging(59.0, computes=True)}, ""),
+        ({"asleep_s": 121.0}, "scheduler"),
+        ({"deaf_s": 61.0}, "report socket"),
+        ({"turn_s": 61.0}, "courier"),
+        ({"turn_s": 70.0, "store": Hanging(61.0, computes=True)}, "computed"),
+        ({"turn_s": 70.0, "store": Hanging(61.0, computes=False)}, ""),
     ],
 )
-def test_what_makes_no_progress_is_named(measured: dict[str, Any], stuck: str, problem: str) -> None:
+def test_what_makes_no_progress_is_named(measured: dict[str, Any], stuck: str) -> None:
     """A restart helps where something computes or hangs, not where a disk does: that would end the jobs, too."""
     still: dict[str, Any] = {"asleep_s": 0.0, "deaf_s": 0.0, "turn_s": 0.0, "store": Hanging(0.0, computes=False)}
 
     progress = Progress(**(still | measured))
 
     assert (stuck in progress.stuck, bool(progress.stuck)) == (True, bool(stuck))
-    assert (problem in progress.problem, bool(progress.problem)) == (True, bool(problem))
 
 
 @pytest.mark.anyio

@@ -4,7 +4,8 @@ import asyncio
 import random
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,9 +14,12 @@ from aura_agent.clock import SystemClock
 from aura_agent.config.models import Job
 from aura_agent.daemon.runner import Runner
 from aura_agent.delivery.courier import Courier
+from aura_agent.delivery.resolver import Target
 from aura_agent.delivery.unkept import Unkept
 from aura_agent.devserver.server import DevServer
 from aura_agent.outbox.queries import stream_of
+from aura_agent.outbox.store import open_outbox
+from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
 from aura_agent.report.boots import current_boot_id
 from aura_agent.report.record import Outcome, Report
@@ -42,10 +46,13 @@ async def _known(aura: DevServer, at: Dispatch) -> None:
 
 
 def _unkept(
-    at: Dispatch, unrecorded: Callable[[], Sequence[Report]] = tuple, ending: Callable[[], bool] = bool
+    at: Dispatch,
+    unrecorded: Callable[[], Sequence[Report]] = tuple,
+    ending: Callable[[], bool] = bool,
+    worker: OutboxWorker | None = None,
 ) -> Unkept:
     return Unkept(
-        at.worker,
+        worker or at.worker,
         str(at.directory),
         at.resolver,
         at.courier,
@@ -68,6 +75,24 @@ def _courier_beside(at: Dispatch, runner: Runner) -> Courier:
         limit=1,
         withheld=lambda: runner.records.are_owed,
     )
+
+
+@asynccontextmanager
+async def _silent(at: Dispatch) -> AsyncIterator[OutboxWorker]:
+    """A worker whose disk answers nobody: both of its threads wait."""
+    outbox = open_outbox(str(at.directory), "daemon")
+    worker, release = OutboxWorker(outbox, outbox.reader(), gives_up=True), threading.Event()
+    waiting = [
+        asyncio.ensure_future(worker.call(lambda _: release.wait(), patient=True)),
+        asyncio.ensure_future(worker.read(lambda _: release.wait())),
+    ]
+    try:
+        await until(waiting[1].done, what="a reader that gives up")
+        yield worker
+    finally:
+        release.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await worker.close()
 
 
 def _bodies(aura: DevServer) -> list[str]:
@@ -304,3 +329,43 @@ async def test_a_failure_that_is_just_being_refused_is_heeded_like_one_that_was(
     await asyncio.gather(writing, draining)
 
     assert (_bodies(aura), await at.state(waiting)) == (["from disk"], "waiting")
+
+
+async def test_it_is_sent_on_its_own_word_where_no_disk_answers(aura: DevServer, at: Dispatch) -> None:
+    """Nothing can be read, the ping URL neither; but failures that are in memory count, by whatever name."""
+    heartbeat = aura.create_heartbeat("backup")
+    await at.run("backup", body=b"from disk")
+    await at.drain()
+    stream_id, heartbeat_id, url = await at.worker.call(lambda outbox: outbox.stream("heartbeat:backup"))
+    assert heartbeat_id == heartbeat.id
+    assert url is not None
+    async with _silent(at) as worker:
+        earlier = _ended(Outcome.FAILED, "earlier00", ref="heartbeat:backup")
+        for ref in ("heartbeat:backup", f"heartbeat:{heartbeat_id}", f"url:{url.reveal()}"):
+            success = _ended(run_id="contradict0")
+            unkept = _unkept(at, worker=worker)
+            at.resolver.targets = {"backup": Target(stream_id, heartbeat_id, url, "backup")}
+            unkept.remember(_ended(Outcome.FAILED, "later0000", ref=ref))
+            await unkept.send(success)
+        reported = _ended(run_id="contradict1")
+        worker.keep(b"", _ended(Outcome.FAILED, "reported0"), lambda _: None)
+        await _unkept(at, worker=worker).send(reported)
+        assert _bodies(aura) == ["from disk"]
+
+    async with _silent(at) as worker:
+        unkept = _unkept(at, worker=worker)
+        unkept.remember(earlier)
+        unkept.remember(_ended(Outcome.FAILED, "another00", ref="heartbeat:another"))
+        await unkept.send(_ended(run_id="true00000"))
+        assert _bodies(aura) == ["from disk", "from memory"]
+
+
+async def test_where_it_goes_must_be_known_where_no_disk_answers(aura: DevServer, at: Dispatch) -> None:
+    """Without a ping URL in memory the success waits for the disk."""
+    await _known(aura, at)
+    async with _silent(at) as worker:
+        await _unkept(at, worker=worker).send(_ended())
+
+    assert _bodies(aura) == ["from disk"]
+    (reason,) = [facts["reason"] for event, facts in at.heard.events if event == "ping.postponed"]
+    assert "has not answered since" in str(reason)

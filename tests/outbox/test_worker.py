@@ -2,17 +2,19 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from aura_agent.clock import Reading
-from aura_agent.errors import StoreBusyError
+from aura_agent.errors import StoreBusyError, StoreSilentError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Report
 from tests.outbox.stores import START, Bench
 from tests.reports import report_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -60,3 +62,35 @@ async def test_reports_wait_for_a_locked_database_together(at: Bench) -> None:
 
     assert {type(end) for end in ends} == {StoreBusyError}
     assert statements.count("BEGIN IMMEDIATE") < 20
+
+
+async def test_who_has_other_work_does_not_wait_for_a_disk_that_hangs(at: Bench) -> None:
+    """Those who ask give up; what was begun is done, and so is what was accepted, once the disk answers."""
+    worker, release = OutboxWorker(at.outbox, gives_up=True), threading.Event()
+    patient = asyncio.ensure_future(worker.call(lambda _: release.wait(), patient=True))
+    try:
+        await until(lambda: worker.hanging.took_s > 0)
+        for _ in range(2):
+            with pytest.raises(StoreSilentError, match="has not answered since"):
+                await worker.call(lambda outbox: outbox.connection.execute("DROP TABLE runs"))
+        accepted = worker.accept(_report(0))
+        assert worker.silence
+        assert not patient.done()
+    finally:
+        release.set()
+
+    assert (await patient, await accepted, worker.silence) == (True, True, "")
+
+
+async def test_at_the_end_nobody_waits_for_a_disk_that_hangs(at: Bench) -> None:
+    """The patient neither; the outbox is left as it is."""
+    worker, release = OutboxWorker(at.outbox, gives_up=True), threading.Event()
+    patient = asyncio.ensure_future(worker.call(lambda _: release.wait(), patient=True))
+    try:
+        await until(lambda: worker.hanging.took_s > 0)
+        worker.leave()
+        await worker.close()
+        with pytest.raises(StoreSilentError):
+            await patient
+    finally:
+        release.set()
