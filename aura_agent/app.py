@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from aura_agent.api.transport import http_environment
+from aura_agent.background_thread import run_in_thread
 from aura_agent.boot_time import NO_BOOT_ID, current_boot_id
 from aura_agent.clock import SystemClock, until_beat_s
 from aura_agent.config.addresses import is_loopback, parse_listen
@@ -43,11 +44,11 @@ from aura_agent.delivery.refresher import Refresher
 from aura_agent.delivery.resolver import Resolver
 from aura_agent.delivery.skew import Skew
 from aura_agent.delivery.unkept import Unkept
-from aura_agent.errors import AuraError, DaemonError, TokenError
+from aura_agent.errors import AuraError, DaemonError, Problem, TokenError
 from aura_agent.hooks.caller import Caller
 from aura_agent.outbox.refs import label, stored
 from aura_agent.outbox.store import Outbox
-from aura_agent.outbox.worker import OutboxWorker
+from aura_agent.outbox.worker import SILENT_S, OutboxWorker
 from aura_agent.process.orphans import reap_orphans
 from aura_agent.report import places
 from aura_agent.report.record import Report
@@ -220,7 +221,7 @@ async def _built(
 
         token_problem = ""
         try:
-            service = connect(config)
+            service = await _connected(run_in_thread(partial(connect, config), "token"))
         except TokenError as missing:  # jobs don't wait for it
             token_problem = f"no API token: {missing}"
             observer.note("token.unreadable", reason=str(missing))
@@ -361,7 +362,7 @@ async def _built(
 
             async def token_is_there() -> bool:
                 with suppress(TokenError):
-                    connect(agent.config)
+                    await run_in_thread(partial(connect, agent.config), "token")
                     signals.reload.set()
                 return not agent.token_problem
 
@@ -463,11 +464,19 @@ async def _tell_of_changes(path: str, load: Callable[[], Config], daemon: _Daemo
     watching = False
     try:
         async for _ in changes(path):
-            if watching or _differs(load, daemon.agent.config):
+            if watching or await run_in_thread(partial(_differs, load, daemon.agent.config), "config"):
                 told.set()
             watching = True
     except OSError as problem:
         daemon.parts.observer.note("config.unwatched", error=problem.strerror or str(problem))
+
+
+async def _connected(connecting: asyncio.Future[Service]) -> Service:
+    """Raises TokenError, also where the token's disk does not answer."""
+    done, _ = await asyncio.wait({connecting}, timeout=SILENT_S)
+    if not done:
+        raise TokenError([Problem("the disk of its file does not answer")])
+    return connecting.result()
 
 
 def _differs(load: Callable[[], Config], config: Config) -> bool:

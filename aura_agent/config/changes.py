@@ -9,12 +9,14 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING
 
+from aura_agent.background_thread import run_in_thread
 from aura_agent.config.documents import MAX_FILE_BYTES, conf_d_files
 
 if TYPE_CHECKING:
-    from asyncinotify import Inotify
+    from asyncinotify import Inotify, Mask
 
 _QUIET_S = 0.2  # without an event, and the change is over
 _RESTLESS_S = 5.0  # nobody's writing puts it off for longer
@@ -32,17 +34,21 @@ async def changes(path: str) -> AsyncIterator[None]:
     seen: bytes | None = None
     while True:
         with Inotify() as inotify:
-            for directory in lookup_directories(path):
-                try:
-                    inotify.add_watch(directory, wanted)
-                except (FileNotFoundError, NotADirectoryError, PermissionError):
-                    continue  # one that isn't there shows up in the one above it
+            await run_in_thread(partial(_watch, inotify, path, wanted), "config watch")  # its disk may hang
             await _quiet(inotify)  # at first, too: somebody may be in the middle of writing
-            now = fingerprint(path)
+            now = await run_in_thread(partial(fingerprint, path), "config watch")
             if now != seen:
                 seen = now
                 yield
             await inotify.get()
+
+
+def _watch(inotify: "Inotify", path: str, wanted: "Mask") -> None:
+    for directory in lookup_directories(path):
+        try:
+            inotify.add_watch(directory, wanted)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue  # one that isn't there shows up in the one above it
 
 
 async def _quiet(inotify: "Inotify") -> None:
