@@ -66,7 +66,7 @@ class StoreOpener:
         A store that takes nothing after all is exchanged for its copy.
         """
         try:
-            return await worker.call(begin)
+            return await worker.call(begin, patient=True)  # what earlier daemons left may take a while
         except StoreError as problem:
             if self.problem:
                 raise
@@ -76,10 +76,7 @@ class StoreOpener:
     async def reopen(
         self, worker: OutboxWorker, begin: Callable[[Outbox], list[str]], opened: Callable[[], Awaitable[None]]
     ) -> None:
-        """Try again until the store can be opened and takes something, and let *worker* work on it; then *opened*.
-
-        Raises DaemonError: a disk that did not answer at first has another daemon's store.
-        """
+        """Try again until the store can be opened and takes something, and let *worker* work on it; then *opened*."""
         while self.problem:
             outbox, reader = await self._next_try()
             if reader is None:
@@ -105,7 +102,7 @@ class StoreOpener:
             return await run_in_thread(self._opened, "store")
         try:
             return await asyncio.shield(self._opening)
-        except StoreError as problem:
+        except (StoreError, DaemonError) as problem:  # a daemon that the disk kept from ending has it for a moment
             self.problem = str(problem)
             return None, None
         finally:
@@ -113,12 +110,15 @@ class StoreOpener:
                 self._opening = None
 
     def _open_or_copy(self) -> tuple[Outbox, Reader | None]:
+        outbox = None
         try:
             self._lock()
             outbox = open_outbox(self._directory, "daemon")
             self._lock()  # the directory may not have been there before
             return outbox, outbox.reader()
         except StoreError as problem:
+            if outbox is not None:
+                outbox.close()
             if not _may_pass(problem):
                 raise
             return self._copy(problem), None

@@ -175,6 +175,22 @@ def test_sigterm_ends_a_daemon_whose_disk_hangs(site: Site, frozen: Disk) -> Non
     site.daemon = None
 
 
+def test_a_new_daemon_starts_beside_what_is_left_of_the_last(site: Site, frozen: Disk, ran: Path) -> None:
+    """What is left holds the store's lock until the disk is thawed; the new one uses the store then."""
+    assert site.daemon is not None
+    last = site.daemon
+    last.terminate()
+    wait_until(lambda: has_left(last.pid), 30, what="that the daemon has left")
+    site.start()
+    wait_for_runs(ran, 2)
+    frozen.thaw()
+    last.wait(timeout=60)
+
+    wait_until(lambda: site.events("store.recovered"), 60, what="that the new daemon uses the store")
+    wait_until(lambda: not site.queue(), 60, what="an empty queue")
+    assert site.stop() == 0
+
+
 def test_an_aura_run_leaves_a_daemon_whose_disk_hangs(site: Site, frozen: Disk) -> None:
     """Its job and its status don't wait for the daemon."""
     ended = site.run("-H", "beat", "--wait", "1s", "--", "sh", "-c", "exit 6")

@@ -18,9 +18,9 @@ _WAITS = ("sh", "-c", "read x < gate")  # a job that goes on until somebody writ
 
 @pytest.fixture
 def small(site: Site) -> Iterator[Path]:
-    """The site's state directory on a file system of its own, of 1 MiB."""
+    """The site's state directory on a file system of its own, with room for the log of a database."""
     site.state.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(site.state)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "none", str(site.state)], check=True)
     try:
         yield site.state
     finally:
