@@ -279,7 +279,8 @@ class JobDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = "none"
     tail_bytes: Annotated[Size, Meta(description='How much of the output attach = "output" sends.')] = 10_000
     reporters: Annotated[
-        tuple[Text, ...], Meta(description="Who may report runs of this job, beside those of [agent].")
+        tuple[Text, ...],
+        Meta(description="Who may report this job with its heartbeat, and nothing else; beside those of [agent]."),
     ] = ()
     stop_grace: Annotated[
         Duration | None, Meta(description="How long a run may go on after a SIGTERM to us; default: that of [agent].")

@@ -5,8 +5,14 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+
+from aura_agent.config.models import Config
+from aura_agent.report.record import Ref
+
+_MAX_ID_CHARS = 48  # of the 64 that a run id may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +36,51 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(*struct.unpack("3i", credentials))
 
 
-def may_report(peer: Peer, reporters: Iterable[str]) -> bool:
-    """Whether *peer* is root, us, or among *reporters*: user names, numeric uids, ``@group`` or ``@gid``.
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a peer may report: *everything*, or each of *jobs* with the heartbeat that the config gives it."""
 
-    Names that this host doesn't know let nobody in.
+    everything: bool
+    jobs: frozenset[str]
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.jobs)
+
+    def permitted(self, fields: dict[str, str], matching: Sequence[str], config: Config) -> dict[str, str] | None:
+        """Return the *fields* of a report as they may be kept; None: they may not be.
+
+        *matching* are the jobs whose command the run has. Who may report a job alone can't choose its heartbeat.
+        """
+        if self.everything:
+            return fields
+        named = fields.get("job", "")
+        names = [named] if named in self.jobs else [name for name in matching if name in self.jobs]
+        if len(names) != 1:
+            return None
+        own = f"{Ref.HEARTBEAT}{config.jobs[names[0]].heartbeat or names[0]}"
+        if fields.get("ref", "") not in ("", own) and not fields["ref"].startswith(Ref.AUTO):
+            return None
+        return fields | {"job": names[0], "ref": own}
+
+
+def rights_of(peer: Peer, config: Config) -> Rights:
+    """Return the rights that *config* gives *peer*: root, we, and who is among ``[agent] reporters`` have all.
+
+    Reporters are user names, numeric uids, ``@group`` or ``@gid``; names that this host doesn't know let nobody in.
     """
-    return peer.uid in (0, os.geteuid()) or any(_covers(name, peer) for name in reporters)
+    if peer.uid in (0, os.geteuid()) or any(_covers(name, peer) for name in config.agent.reporters):
+        return Rights(everything=True, jobs=frozenset())
+    covers = cache(partial(_covers, peer=peer))
+    jobs = (name for name, job in config.jobs.items() if any(map(covers, job.reporters)))
+    return Rights(everything=False, jobs=frozenset(jobs))
+
+
+def own_run_id(peer: Peer, run_id: str) -> str:
+    """Return the id under which a run is kept that *peer* calls *run_id*: nobody can speak of a run of another user.
+
+    Ids of root and of ourselves are the generated ones, of hexadecimal digits, and stay as they are.
+    """
+    return run_id if peer.uid in (0, os.geteuid()) else f"{run_id[:_MAX_ID_CHARS]}u{peer.uid}"
 
 
 def _covers(name: str, peer: Peer) -> bool:

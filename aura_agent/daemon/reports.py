@@ -16,7 +16,7 @@ from aura_agent.clock import Clock
 from aura_agent.config.lend import lend, matching_jobs
 from aura_agent.config.models import Config
 from aura_agent.daemon.expectation import judged
-from aura_agent.daemon.peers import Peer, may_report
+from aura_agent.daemon.peers import Peer, Rights, own_run_id, rights_of
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
@@ -36,6 +36,14 @@ class Conversation:
     open: Report | None = None
     refused: bool = False
     argv: str = ""  # the command that was introduced, if a job may have settings for it
+    rights: Rights | None = None
+    config: Config | None = None  # by which *rights* were worked out
+
+    def rights_under(self, config: Config) -> Rights:
+        """Return what the peer may report, worked out once for each config."""
+        if self.rights is None or self.config is not config:
+            self.rights, self.config = rights_of(self.peer, config), config
+        return self.rights
 
 
 class Heard(NamedTuple):
@@ -73,37 +81,49 @@ class Desk:
     def hear(self, conversation: Conversation, line: bytes) -> Heard:
         """Return what *line*, said in *conversation*, calls for."""
         try:
-            verb, fields = wire.decode(line.strip())
-            if not self._may_report(conversation.peer, fields.get("job", "")):
-                first, conversation.refused = not conversation.refused, True
-                answer = wire.encode("refused", {"reason": f"{conversation.peer.user} is not among them"})
-                return Heard(answer, refuses=first)
+            config = self.config()
+            rights = conversation.rights_under(config)
+            verb, said = wire.decode(line.strip())
+            argv = said.get("argv") or conversation.argv
+            matching = matching_jobs(config, argv.split("\0")) if argv else []
+            fields = rights.permitted(said, matching, config)
+            if fields is None:
+                return self._refused(conversation, rights)
+            if "run" in fields:
+                fields |= {"run": own_run_id(conversation.peer, fields["run"])}
+            matching = [name for name in matching if rights.everything or name in rights.jobs]
             if verb == "start":
-                return Heard(self._begin(conversation, fields))
+                conversation.argv = said.get("argv", "")
+                return Heard(self._begin(conversation, fields, matching))
             if verb == "run":
-                return self._take(conversation, fields, line)
+                return self._take(fields, matching, line if fields == said else b"")
         except ValueError as problem:
             return Heard(wire.encode("busy", {"reason": f"not understood: {problem}"}))
         return Heard(wire.encode("busy", {"reason": f"unknown verb {verb[:40]}"}))
 
-    def _take(self, conversation: Conversation, fields: dict[str, str], line: bytes) -> Heard:
-        """Return the report in *line* as it is kept: who speaks to us runs in our boot, and has run before now.
+    def _refused(self, conversation: Conversation, rights: Rights) -> Heard:
+        first, conversation.refused = not conversation.refused, True
+        user, jobs = conversation.peer.user, ", ".join(sorted(rights.jobs)[:3])
+        why = f"{user} may report {jobs} alone, with its own heartbeat" if jobs else f"{user} is not among them"
+        return Heard(wire.encode("refused", {"reason": why}), refuses=first)
 
-        A success whose wrapper didn't know the job's settings is judged here. So is that of an older wrapper, which
-        doesn't say.
+    def _take(self, fields: dict[str, str], matching: list[str], line: bytes) -> Heard:
+        """Return the report in *fields* as it is kept: who speaks to us runs in our boot, and has run before now.
+
+        *line* is how it was said, empty if that isn't what is kept; *matching* are the jobs with its command. A success
+        whose wrapper didn't know the job's settings is judged here. So is that of an older wrapper, which doesn't say.
         """
         given = Report.from_fields({"boot": self.boot_id} | fields)
         report = in_the_past(given, self.boot_id, self.clock.read())
-        argv = fields.get("argv") or conversation.argv
         if report.outcome is Outcome.SUCCEEDED and fields.get("settings") != "known":
             config = self.config()
             if fields.get("settings") == "daemon":  # -j named the job, whose config the wrapper can't read
                 names = [report.job] if report.job in config.jobs else []
             else:
-                names = matching_jobs(config, argv.split("\0")) if argv else []
-            if len(names) == 1 and self._may_report(conversation.peer, names[0]):
+                names = matching
+            if len(names) == 1:
                 report = judged(report, names[0], config.jobs[names[0]])
-        if report is not given or "boot" not in fields:
+        if not line or report is not given or "boot" not in fields:
             line = wire.encode("run", report.to_fields())
         return Heard(report=report, line=line)
 
@@ -146,19 +166,12 @@ class Desk:
             return False
         return True
 
-    def _begin(self, conversation: Conversation, fields: dict[str, str]) -> bytes:
+    def _begin(self, conversation: Conversation, fields: dict[str, str], matching: list[str]) -> bytes:
         config = self.config()
-        argv = conversation.argv = fields.get("argv", "")
-        names = matching_jobs(config, argv.split("\0")) if argv else []
-        lent = lend(names[0], config.jobs[names[0]]) if len(names) == 1 else {}
+        lent = lend(matching[0], config.jobs[matching[0]]) if len(matching) == 1 else {}
         if "heartbeat" in lent:
             fields |= {"job": lent["job"], "ref": f"{Ref.HEARTBEAT}{lent['heartbeat']}"}
         conversation.open = Report.lost({"boot": self.boot_id} | fields, "aura-run went away without an outcome")
         # Who shares our user has our store, and would have to read the config to find it.
         store = self.directory if conversation.peer.uid == os.geteuid() else ""
         return wire.encode("job", lent | {"redact": "\0".join(config.attach.redact), "store": store})
-
-    def _may_report(self, peer: Peer, job_name: str) -> bool:
-        config = self.config()
-        job = config.jobs.get(job_name)
-        return may_report(peer, [*config.agent.reporters, *(job.reporters if job is not None else ())])

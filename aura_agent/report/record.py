@@ -7,6 +7,7 @@ from aura_agent.clock import Reading
 from aura_agent.report import wire
 
 _MAX_TAIL_CHARS = 50_000  # in a line: each may become nine characters there
+_WALL_LEEWAY_NS = 60 * 10**9  # a wall clock may be set back a little at any time
 
 
 class Outcome(StrEnum):
@@ -145,21 +146,22 @@ def report_in(line: bytes) -> Report | None:
 
 
 def in_the_past(report: Report, boot_id: str, now: Reading) -> Report:
-    """Return *report* with no instant of the boot *boot_id*, that of *now*, in the future, and its end after its start.
+    """Return *report* with no instant in the future, and its end after its start; *now* is in the boot *boot_id*.
 
-    Who reports has read the clock before us: one that was ahead must not put a run behind all that are to come.
+    Who reports has read the clocks before us: ones that were ahead must not put a run behind all that are to come.
     """
-    started, ended = report.started, report.ended
-    if report.boot_id == boot_id:
-        started, ended = _at_most(started, now), _at_most(ended, now)
+    here = report.boot_id == boot_id
+    started, ended = (_at_most(told, now, same_boot=here) for told in (report.started, report.ended))
     if ended.boot_ns < started.boot_ns:
         ended = ended._replace(boot_ns=started.boot_ns)
     same = started is report.started and ended is report.ended
     return report if same else replace(report, started=started, ended=ended)
 
 
-def _at_most(told: Reading, now: Reading) -> Reading:
-    return Reading(now.boot_ns, min(told.wall_ns, now.wall_ns)) if told.boot_ns > now.boot_ns else told
+def _at_most(told: Reading, now: Reading, *, same_boot: bool) -> Reading:
+    if same_boot and told.boot_ns > now.boot_ns:
+        return Reading(now.boot_ns, min(told.wall_ns, now.wall_ns))
+    return told._replace(wall_ns=now.wall_ns) if told.wall_ns > now.wall_ns + _WALL_LEEWAY_NS else told
 
 
 def _run_id(text: str) -> str:
