@@ -11,7 +11,7 @@ others have the store open, so each transaction reads the numbers anew; which of
 import sqlite3
 from collections.abc import Callable
 
-from aura_agent.clock import Clock, Reading
+from aura_agent.clock import Clock
 from aura_agent.outbox.boot_numbers import BETWEEN_BOOTS_NS, NumberedBoot, UnseenBoot, number, place
 from aura_agent.outbox.database import reading, transaction
 from aura_agent.outbox.rules import Key, Moment
@@ -48,9 +48,9 @@ class Epochs:
         boot = self._unseen(report)
         return Key(boot.late if report.outcome.withdraws else boot.early, boot.boot_ns(started_ns), report.run_id)
 
-    def number_of(self, begun: Reading) -> int:
-        """Return the number of the boot that goes on, for what began then."""
-        return self._number_at(self.boot_id, begun.boot_ns) or self._epoch
+    def number_of(self, boot_ns: int) -> int:
+        """Return the number of the boot that goes on, for what began or happened then."""
+        return self._number_at(self.boot_id, boot_ns) or self._epoch
 
     def origin(self, key: Key) -> tuple[str, int]:
         """Return the boot id of a run, and CLOCK_BOOTTIME at its start there."""

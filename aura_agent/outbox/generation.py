@@ -50,10 +50,13 @@ class Generation:
         mark = read(self._directory, name, boot_id)
         return mark if mark is not None and mark.number > number else None
 
-    def catch_up(self, mark: Mark, now: Moment) -> int:
-        """Hold what waits from before *mark*, and what is yet to come from there; return how many pings wait so."""
+    def catch_up(self, mark: Mark, epoch: int) -> int:
+        """Hold what waits from before *mark*, and what is yet to come from there; return how many pings wait so.
+
+        *epoch* is the boot's number at the mark.
+        """
         with transaction(self._connection):
-            held_until = (now.epoch, mark.boot_ns)
+            held_until = (epoch, mark.boot_ns)
             self._connection.execute(
                 "UPDATE generation SET number = ?, held_epoch = ?, held_boot_ns = ?", (mark.number, *held_until)
             )

@@ -197,7 +197,7 @@ class Intake:
             " WHERE NOT EXISTS (SELECT 1 FROM runs WHERE run_id = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE run_id = ?1)",
             [
-                (run_id, job, ref, self._epochs.number_of(begun), *begun, owner, scope)
+                (run_id, job, ref, self._epochs.number_of(begun.boot_ns), *begun, owner, scope)
                 for run_id, job, ref, begun in runs
             ],
         )

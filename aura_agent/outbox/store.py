@@ -547,7 +547,7 @@ class Outbox:
             mark = self._generation.is_behind(self._epochs.boot_id)
         if mark is None:
             return
-        held = self._generation.catch_up(mark, self.now())
+        held = self._generation.catch_up(mark, self._epochs.number_of(mark.boot_ns))
         self._notices.append(
             f"{self._path} was put back to an earlier state: {held} pings that wait in it are held, for they may have"
             " been sent: aura-agent queue list shows them, aura-agent queue flush sends them"

@@ -101,6 +101,22 @@ def test_a_new_success_is_sent_at_once_from_a_store_that_was_put_back(marked: Be
     assert marked.states()[held] == "superseded"
 
 
+def test_a_run_after_the_mark_is_sent_though_the_boot_has_another_number(marked: Bench) -> None:
+    """It began before the store was put back, whose ``boots`` says that it was elsewhere: nothing of it was sent."""
+    copy = _back_up(marked)
+    (copy / "boots").write_text("boot-elsewhere\n")
+    sent = marked.run(ref="heartbeat:other")
+    assert _send(marked) == [sent]
+    marked.clock.advance(5)
+    started = marked.clock.read()
+    marked.clock.advance(5)
+    _restore(marked, copy)
+
+    marked.outbox.accept([report_of("after001", started, ended=marked.clock.read())])
+
+    assert _send(marked) == ["after001"]
+
+
 def test_a_held_ping_is_released_if_aura_has_had_none_since(marked: Bench) -> None:
     """The attempt of which nobody knew the end did not arrive."""
     run_id = _put_back_after_a_failure(marked)
