@@ -399,7 +399,7 @@ def test_a_clock_moved_far_ahead_still_gives_a_number_that_sqlite_holds() -> Non
     """An instant at the end of what a report may say."""
     boot = boot_numbers.place([], Reading(5, 2**63 - 1), Reading(5, 2**63 - 1))
 
-    assert boot.boot_ns(2**62) == 2**63 - 1
+    assert 2**62 < boot.boot_ns(2**62) < 2**63
 
 
 def test_boots_of_an_old_schema_are_taken_from_the_file(at: Bench) -> None:
