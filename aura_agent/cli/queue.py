@@ -287,7 +287,7 @@ class _Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True)
-        self._quiet = quiet
+        self._quiet, self._total = quiet, total
         self._bar = Progress(
             TextColumn("delivering"),
             BarColumn(),
@@ -319,4 +319,4 @@ class _Progress:
         self._bar.stop()
         if not self._quiet:
             sums = ", ".join(f"{len(pings)} {what}" for what, pings in sorted(self._seen.items()))
-            say(sums or "nothing waits")
+            say(sums or ("nothing may be sent yet" if self._total else "nothing waits"))

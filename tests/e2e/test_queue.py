@@ -107,6 +107,17 @@ def test_flush_counts_a_parked_ping_once(site: Site) -> None:
     assert (flushed.returncode, flushed.stdout) == (1, "1 parked\n")
 
 
+def test_flush_under_retry_after_does_not_say_that_nothing_waits(site: Site) -> None:
+    """It keeps to Retry-After, as everybody does."""
+    site.server.create_heartbeat("beat", expected_interval=3600)
+    site.server.set_fault("status", target="ping", status=429, retry_after=600)
+    site.run("-H", "beat", "--wait", "5s", "--", "true")
+
+    flushed = site.agent("queue", "flush")
+
+    assert (flushed.returncode, flushed.stdout.splitlines()[0]) == (1, "nothing may be sent yet")
+
+
 def test_flush_of_one_heartbeat_leaves_the_others(waiting: Site) -> None:
     """By name, then by id; what waits for others is neither sent nor counted as left."""
     by_name = waiting.agent("queue", "flush", "--heartbeat", "one")
