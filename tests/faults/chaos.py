@@ -296,7 +296,7 @@ class Chaos:
                 self.problems.append(f"{tag}: told {times} times {when} and {kills} kills")
             if is_restored and self._heard[tag] and tag not in unsure and not tag.startswith(RENAMED):
                 self.problems.append(f"{tag}: told again {when}, though it was told before the store was put back")
-            if tag in self.withdrawn:
+            if tag in self.withdrawn - self.asleep.may_send:
                 self.problems.append(f"{tag}: told {when} after a later run had failed")
         self._heard = heard
         self._miss(ended, when)

@@ -86,7 +86,8 @@ class FrozenFlush(Fault):
     """A ``queue flush`` that is stopped while it connects, over several cycles, and wakes when that ping is false.
 
     By then a later run has failed, and the ping was decided too long ago or has expired; its lease still holds, so
-    nobody else may send it either. *sent* is what came over the connection all the same.
+    nobody else may send it either. *sent* is what came over the connection all the same. What else it was about to
+    send, and was decided less than 30 s ago, it still may: *may_send* are the tags.
     """
 
     chance = 0.6
@@ -95,10 +96,12 @@ class FrozenFlush(Fault):
     def __init__(self, site: Site, rng: random.Random) -> None:
         super().__init__(site, rng)
         self.sent: list[bytes] = []
+        self.may_send: set[str] = set()
         self._flush: Process | None = None
         self._door: _Door | None = None  # it sleeps before this
         self._wake_from_s = self._wake_until_s = 0.0
         self._job = ASLEEP[0]
+        self._held: set[str] = set()
 
     @staticmethod
     def config() -> str:
@@ -156,6 +159,7 @@ class FrozenFlush(Fault):
             flush.send_signal(signal.SIGCONT)
             time.sleep(0.01)
             flush.send_signal(signal.SIGSTOP)
+        self._held = self._leased_to(flush)
         door.open()
         now_s = time.monotonic()
         self._wake_from_s = decided_s + _MAX_AGE_S if self._job == ASLEEP[1] else now_s + _DECIDED_S
@@ -168,6 +172,8 @@ class FrozenFlush(Fault):
         if time.monotonic() > self._wake_until_s or self._run("false") != 1:
             self.give_up()
             return
+        if self._job == ASLEEP[1]:
+            self.may_send |= self._held
         self._flush.send_signal(signal.SIGCONT)
         if sent := self._door.read():
             self.sent.append(sent)
@@ -178,6 +184,14 @@ class FrozenFlush(Fault):
     def _run(self, command: str) -> int:
         url = f"file:{self.site.home}/asleep.url"
         return self.site.run("-j", self._job, "--ping-url", url, "--no-wait", "--", command).returncode
+
+    def _leased_to(self, flush: Process) -> set[str]:
+        """Return the tags of what it has leased."""
+        query = (
+            "SELECT CAST(body AS TEXT) FROM entries JOIN streams ON lease_entry = entries.id"
+            f" WHERE body IS NOT NULL AND lease_owner GLOB 'flush-{flush.pid}-*'"
+        )
+        return {body.strip() for (body,) in self.site.rows(query)}
 
     def _store_is_locked(self) -> bool:
         with closing(sqlite3.connect(f"file:{self.site.state}/outbox.db?mode=rw", uri=True, timeout=0.2)) as store:
