@@ -18,8 +18,11 @@ from tests.machine import LACKS, no_system_config
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# Under nohup it is ignored, and so in all that the tests start.
+# Under nohup, or in the background of a script, they are ignored, and so in all that the tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An empty search path leaves the tzdata package alone (PEP 615); the variable is for the processes that tests start.
 os.environ["PYTHONTZPATH"] = ""

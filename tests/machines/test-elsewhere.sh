@@ -69,6 +69,7 @@ unshare --mount --pid --fork --kill-child --net --uts --ipc bash -euc '
   mount --bind "$wheels" mnt/wheels
   if [ "$user" = root ]; then home=root; else home=home/$user; fi
   mount --bind mnt/home "$home"
+  [ -e etc/hosts ] || printf "127.0.0.1 localhost\n::1 localhost\n" > etc/hosts # an installer or a runtime makes it
   git -c safe.directory="*" clone --quiet "$repo" "$home/aura-agent"
   chroot . chown -R "$user": "/$home"
   exec chroot --userspec="$user" --groups="" . /usr/bin/env -i HOME="/$home" USER="$user" \
