@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socketserver
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.store import open_outbox
+from aura_agent.report.wire import encode
 from aura_agent.wrapper.handover import hand_over
 from tests.e2e.sites import AURA_RUN, Site
 from tests.waiting import wait_until
@@ -57,6 +60,26 @@ def _success_under_way(site: Site) -> Iterator["subprocess.Popen[bytes]"]:
             yield delivering
         finally:
             delivering.kill()
+
+
+@contextmanager
+def _refusing_daemon(site: Site) -> Iterator[None]:
+    """A daemon that knows this user as no reporter: root and its own user can't be refused by a real one."""
+
+    class Refusing(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline():
+                self.wfile.write(encode("refused", {"reason": "not among them"}))
+
+    (site.home / "run").mkdir()
+    with socketserver.ThreadingUnixStreamServer(str(site.home / "run/agent.sock"), Refusing) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 def _arrived(site: Site, heartbeat: str = "one") -> int:
@@ -216,10 +239,9 @@ def test_flush_of_an_own_store_sends_nothing_beside_a_frozen_daemon(user: Site) 
 def test_flush_of_an_own_store_sends_where_the_daemon_refuses_this_user(user: Site) -> None:
     """Nobody else would."""
     user.run("-H", "one", "--no-wait", "--", "true", env=_own(user))
-    user.configure(agent='reporters = ["nobody"]')
-    user.start()
     user.server.clear_faults()
 
-    done = _flush(user)
+    with _refusing_daemon(user):
+        done = _flush(user)
 
     assert (done.returncode, _arrived(user)) == (0, 1)
