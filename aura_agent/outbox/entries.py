@@ -19,6 +19,7 @@ from aura_agent.outbox.rules import Key, Moment, State
 from aura_agent.outbox.streams import Facts, Streams
 from aura_agent.report.record import Outcome, Report
 
+_CLOCKS_DIFFER_NS = 300 * 10**9  # Aura's may be behind ours, and it may tell whole seconds
 _HELD_NS = 600 * 10**9  # until what is held is judged again: it may have expired
 
 
@@ -230,7 +231,7 @@ class Entries:
                 reason = "Aura has had a later ping, before the store was put back"
                 self.withdraw(row["id"], row["stream_id"], State.SUPERSEDED, reason, now)
                 self.settle_over_damage(row["stream_id"], now)
-            else:
+            elif last_ping_ns < row["ended_wall_ns"] - _CLOCKS_DIFFER_NS:
                 self.release_held((row["stream_id"],))
 
     def _held(self) -> list[sqlite3.Row]:

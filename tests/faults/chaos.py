@@ -366,7 +366,7 @@ class Chaos:
         for beat in SURE:
             unsure = {run.tag for run in self.runs[beat] if run.unsure}
             order = [ping.body.strip() for ping in self.site.server.pings(beat)]
-            firsts = [int(tag.partition(".")[2]) for tag in dict.fromkeys(order) if tag not in unsure]
+            firsts = [int(tag.partition(".")[2]) for tag in dict.fromkeys(order) if tag not in unsure | self._missed]
             if firsts != sorted(firsts):
                 self.problems.append(f"{beat}: told out of order: {firsts}")
         for tag in self._last_of_bad():

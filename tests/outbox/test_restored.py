@@ -126,6 +126,17 @@ def test_a_held_ping_is_released_if_aura_has_had_none_since(marked: Bench) -> No
     assert _send(marked) == [run_id]
 
 
+def test_a_held_ping_stays_if_auras_last_one_may_be_it(marked: Bench) -> None:
+    """Aura tells whole seconds, and its clock isn't ours: its last ping looks older than the run, and is its ping."""
+    run_id = _put_back_after_a_failure(marked)
+    ((ended_ns,),) = marked.outbox.connection.execute("SELECT ended_wall_ns FROM entries WHERE held").fetchall()
+
+    _last_ping(marked, ended_ns - SECOND_NS)
+
+    assert _send(marked) == []
+    assert marked.states()[run_id] == "waiting"
+
+
 def test_a_held_ping_is_superseded_if_aura_has_had_one_since(marked: Bench) -> None:
     """It would be sent a second time, after what has contradicted it."""
     run_id = _put_back_after_a_failure(marked)
