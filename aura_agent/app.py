@@ -26,6 +26,7 @@ from aura_agent.config.addresses import is_loopback, parse_listen
 from aura_agent.config.models import Config
 from aura_agent.config.settings import base_url, find_token
 from aura_agent.daemon.agent import Agent, Parts
+from aura_agent.daemon.jobspec import withhold_variable
 from aura_agent.daemon.last_resort import LastResort, leave
 from aura_agent.daemon.late_modules import load_late_modules
 from aura_agent.daemon.report_server import ReportServer
@@ -200,6 +201,7 @@ async def _built(
     observer = LoggingObserver(counts, job_of=lambda *run: agent.job_of(*run))  # noqa: PLW0108  # built below
     directory = places.state_dir(os.environ, config.agent.state_dir, os.geteuid())
     hostname = os.uname().nodename
+    environ = dict(os.environ)  # what the config names as holding the token is taken out of our own
     async with AsyncExitStack() as stack:
         store = StoreOpener(directory, observer, stack)
         outbox, reader = await store.open()
@@ -212,7 +214,9 @@ async def _built(
 
         def connect(config: Config) -> Service:
             """Return the config's API, from any thread: it reads the token's file."""
-            token = find_token(config.api, os.environ, warn=warn)
+            token = find_token(config.api, environ, warn=warn)
+            if config.api.token_env is not None:
+                loop.call_soon_threadsafe(withhold_variable, config.api.token_env)
             if token is not None:
                 redactor.add(token.reveal())
             url = base_url(config.api, os.environ)

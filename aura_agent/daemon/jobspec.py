@@ -43,9 +43,15 @@ def spawn_spec(job: Job) -> SpawnSpec:
     )
 
 
+def withhold_variable(name: str) -> None:
+    """Take the variable *name*, which holds a secret of ours, out of our environment: no job and no hook gets it."""
+    if os.environ.pop(name, None) is not None:
+        _environment.cache_clear()
+
+
 @cache
 def _environment(account: Account, inherit: tuple[str, ...], shell: str) -> dict[str, str]:
-    """Return what jobs that agree in these have in common; our own environment, which it is made of, never changes."""
+    """Return what jobs that agree in these have in common; our own environment is what it is made of."""
     return job_environment(account, os.environ, inherit=inherit, shell=shell)
 
 

@@ -331,13 +331,16 @@ def start(
     own_group: bool = False,
     outputs: tuple[int, int] | None = None,
     env: dict[str, str] | None = None,
+    withheld: str = "",
 ) -> Job:
-    """Start *command* and return its job; *outputs* are its stdout and stderr instead of ours, *env* is added to ours.
+    """Start *command* and return its job; *outputs* are its stdout and stderr instead of ours.
+
+    *env* is added to our environment, the variable *withheld* left out of it.
 
     Looks for the command in PATH as execvp(3) does, and runs a script without an interpreter line by /bin/sh as shells
     do. Raises NotStarted, NoResources.
     """
-    variables = _callers_variables() | (env or {})
+    variables = _callers_variables(withheld) | (env or {})
     problem: OSError | None = None
     for path in _places(command[0], variables):
         try:
@@ -365,10 +368,10 @@ def start(
     raise _not_started(command[0], problem)
 
 
-def become(command: list[str], signals: Signals, env: dict[str, str]) -> None:
+def become(command: list[str], signals: Signals, env: dict[str, str], withheld: str) -> None:
     """Execute *command* in our own place, as it would run without us. Returns if that is impossible, too."""
     try:
-        variables = _callers_variables() | env
+        variables = _callers_variables(withheld) | env
         for signum in (_signal.SIGPIPE, _signal.SIGXFSZ):
             _signal.signal(signum, _signal.SIG_DFL)
         if signals.sigchld_ignored:
@@ -491,14 +494,15 @@ def _spawn(
     return Job(pid, started, own_group=own_group)
 
 
-def _callers_variables() -> dict[str, str]:
-    """Return the environment that the job would have without us, but for the secrets.
+def _callers_variables(withheld: str) -> dict[str, str]:
+    """Return the environment that the job would have without us, but for the secrets; *withheld* holds one as well.
 
     In the C locale, cron's, Python sets LC_CTYPE for itself (PEP 538); what it was before is only known to the kernel.
     What has no name posix_spawn refuses.
     """
     variables = without_secrets(os.environ)
     variables.pop("", None)
+    variables.pop(withheld, None)
     if variables.get("LC_CTYPE") in _COERCED and not _was_set(b"LC_CTYPE="):
         del variables["LC_CTYPE"]
     return variables

@@ -28,6 +28,7 @@ def take_job(options: Options) -> None:
     options.job_found = job is not None
     if config is not None:
         options.redact = config.attach.redact
+        options.token_variable = config.api.token_env or ""
     if job is None:
         if config is not None:
             why = "the config has no such job"

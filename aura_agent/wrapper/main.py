@@ -79,7 +79,7 @@ def _run_alone(problem: Exception) -> int:
     _print_plainly(f"{_named(problem)}: {what}")
     if not command:
         return 125
-    become(command, Signals(), {})
+    become(command, Signals(), {}, "")
     return 126
 
 
@@ -207,7 +207,7 @@ class _Run:
             if ended is None:
                 text = problem.text if isinstance(problem, NoResources) else _named(problem)
                 self._say(f"{text}: the command runs without aura-run, and without a ping")
-                become(self._options.command, self._signals, self._options.env)
+                become(self._options.command, self._signals, self._options.env, self._options.token_variable)
                 ended = Ended(now())
                 ended.code, ended.not_started = 126, True
             return ended
@@ -228,6 +228,7 @@ class _Run:
                 own_group=options.timeout_s is not None and not in_foreground(),
                 outputs=None if capture is None else capture.outputs,
                 env=options.env,
+                withheld=options.token_variable,
             )
         except NoResources:
             if capture is not None:

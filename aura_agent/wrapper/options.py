@@ -90,6 +90,7 @@ class Options:
         "success_codes",
         "tail_bytes",
         "timeout_s",
+        "token_variable",
         "wait_s",
     )
 
@@ -121,6 +122,7 @@ class Options:
         self.replay = ""
         self.expect: dict[str, str] = {}
         self.env: dict[str, str] = {}
+        self.token_variable = ""  # holds the API token: not for the job
 
     def borrow(self, lent: dict[str, str]) -> None:
         """Fill in from *lent*, a job's settings as one record's fields, what the command line left unsaid."""

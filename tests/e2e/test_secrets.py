@@ -183,3 +183,31 @@ def test_a_token_in_a_config_is_not_quoted(site: Site) -> None:
 
     assert (checked.returncode, started.returncode) == (1, 78)
     assert token not in checked.stdout + checked.stderr + started.stdout + started.stderr
+
+
+def test_the_variable_that_holds_the_token_reaches_no_job(site: Site) -> None:
+    """Whatever its name is: neither a job of the daemon that inherits all, nor its hook, nor a command under -j."""
+    token = site.server.token
+    site.server.create_heartbeat("beat")
+    site.extra["COMPANY_SECRET"] = token
+    dump = f"env > {site.home}"
+    site.configure(
+        f'[jobs.tick]\nheartbeat = "beat"\nschedule = "@yearly"\ninherit_env = ["*"]\nshell = "{dump}/job; exit 3"\n'
+        f'on_failure.command = ["/bin/sh", "-c", "{dump}/hook"]\n'
+        f'[jobs.wrapped]\nheartbeat = "beat"\ncommand = ["/bin/sh", "-c", "{dump}/wrapped"]\n'
+    )
+    site.config.write_text(
+        site.config.read_text().replace(f'token_file = "{site.home}/token"', 'token_env = "COMPANY_SECRET"')
+    )
+    site.start()
+    assert site.agent("trigger", "tick").returncode == 0
+    wait_until((site.home / "hook").exists, what="the hook")
+    assert site.agent("reload").returncode == 0
+    site.stop()
+    assert site.run("-j", "wrapped").returncode == 0
+
+    dumped = {name: (site.home / name).read_text() for name in ("job", "hook", "wrapped")}
+
+    assert [name for name, text in dumped.items() if token in text or "COMPANY_SECRET" in text] == []
+    assert all("PATH=" in text for text in dumped.values())
+    assert len(site.server.pings("beat")) == 1
