@@ -4,7 +4,9 @@ All waiting for one connection together takes at most a second: a daemon that do
 and the report goes to the spool instead.
 """
 
-from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, socket
+import os
+import sys
+from _socket import AF_UNIX, SO_PEERCRED, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, socket
 from time import monotonic
 
 from aura_agent.report.wire import MAX_LINE_BYTES, decode, encode
@@ -34,6 +36,7 @@ class Daemon:
         try:
             self._socket.settimeout(patience_s)
             self._socket.connect(path)
+            _check_peer(self._socket, path)
         except OSError:
             self._socket.close()
             raise
@@ -98,3 +101,18 @@ class Daemon:
             raise TimeoutError
         self._socket.settimeout(self._left_s)
         return monotonic()
+
+
+def _check_peer(connection: socket, path: str) -> None:
+    """Raise PermissionError if who listens must not hear what root runs, nor be believed that it keeps the report.
+
+    As root we speak to root, and to who alone can have put a socket there: an agent in a container has a user and a
+    directory of its own.
+    """
+    if os.geteuid() != 0:
+        return
+    credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)  # struct ucred: pid, uid, gid (unix(7))
+    uid = int.from_bytes(credentials[4:8], sys.byteorder)
+    place = os.stat(os.path.dirname(path) or ".")
+    if uid != 0 and (place.st_uid != uid or place.st_mode & 0o022):
+        raise PermissionError(1, "who listens there is neither root nor the only owner of the socket's directory")

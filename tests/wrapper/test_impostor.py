@@ -1,0 +1,93 @@
+"""Root's aura-run speaks to a daemon that only root, or the socket's directory's own user, can have put there."""
+
+import os
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.machine import needs, root
+from tests.wrapper.runs import Host
+
+pytestmark = [pytest.mark.root, needs(root)]
+_NOBODY = 65534
+
+
+@contextmanager
+def _listening(path: Path, uid: int) -> Iterator[Path]:
+    """Somebody with *uid* listens at *path*, notes in a file what is said, and agrees to everything."""
+    notes = path.parent / "notes"
+    ready_reading, ready_writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+            with socket.socket(socket.AF_UNIX) as listener, open(notes, "wb", buffering=0) as noted:
+                listener.bind(str(path))
+                listener.listen()
+                os.write(ready_writing, b"x")
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, connection.makefile("rb") as lines:
+                        for line in lines:
+                            noted.write(line)
+                            connection.sendall(b"ok\n" if line.startswith(b"run") else b"job\n")
+        finally:
+            os._exit(1)
+    os.close(ready_writing)
+    try:
+        assert os.read(ready_reading, 1) == b"x"
+        yield notes
+    finally:
+        os.close(ready_reading)
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="aura-impostor-") as directory:
+        os.chmod(directory, 0o711)
+        yield Path(directory)
+
+
+def _report(host: Host, socket_path: Path) -> "subprocess.CompletedProcess[bytes]":
+    host.extra = {"AURA_SOCKET": str(socket_path)}
+    return host.run("--no-wait", "-H", "beat", "--", "sh", "-c", "exit 3")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_who_could_put_a_socket_into_a_shared_directory_is_told_nothing(host: Host, place: Path, mode: int) -> None:
+    """The report is kept as without a daemon, and the job's status is its own."""
+    shared = place / "shared"
+    shared.mkdir()
+    os.chown(shared, 0 if mode != 0o775 else _NOBODY, _NOBODY)
+    shared.chmod(mode)
+
+    with _listening(shared / "agent.sock", _NOBODY) as notes:
+        ended = _report(host, shared / "agent.sock")
+        said = notes.read_bytes()
+
+    assert (ended.returncode, said) == (3, b"")
+    assert host.report()["outcome"] == "failed"
+
+
+def test_an_agent_with_a_directory_of_its_own_is_told(host: Host, place: Path) -> None:
+    """As in a pod, where the agent's user is another than the job's."""
+    own = place / "own"
+    own.mkdir(mode=0o755)
+    os.chown(own, _NOBODY, _NOBODY)
+
+    with _listening(own / "agent.sock", _NOBODY) as notes:
+        ended = _report(host, own / "agent.sock")
+        said = notes.read_bytes()
+
+    assert ended.returncode == 3
+    assert b"outcome=failed" in said
+    assert host.reports() == []
