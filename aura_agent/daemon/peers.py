@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
+from aura_agent.config.addresses import is_loopback
 from aura_agent.config.models import Config
+from aura_agent.report.ping_url import host_of
 from aura_agent.report.record import Ref
 
 _MAX_ID_CHARS = 48  # of the 64 that a run id may have
@@ -38,10 +40,14 @@ def peer_of(connection: socket.socket) -> Peer:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a peer may report: *everything*, or each of *jobs* with the heartbeat that the config gives it."""
+    """What a peer may report: *everything*, or each of *jobs* with the heartbeat that the config gives it.
+
+    *is_us*: the peer is root or the daemon's user, who could do by himself what the daemon does for him.
+    """
 
     everything: bool
-    jobs: frozenset[str]
+    jobs: frozenset[str] = frozenset()
+    is_us: bool = False
 
     def __bool__(self) -> bool:
         return self.everything or bool(self.jobs)
@@ -52,7 +58,7 @@ class Rights:
         *matching* are the jobs whose command the run has. Who may report a job alone can't choose its heartbeat.
         """
         if self.everything:
-            return fields
+            return fields if self.is_us or not _leads_here(fields.get("ref", "")) else None
         named = fields.get("job", "")
         names = [named] if named in self.jobs else [name for name in matching if name in self.jobs]
         if len(names) != 1:
@@ -68,11 +74,24 @@ def rights_of(peer: Peer, config: Config) -> Rights:
 
     Reporters are user names, numeric uids, ``@group`` or ``@gid``; names that this host doesn't know let nobody in.
     """
-    if peer.uid in (0, os.geteuid()) or any(_covers(name, peer) for name in config.agent.reporters):
-        return Rights(everything=True, jobs=frozenset())
+    if peer.uid in (0, os.geteuid()):
+        return Rights(everything=True, is_us=True)
+    if any(_covers(name, peer) for name in config.agent.reporters):
+        return Rights(everything=True)
     covers = cache(partial(_covers, peer=peer))
     jobs = (name for name, job in config.jobs.items() if any(map(covers, job.reporters)))
     return Rights(everything=False, jobs=frozenset(jobs))
+
+
+def _leads_here(ref: str) -> bool:
+    """Whether *ref* is a URL of this host: the daemon reaches loopback services that the peer may not."""
+    if not ref.startswith(Ref.URL):
+        return False
+    try:
+        host = host_of(ref.removeprefix(Ref.URL))
+    except ValueError:
+        return False  # it is refused for that
+    return is_loopback(host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0])
 
 
 def own_run_id(peer: Peer, run_id: str) -> str:

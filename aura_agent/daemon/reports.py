@@ -104,7 +104,10 @@ class Desk:
     def _refused(self, conversation: Conversation, rights: Rights) -> Heard:
         first, conversation.refused = not conversation.refused, True
         user, jobs = conversation.peer.user, ", ".join(sorted(rights.jobs)[:3])
-        why = f"{user} may report {jobs} alone, with its own heartbeat" if jobs else f"{user} is not among them"
+        if rights.everything:
+            why = f"{user} may not have the daemon ping a URL of this host"
+        else:
+            why = f"{user} may report {jobs} alone, with its own heartbeat" if jobs else f"{user} is not among them"
         return Heard(wire.encode("refused", {"reason": why}), refuses=first)
 
     def _take(self, fields: dict[str, str], matching: list[str], line: bytes) -> Heard:

@@ -102,6 +102,25 @@ def test_a_reporter_of_one_job_speaks_for_no_other(shared: Site, line: bytes) ->
     wait_until(lambda: [event["user"] for event in shared.events("report.refused")] == ["nobody"], what="the log")
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST", "[::1]"])
+def test_a_reporter_of_everything_has_no_loopback_url_pinged(site: Site, host: str) -> None:
+    """The daemon would reach there what the reporter, perhaps in a network namespace without a network, can't."""
+    heartbeat = site.server.create_heartbeat("beat")
+    site.configure(agent=f'reporters = ["root", "{_BOB}"]')
+    site.start()
+    ref = f"url:{heartbeat.ping_url.replace('127.0.0.1', host, 1)}"
+
+    ((verb, fields),) = _speak(site, _BOB, _run(job="x", ref=ref))
+    assert (verb, fields["reason"]) == ("refused", "nobody may not have the daemon ping a URL of this host")
+
+    ((verb, _),) = _speak(site, _BOB, _run(job="x", ref="heartbeat:beat"))
+    assert verb == "ok"
+    wait_until(lambda: site.server.pings("beat"), what="a ping")
+    ((verb, _),) = _speak(site, 0, _run("c" * 32, job="x", ref=f"url:{heartbeat.ping_url}"))
+    assert verb == "ok"
+    wait_until(lambda: len(site.server.pings("beat")) == 2, what="root's ping")
+
+
 def test_a_stranger_is_refused_whatever_is_said(shared: Site) -> None:
     for line in (_run(), _start(), b"nonsense\n"):
         ((verb, _),) = _speak(shared, _STRANGER, line)
