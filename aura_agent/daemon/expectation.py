@@ -32,22 +32,12 @@ async def unmet_expectation(job: Job, started: Reading, ended: Reading) -> str:
     return "" if condition.healthy else condition.reason
 
 
-def judged(report: Report, name: str, job: Job) -> Report:
-    """Return the success *report* as a run of *job*, called *name*: a failure if it doesn't meet what that demands.
-
-    For the thread that reads reports: it looks at the disk.
-    """
-    reason = ""
+async def judged(report: Report, name: str, job: Job) -> Report:
+    """Return the success *report* as a run of *job*, called *name*: a failure if it doesn't meet what that demands."""
     if report.exit_code not in job.success_codes:
         reason = f"exit status {report.exit_code}"
-    elif job.expect is not None and job.expect.file is not None:
-        try:
-            from aura_agent.watch.expect import expect_file
-
-            condition = expect_file(**_wanted(job.expect.file, report.started, report.ended))
-            reason = "" if condition.healthy else condition.reason
-        except Exception as problem:  # noqa: BLE001  # as above
-            reason = f"{job.expect.file.path} can't be looked at: {problem}"
+    else:
+        reason = await unmet_expectation(job, report.started, report.ended)
     return replace(
         report,
         outcome=Outcome.FAILED if reason else Outcome.SUCCEEDED,

@@ -18,6 +18,8 @@ from contextlib import suppress
 from functools import partial
 
 from aura_agent.background_thread import BackgroundThread
+from aura_agent.config.models import Job
+from aura_agent.daemon.expectation import judged
 from aura_agent.daemon.peers import peer_of
 from aura_agent.daemon.reports import Conversation, Desk
 from aura_agent.daemon.sockets import bind_socket
@@ -61,6 +63,7 @@ class ReportServer:
         self._news: deque[Report] = deque()
         self._telling = False
         self._concluding: set[asyncio.Task[None]] = set()
+        self._judging: set[asyncio.Task[None]] = set()
 
     async def listen(self, path: str) -> None:
         """Open the socket at *path*, 0666 in its directory. Raises OSError."""
@@ -104,6 +107,8 @@ class ReportServer:
         os.eventfd_write(self._told_to_stop, 1)
         await asyncio.wait({self._serving})
         self._serving = None
+        for task in self._judging:  # who reported it has it still, and hands it over again
+            task.cancel()
         with suppress(StoreSilentError):
             await self._desk.worker.call(lambda _: None)  # what is being kept is kept, and answered
         for connection in self._connections.values():
@@ -224,7 +229,9 @@ class ReportServer:
             self._ready.append(connection)
             return
         connection.is_being_kept = True
-        if self._desk.must_redact(heard.report):
+        if heard.of_job is not None:
+            self._soon(partial(self._judge, connection, heard.report, *heard.of_job))
+        elif self._desk.must_redact(heard.report):
             self._soon(partial(self._keep_redacted, connection, heard.report))
         else:
             self._desk.worker.keep(heard.line, heard.report, partial(self._kept, connection, heard.report))
@@ -285,6 +292,21 @@ class ReportServer:
         self._loop.call_later(GATHER_S, self._tell)
         while self._news:
             self._desk.accepted(self._news.popleft())
+
+    def _judge(self, connection: "_Connection", success: Report, name: str, job: Job) -> None:
+        task = asyncio.create_task(self._keep_judged(connection, success, name, job), name=f"judge {name}")
+        self._judging.add(task)
+        task.add_done_callback(self._judging.discard)
+
+    async def _keep_judged(self, connection: "_Connection", success: Report, name: str, job: Job) -> None:
+        """Keep *success* as what *job* makes of it; the file that it expects may lie on a disk that hangs."""
+        report = await judged(success, name, job)
+        if self._desk.must_redact(report):
+            self._keep_redacted(connection, report)
+        else:
+            self._desk.worker.keep(
+                wire.encode("run", report.to_fields()), report, partial(self._kept, connection, report)
+            )
 
     def _keep_redacted(self, connection: "_Connection", report: Report) -> None:
         redacted = self._desk.redacted(report)

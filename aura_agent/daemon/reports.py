@@ -14,8 +14,7 @@ from typing import NamedTuple
 from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock
 from aura_agent.config.lend import lend, matching_jobs
-from aura_agent.config.models import Config
-from aura_agent.daemon.expectation import judged
+from aura_agent.config.models import Config, Job
 from aura_agent.daemon.peers import Peer, Rights, own_run_id, rights_of
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
@@ -49,13 +48,14 @@ class Conversation:
 class Heard(NamedTuple):
     """What a line calls for: its *answer*, or that *report* is kept first, as *line*.
 
-    *refuses*: somebody is refused, for once.
+    *refuses*: somebody is refused, for once. *of_job*: the success is judged as a run of it before.
     """
 
     answer: bytes = b""
     report: Report | None = None
     refuses: bool = False
     line: bytes = b""
+    of_job: tuple[str, Job] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Desk:
             else:
                 names = matching
             if len(names) == 1:
-                report = judged(report, names[0], config.jobs[names[0]])
+                return Heard(report=report, of_job=(names[0], config.jobs[names[0]]))
         if not line or report is not given or "boot" not in fields:
             line = wire.encode("run", report.to_fields())
         return Heard(report=report, line=line)
