@@ -214,6 +214,10 @@ _STEPS = (
     """
     ALTER TABLE inbox ADD COLUMN account TEXT;
     """,
+    """
+    ALTER TABLE generation ADD COLUMN contradictions INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE generation ADD COLUMN held_against INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 SCHEMA_VERSION = len(_STEPS)
 _text = partial(str, encoding="utf-8", errors="replace")  # a damaged name is no reason to read nothing

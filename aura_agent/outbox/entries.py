@@ -59,6 +59,7 @@ class Entries:
             self._streams.note_success(stream_id, stream.succeeded)
         if stream.failed is not None and stream.failed != known.failed:
             self._streams.note_failure(stream_id, stream.failed)
+            self._generation.grow(now, contradicts=True)
         for ref in {report.ref for report, _ in outcomes if report.ref is not None}:
             keys = [(report.outcome, key) for report, key in outcomes if report.ref == ref]
             failed = max((key for outcome, key in keys if outcome.withdraws), default=None)
@@ -212,6 +213,8 @@ class Entries:
                 continue
             self.withdraw(row["id"], row["stream_id"], State.DROPPED, reason, now)
             dropped.append(row["id"])
+        if dropped:
+            self._generation.grow(now, contradicts=True)
         return Dropped(tuple(dropped), tuple(under_way))
 
     def release_held(self, streams: Collection[int] | None = None) -> None:
@@ -222,7 +225,11 @@ class Entries:
                 self._streams.hurry(row["stream_id"])
 
     def judge_held(self, last_pings_ns: Mapping[int, int], now: Moment) -> None:
-        """Judge what is held by when Aura last heard of each stream: not at all since then, and it may be sent."""
+        """Judge what is held by when Aura last heard of each stream.
+
+        Not at all since then, and it may be sent, unless anything was contradicted since: Aura hears of no failure.
+        """
+        may_release = not self._generation.holds_what_was_contradicted()
         for row in self._held():
             last_ping_ns = last_pings_ns.get(row["stream_id"])
             if last_ping_ns is None:
@@ -231,7 +238,7 @@ class Entries:
                 reason = "Aura has had a later ping, before the store was put back"
                 self.withdraw(row["id"], row["stream_id"], State.SUPERSEDED, reason, now)
                 self.settle_over_damage(row["stream_id"], now)
-            elif last_ping_ns < row["ended_wall_ns"] - _CLOCKS_DIFFER_NS:
+            elif may_release and last_ping_ns < row["ended_wall_ns"] - _CLOCKS_DIFFER_NS:
                 self.release_held((row["stream_id"],))
 
     def _held(self) -> list[sqlite3.Row]:

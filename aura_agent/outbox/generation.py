@@ -1,8 +1,9 @@
 """Whether the store went back in time: a backup or a snapshot of it was put in its place.
 
-A number in the database grows with each lease, before anything is sent. A copy of it, the *mark*, lies outside the
-store, in memory that a reboot empties. A database behind its mark is an older one: what waits in it may have been sent
-since, and contradicted. Such pings are *held* until somebody knows better (``aura_agent.outbox.entries``).
+A number in the database grows with each lease, before anything is sent, and with each failure and each drop by a
+person. A copy of it, the *mark*, lies outside the store, in memory that a reboot empties. A database behind its mark is
+an older one: what waits in it may have been sent since, or contradicted. Such pings are *held* until somebody knows
+better (``aura_agent.outbox.entries``). Aura knows what was sent, but of no failure: so those are counted apart.
 
 A mark can only be behind, never ahead, of the database that wrote it: it is written after the commit. So a power cut, a
 reboot, a first start and a store copied to another host raise no alarm, and no clock is asked.
@@ -19,12 +20,17 @@ from aura_agent.outbox.rules import Moment
 HELD = "held: the store was put back to an earlier state; released by Aura's last ping or `queue flush`"
 _MAX_BYTES = 8192
 _LOOKED_THROUGH = 200
+_STORE = 4  # the word of a mark that is the store's path, the rest of it
 
 
 class Mark(NamedTuple):
-    """What the store knew when it last leased something: the *number*, and when that was, in which boot."""
+    """What the store knew when its *number* last grew, and when that was, in which boot.
+
+    *contradictions* is how often it grew by what speaks against pings that wait: a failure, a drop.
+    """
 
     number: int
+    contradictions: int
     boot_id: str
     boot_ns: int
 
@@ -41,12 +47,13 @@ class Generation:
         self._connection = connection
         self._store = "" if store is None else os.path.realpath(store)  # a copy elsewhere goes its own way
         self._directory = None if store is None else directory
+        self._grown_ns: int | None = None  # when it last grew, if the mark hasn't followed yet
 
     def is_behind(self, boot_id: str) -> Mark | None:
         """Return the mark if the database is behind it."""
         if self._directory is None:
             return None
-        name, number = self._read()
+        name, number, _ = self._read()
         mark = read(self._directory, name, boot_id)
         return mark if mark is not None and mark.number > number else None
 
@@ -58,7 +65,10 @@ class Generation:
         with transaction(self._connection):
             held_until = (epoch, mark.boot_ns)
             self._connection.execute(
-                "UPDATE generation SET number = ?, held_epoch = ?, held_boot_ns = ?", (mark.number, *held_until)
+                "UPDATE generation SET number = ?1, contradictions = ?2, held_epoch = ?3, held_boot_ns = ?4,"
+                " held_against = contradictions < ?2"
+                " OR held_against AND EXISTS (SELECT 1 FROM entries WHERE state = 'waiting' AND held)",
+                (mark.number, mark.contradictions, *held_until),
             )
             return self._connection.execute(
                 "UPDATE entries SET held = 1, reason = ? WHERE state = 'waiting' AND (epoch, ended_boot_ns) <= (?, ?)",
@@ -70,24 +80,33 @@ class Generation:
         row = self._connection.execute("SELECT held_epoch, held_boot_ns FROM generation").fetchone()
         return row["held_epoch"] is not None and (ended.epoch, ended.boot_ns) <= tuple(row)
 
-    def grow(self) -> None:
-        """Something is about to be sent. Works inside the transaction that leases it."""
-        if self._directory is not None:
-            self._connection.execute("UPDATE generation SET number = number + 1")
+    def holds_what_was_contradicted(self) -> bool:
+        """Whether something has been contradicted since what is held was waiting: it may be any of that."""
+        return bool(self._connection.execute("SELECT held_against FROM generation").fetchone()[0])
 
-    def publish(self, boot_id: str, boot_ns: int) -> None:
-        """Write the mark, once the number is committed and before anything is sent."""
-        if self._directory is None:
+    def grow(self, now: Moment, *, contradicts: bool = False) -> None:
+        """Something is about to be sent, or speaks against what may wait. Works inside the transaction that says so."""
+        if self._directory is not None:
+            self._connection.execute(
+                "UPDATE generation SET number = number + 1, contradictions = contradictions + ?", (contradicts,)
+            )
+            self._grown_ns = now.boot_ns
+
+    def publish(self, boot_id: str) -> None:
+        """Write the mark if the number has grown, once that is committed and before anything is sent."""
+        if self._directory is None or self._grown_ns is None:
             return
-        name, number = self._read()
+        name, number, contradictions = self._read()
         before = read(self._directory, name, boot_id)
         if before is None or before.number < number:
-            write(self._directory, name, Mark(number, boot_id, boot_ns), self._store)
+            write(self._directory, name, Mark(number, contradictions, boot_id, self._grown_ns), self._store)
+        self._grown_ns = None
 
-    def _read(self) -> tuple[str, int]:
-        """Return the name of the mark's file, and the number."""
-        row = self._connection.execute("SELECT store_id, number FROM generation").fetchone()
-        return sha256(f"{row['store_id']} {self._store}".encode("utf-8", "surrogateescape")).hexdigest(), row["number"]
+    def _read(self) -> tuple[str, int, int]:
+        """Return the name of the mark's file, the number, and how often it grew by a contradiction."""
+        row = self._connection.execute("SELECT store_id, number, contradictions FROM generation").fetchone()
+        name = sha256(f"{row['store_id']} {self._store}".encode("utf-8", "surrogateescape")).hexdigest()
+        return name, row["number"], row["contradictions"]
 
 
 def read(directory: str, name: str, boot_id: str) -> Mark | None:
@@ -99,8 +118,10 @@ def read(directory: str, name: str, boot_id: str) -> Mark | None:
     try:
         if os.fstat(file).st_uid != os.geteuid():
             return None
-        number, marked_boot_id, boot_ns, _ = os.read(file, _MAX_BYTES).split(maxsplit=3)
-        return Mark(int(number), boot_id, int(boot_ns)) if marked_boot_id == boot_id.encode() else None
+        number, contradictions, marked_boot_id, boot_ns, _ = os.read(file, _MAX_BYTES).split(maxsplit=_STORE)
+        if marked_boot_id != boot_id.encode():
+            return None
+        return Mark(int(number), int(contradictions), boot_id, int(boot_ns))
     except (OSError, ValueError):
         return None
     finally:
@@ -117,7 +138,8 @@ def write(directory: str, name: str, mark: Mark, store: str) -> None:
             _remove_old(directory)
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, b"%d %s %d %s" % (mark.number, mark.boot_id.encode(), mark.boot_ns, os.fsencode(store)))
+            counts = b"%d %d" % (mark.number, mark.contradictions)
+            os.write(file, b"%b %b %d %b" % (counts, mark.boot_id.encode(), mark.boot_ns, os.fsencode(store)))
         finally:
             os.close(file)
         os.rename(new, path)
@@ -131,8 +153,8 @@ def _remove_old(directory: str) -> None:
         path = os.path.join(directory, name)
         try:
             with open(path, "rb") as file:
-                words = file.read(_MAX_BYTES).split(maxsplit=3)
-            if len(words) < 4 or not os.path.exists(words[3]):
+                words = file.read(_MAX_BYTES).split(maxsplit=_STORE)
+            if len(words) <= _STORE or not os.path.exists(words[_STORE]):
                 os.unlink(path)
         except OSError:
             pass

@@ -216,6 +216,8 @@ class Outbox:
         self._check_that_it_is_usable()
         with transaction(self._connection):
             yield
+        with reading():
+            self._generation.publish(self._epochs.boot_id)
 
     @contextmanager
     def _catching_up(self) -> Iterator[Moment]:
@@ -321,12 +323,9 @@ class Outbox:
                 gone = self._leases.release_gone()
                 leased = self._leases.take(limit, only_runs, rooms or Rooms(), now)
                 if leased.attempts:
-                    self._generation.grow()
+                    self._generation.grow(now)
                 stopped = leased.more or len(leased.attempts) >= limit
                 next_due_s = 0.0 if stopped else self._leases.next_due_s(now, only_runs)
-            if leased.attempts:
-                with reading():
-                    self._generation.publish(self._epochs.boot_id, now.boot_ns)
             self._senders.forget(gone)
         elif self._pruner.problem:
             self._pruner.step_if_due(self.now())

@@ -39,7 +39,7 @@ def _open(at: Bench, boot_id: str | None = None, marks: str | None = "marks") ->
 def _back_up(at: Bench) -> Path:
     """Copy the store as a backup does, and go on."""
     at.outbox.close()
-    copy = at.directory.parent / "backup"
+    copy = at.directory.parent / f"backup-{at.runs}"
     shutil.copytree(at.directory, copy)
     _open(at)
     return copy
@@ -71,6 +71,16 @@ def _put_back_after_a_failure(at: Bench) -> str:
     return run_id
 
 
+def _put_back_after_a_lease(at: Bench) -> str:
+    """Have a success wait, be under way, and wait again; return its run. Nothing has contradicted it."""
+    run_id = at.run()
+    at.clock.advance(5)
+    copy = _back_up(at)
+    assert len(at.outbox.claim(8).attempts) == 1
+    _restore(at, copy)
+    return run_id
+
+
 def _last_ping(at: Bench, wall_ns: int | None) -> None:
     url = Secret("http://127.0.0.1:9/ping/id-backup")
     listed = CachedHeartbeat("id-backup", "backup", 3600, 600, "up", wall_ns, url, at.clock.read().wall_ns)
@@ -89,6 +99,48 @@ def test_what_was_delivered_before_the_store_was_put_back_is_held(marked: Bench)
     assert "put back to an earlier state: 1 pings" in claim.notices[0]
     (row,) = queue_rows(marked.outbox, ended=False)
     assert (row.run_id, row.reason.partition(":")[0]) == (run_id, "held")
+
+
+@pytest.mark.parametrize("contradict", ["failure", "drop"])
+def test_what_was_contradicted_before_the_store_was_put_back_is_held(marked: Bench, contradict: str) -> None:
+    """Nothing was sent since the backup; nor does a listing release it: Aura hears of no failure, and of no drop."""
+    run_id = marked.run()
+    marked.clock.advance(5)
+    copy = _back_up(marked)
+    if contradict == "failure":
+        marked.run(Outcome.FAILED)
+    else:
+        marked.outbox.drop(None, "dropped")
+    _restore(marked, copy)
+
+    assert _send(marked) == []
+    _last_ping(marked, marked.clock.read().wall_ns - 3600 * SECOND_NS)
+    assert _send(marked) == []
+    assert marked.states()[run_id] == "waiting"
+
+
+def test_what_is_contradicted_after_one_that_is_held_forbids_nothing_later(marked: Bench) -> None:
+    """What is held by a later restore is released if nothing was contradicted after that backup."""
+    held = _put_back_after_a_failure(marked)
+    marked.outbox.drop(None, "dropped")
+    run_id = _put_back_after_a_lease(marked)
+
+    _last_ping(marked, marked.clock.read().wall_ns - 3600 * SECOND_NS)
+
+    assert _send(marked) == [run_id]
+    assert marked.states()[held] == "dropped"
+
+
+def test_what_was_under_way_at_the_backup_is_sent_again_if_nothing_was_since(marked: Bench) -> None:
+    """As after a kill: the store doesn't know whether it arrived, and nothing has contradicted it."""
+    run_id = marked.run()
+    (attempt,) = marked.outbox.claim(8).attempts
+    copy = _back_up(marked)
+    delivered(marked.outbox, attempt, "200")
+    _restore(marked, copy)
+    marked.clock.advance(100)  # its lease has run out
+
+    assert _send(marked) == [run_id]
 
 
 def test_a_new_success_is_sent_at_once_from_a_store_that_was_put_back(marked: Bench) -> None:
@@ -119,7 +171,7 @@ def test_a_run_after_the_mark_is_sent_though_the_boot_has_another_number(marked:
 
 def test_a_held_ping_is_released_if_aura_has_had_none_since(marked: Bench) -> None:
     """The attempt of which nobody knew the end did not arrive."""
-    run_id = _put_back_after_a_failure(marked)
+    run_id = _put_back_after_a_lease(marked)
 
     _last_ping(marked, marked.clock.read().wall_ns - 3600 * SECOND_NS)
 
@@ -128,7 +180,7 @@ def test_a_held_ping_is_released_if_aura_has_had_none_since(marked: Bench) -> No
 
 def test_a_held_ping_stays_if_auras_last_one_may_be_it(marked: Bench) -> None:
     """Aura tells whole seconds, and its clock isn't ours: its last ping looks older than the run, and is its ping."""
-    run_id = _put_back_after_a_failure(marked)
+    run_id = _put_back_after_a_lease(marked)
     ((ended_ns,),) = marked.outbox.connection.execute("SELECT ended_wall_ns FROM entries WHERE held").fetchall()
 
     _last_ping(marked, ended_ns - SECOND_NS)
