@@ -228,11 +228,11 @@ class Chaos:
             fault.daemon = daemon
             fault.begin()
         kills = int(self._kill(daemon, instant_s))
-        is_restored = self._restored.is_restored
+        is_behind = self._restored.is_behind
         kills += sum(fault.end() for fault in faults)
         self.kills += kills
         names = ", ".join(type(fault).__name__ + (" beside the daemon" if fault in late else "") for fault in faults)
-        self._listen(kills, f"in cycle {number} with {names or 'no fault'}", is_restored=is_restored)
+        self._listen(kills, f"in cycle {number} with {names or 'no fault'}", is_behind=is_behind)
 
     def _kill(self, daemon: Process, instant_s: float) -> bool:
         """Kill the daemon then, unless it ends before; return whether it was killed. Who hangs in the disk is freed."""
@@ -282,8 +282,11 @@ class Chaos:
                 self._missed.add(run.tag)
         self.withdrawn.clear()
 
-    def _listen(self, kills: int, when: str, *, is_restored: bool = False) -> None:
-        """Nobody sends now: take note of what Aura has heard, and of what it must not hear any more."""
+    def _listen(self, kills: int, when: str, *, is_behind: bool = False) -> None:
+        """Nobody sends now: take note of what Aura has heard, and of what it must not hear any more.
+
+        *is_behind*: the store was put back to a state from before something was sent. What Aura had heard is held there.
+        """
         for server in (self.site.server, self.other):
             for _ in range(20):  # what a killed process sent may still lie in the server's sockets
                 server.run_on_the_loop(lambda: None)
@@ -294,7 +297,7 @@ class Chaos:
         for tag, times in (heard - self._heard).items():
             if times > kills + (tag in unsure):  # a wrapper sends from memory what the disk may take later
                 self.problems.append(f"{tag}: told {times} times {when} and {kills} kills")
-            if is_restored and self._heard[tag] and tag not in unsure and not tag.startswith(RENAMED):
+            if is_behind and self._heard[tag] and tag not in unsure and not tag.startswith(RENAMED):
                 self.problems.append(f"{tag}: told again {when}, though it was told before the store was put back")
             if tag in self.withdrawn - self.asleep.may_send:
                 self.problems.append(f"{tag}: told {when} after a later run had failed")

@@ -98,12 +98,15 @@ class FrozenDisk(DiskFault):
 class RestoredStore(Fault):
     """A copy of the state directory is put in its place, some cycles after it was made, while nobody runs.
 
-    *is_restored*: in this cycle. *before* is called ahead of that, *after* once it is done.
+    *is_restored*: in this cycle; *is_behind*: and something was sent, or contradicted, since the copy was made. If
+    nothing was, it is no more than a restart: what was under way at the copy may have arrived, waits in it, and is sent
+    again as after any kill. *before* is called ahead of that, *after* once it is done.
     """
 
     chance = 0.15
     late = False
     is_restored = False
+    is_behind = False
     restored_s = 0.0  # the last time
 
     def __init__(
@@ -114,13 +117,16 @@ class RestoredStore(Fault):
         self._before = before
         self._after = after
         self._copy = site.home / "copy"
+        self._copied_at: list[tuple[int]] = []
 
     def begin(self) -> None:
         with self._gate.shut():
             if not self._copy.exists():
                 shutil.copytree(self.site.state, self._copy)
+                self._copied_at = self._number()
                 return
             self._before()
+            self.is_behind = self._number() != self._copied_at
             for path in self.site.state.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             shutil.copytree(self._copy, self.site.state, dirs_exist_ok=True)
@@ -130,8 +136,12 @@ class RestoredStore(Fault):
             self._after()
 
     def end(self) -> int:
-        self.is_restored = False
+        self.is_restored = self.is_behind = False
         return 0
+
+    def _number(self) -> list[tuple[int]]:
+        """Return what grows in the store with all that is sent, and with what contradicts it."""
+        return self.site.rows("SELECT number FROM generation")
 
 
 @contextmanager
