@@ -42,7 +42,8 @@ def _fill_spool(at: Bench, reports: list[Report]) -> list[str]:
 def _poison(at: Bench, run_id: str) -> None:
     """Let whatever takes in *run_id* fail."""
     at.outbox.connection.execute(
-        f"CREATE TRIGGER poison BEFORE INSERT ON runs WHEN NEW.run_id = '{run_id}' BEGIN SELECT json('{{'); END"
+        f"CREATE TRIGGER poison BEFORE INSERT ON runs WHEN NEW.run_id = '{run_id}'"
+        " BEGIN SELECT abs(-9223372036854775808); END"  # integer overflow
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from aura_agent.clock import Reading
 from aura_agent.errors import StoreBusyError, StoreSilentError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Report
@@ -38,7 +37,7 @@ async def test_reports_that_arrive_together_are_all_kept(at: Bench) -> None:
 async def test_one_report_that_cannot_be_kept_spoils_no_other(at: Bench) -> None:
     """Whoever sent it hears of it; the others in the same transaction are durable."""
     worker = OutboxWorker(at.outbox)
-    odd = replace(_report(1), started=Reading(0, 10**30))
+    odd = replace(_report(1), exit_code=10**30)
 
     ends = await asyncio.gather(
         *(worker.accept(report) for report in (_report(0), odd, _report(2))), return_exceptions=True
