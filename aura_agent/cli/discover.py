@@ -228,7 +228,7 @@ def _cannot_run(aura_run: str, proposal: Proposal) -> dict[Account, str]:
 
 def _undo(root: str, config_file: str | None, *, as_json: bool) -> None:
     backups = backups_of(root)
-    switches = root == "/" and any(MOVED in text for text in to_undo(backups))
+    switches = root == "/" and any(MOVED in text for text in to_undo(root, backups))
     with quiet_moment() if switches else nullcontext():
         directory, results = undo(root, backups)
         if switches and not why_no_daemon(config_file) and (problem := reload_daemon(config_file, {})):

@@ -24,10 +24,10 @@ _ENDING = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
 def backups_of(root: str) -> str:
-    """Return where the backups of what is written below *root* are."""
-    if root != "/":
-        return os.path.join(root, _BACKUPS.lstrip("/"))
-    return _BACKUPS if os.geteuid() == 0 else os.path.join(state_dir(os.environ, None, os.geteuid()), "discover")
+    """Return where the backups of what is written below *root* are, as a path of that host."""
+    if root != "/" or os.geteuid() == 0:
+        return _BACKUPS
+    return os.path.join(state_dir(os.environ, None, os.geteuid()), "discover")
 
 
 def new_stamp() -> str:

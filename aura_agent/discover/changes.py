@@ -6,24 +6,21 @@ taken for a crontab: cronie reads files there whatever their name. A file that c
 one that has changed since it was read; the others are written all the same.
 """
 
-import errno
 import hashlib
 import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from aura_agent.discover.file_content import content, put, remove, sync_directory, to_bytes, why, write_new
-from aura_agent.discover.host import read_text
+from aura_agent.discover.backups import MANIFEST, BackupSet, new_set, newest_set, shown
+from aura_agent.discover.file_content import content, put, remove, to_bytes, why
 from aura_agent.discover.merge import take_back
 from aura_agent.discover.plan import Change
 from aura_agent.errors import AuraError
-from aura_agent.private_files import make_directory, make_parents
 
-_MANIFEST = "manifest.json"
-_UNDONE = "undone.json"
 _PROBLEMS = (AuraError, OSError, subprocess.SubprocessError)
 
 # What is to be done to the config, from the changes that were made.
@@ -53,66 +50,75 @@ class Written:
 def write(
     changes: Sequence[Change], declare: Declare, root: str, backups: str, stamp: str, *, whole: bool = False
 ) -> Written:
-    """Make *changes* below *root*, then what *declare* asks for; the set is *stamp* below *backups*.
+    """Make *changes* below *root*, then what *declare* asks for; the set is *stamp* in the directory *backups* there.
 
     The config is last: it declares nothing of a file that was left alone. *whole*: without it the other changes make no
     sense, and are taken back if it can't be written. Raises AuraError: no backup can be kept, and nothing was written.
     """
-    directory = os.path.join(backups, stamp)
     declared = declare(changes)
     last = [] if declared is None else [declared]
-    try:
-        make_parents(os.path.dirname(backups))
-        make_directory(backups)
-        if not make_directory(directory):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), directory)
-        _keep([*changes, *last], root, directory)
-        sync_directory(backups)
-    except OSError as problem:
-        raise AuraError(f"{directory}: {problem.strerror}: no backup, so nothing was written") from problem
+    with ExitStack() as stack:
+        try:
+            kept = stack.enter_context(new_set(root, backups, stamp))
+            _keep([*changes, *last], root, kept)
+        except OSError as problem:
+            where = shown(root, backups, stamp)
+            raise AuraError(f"{where}: {problem.strerror}: no backup, so nothing was written") from problem
+        return _made(changes, declare, root, kept, declared, whole=whole)
+
+
+def _made(
+    changes: Sequence[Change], declare: Declare, root: str, kept: BackupSet, declared: Change | None, *, whole: bool
+) -> Written:
+    """Make the changes of a set that is on disk."""
     results = [_make(change, root) for change in changes]
     done = [change for change, result in zip(changes, results, strict=True) if not result.problem]
     final = declare(done) if done else None
     if final is not None:
-        results.append(_make_last(final, [*changes, final], root, directory, kept=final == declared))
+        results.append(_make_last(final, [*changes, final], root, kept, is_kept=final == declared))
         if not results[-1].problem:
             done.append(final)
         elif whole:
             results += [_put_back(change, root) for change in reversed(done)]
             done = []
     if not done:
-        os.rename(os.path.join(directory, _MANIFEST), os.path.join(directory, _UNDONE))
+        kept.mark_as_undone()
     left = tuple(result for result in results if result.problem)
-    return Written(directory if done else None, tuple(done), left)
+    return Written(kept.path if done else None, tuple(done), left)
 
 
-def to_undo(backups: str) -> list[str]:
+def to_undo(root: str, backups: str) -> list[str]:
     """Return what the next ``undo`` is to take back: each file as it was written. Raises AuraError, as that does."""
-    directory = _newest(backups)
     try:
-        names = [name for name in os.listdir(directory) if name.endswith(".after")]
-        return [read_text(os.path.join(directory, name)) for name in names]
+        with newest_set(root, backups) as kept:
+            return [kept.read(name) for name in kept.names() if name.endswith(".after")]
     except OSError as problem:
-        raise AuraError(f"{directory}: {problem.strerror}") from problem
+        raise AuraError(f"{shown(root, backups)}: {problem.strerror}") from problem
 
 
 def undo(root: str, backups: str) -> tuple[str, list[FileResult]]:
-    """Take back the newest set under *backups* that hasn't been; return it, and what became of each file.
+    """Take back the newest set in *backups* that hasn't been; return it, and what became of each file.
 
     In a file that has changed since, each line that is still as it was written becomes again what it was. A set counts
-    as undone unless another try may do better. Raises AuraError: there is none, or it can't be read.
+    as undone unless another try may do better. Raises AuraError: there is none, it isn't ours, or can't be read.
     """
-    directory = _newest(backups)
-    manifest = os.path.join(directory, _MANIFEST)
     try:
-        with open(manifest, encoding="utf-8") as file:
-            kept = json.load(file)["changes"]
-        results = [_take_back(item, directory, root) for item in reversed(kept)]
+        with newest_set(root, backups) as kept:
+            return kept.path, _undone(root, kept)
+    except OSError as problem:
+        raise AuraError(f"{shown(root, backups)}: {problem.strerror}") from problem
+
+
+def _undone(root: str, kept: BackupSet) -> list[FileResult]:
+    try:
+        items = json.loads(kept.read(MANIFEST))["changes"]
+        results = [_take_back(item, kept, root) for item in reversed(items)]
     except (OSError, ValueError, KeyError, TypeError) as problem:
+        manifest = os.path.join(kept.path, MANIFEST)
         raise AuraError(f"{manifest}: can't be read: {problem}; the files as they were are beside it") from problem
     if not any(result.again for result in results):
-        os.rename(manifest, os.path.join(directory, _UNDONE))
-    return directory, results
+        kept.mark_as_undone()
+    return results
 
 
 def _make(change: Change, root: str) -> FileResult:
@@ -125,13 +131,15 @@ def _make(change: Change, root: str) -> FileResult:
     return FileResult(change.path, was=change.before or "", now=change.after or "")
 
 
-def _make_last(change: Change, all_of_them: Sequence[Change], root: str, directory: str, *, kept: bool) -> FileResult:
-    """Make the change of the config; the set gets it first unless it is *kept* there already."""
+def _make_last(
+    change: Change, all_of_them: Sequence[Change], root: str, kept: BackupSet, *, is_kept: bool
+) -> FileResult:
+    """Make the change of the config; the set gets it first unless it is there already."""
     try:
-        if not kept:
-            _keep(all_of_them, root, directory)
+        if not is_kept:
+            _keep(all_of_them, root, kept)
     except OSError as problem:
-        return FileResult(change.path, f"{directory}: {problem.strerror}: no backup, so not written")
+        return FileResult(change.path, f"{kept.path}: {problem.strerror}: no backup, so not written")
     return _make(change, root)
 
 
@@ -151,34 +159,27 @@ def _store(path: str, text: str | None, owner: str | None, root: str, mode: int)
         put(path, text, owner, root, mode)
 
 
-def _keep(changes: Sequence[Change], root: str, directory: str) -> None:
+def _keep(changes: Sequence[Change], root: str, kept: BackupSet) -> None:
     """Write the set, or write it anew. Raises OSError."""
-    kept = []
+    items = []
     for number, change in enumerate(changes):
         name = f"{number}-{change.path.strip('/').replace('/', '-')}"
         item: dict[str, object] = {"path": change.path, "owner": change.owner}
         for when, text in (("before", change.before), ("after", change.after)):
             item[when] = None if text is None else name if when == "before" else f"{name}.{when}"
             if text is not None:
-                _write_over(os.path.join(directory, str(item[when])), text)
+                kept.write(str(item[when]), text)
         item["after_sha256"] = None if change.after is None else _digest(change.after)
-        kept.append(item)
-    manifest = json.dumps({"version": 2, "root": root, "changes": kept}, indent=2) + "\n"
-    _write_over(os.path.join(directory, _MANIFEST), manifest)
-    sync_directory(directory)
+        items.append(item)
+    kept.write(MANIFEST, json.dumps({"version": 2, "root": root, "changes": items}, indent=2) + "\n")
+    kept.sync()
 
 
-def _write_over(path: str, text: str) -> None:
-    new = f"{path}.new"
-    write_new(new, text)
-    os.rename(new, path)
-
-
-def _take_back(item: dict[str, Any], directory: str, root: str) -> FileResult:
+def _take_back(item: dict[str, Any], backup: BackupSet, root: str) -> FileResult:
     path, owner = item["path"], item["owner"]
 
     def kept(name: str | None) -> str | None:
-        return None if name is None else read_text(os.path.join(directory, name))
+        return None if name is None else backup.read(name)
 
     try:
         now, before = content(path, owner, root), kept(item["before"])
@@ -191,7 +192,7 @@ def _take_back(item: dict[str, Any], directory: str, root: str) -> FileResult:
         else:
             after = kept(item.get("after"))  # a set of an older version has none
             text, missing = (now, []) if after is None else take_back(before, after, now)
-            where = os.path.join(directory, item["before"] or "")
+            where = os.path.join(backup.path, item["before"] or "")
             problem = f"changed since; as it was: {where}" if after is None or missing else ""
             if missing and after is not None:
                 problem += f"; left as they are: {'; '.join(line.strip() for line in missing)}"
@@ -200,18 +201,6 @@ def _take_back(item: dict[str, Any], directory: str, root: str) -> FileResult:
     except _PROBLEMS as failed:
         return FileResult(path, why(failed), again=True)
     return FileResult(path, problem, now or "", text or "")
-
-
-def _newest(backups: str) -> str:
-    try:
-        stamps = [name for name in os.listdir(backups) if os.path.exists(os.path.join(backups, name, _MANIFEST))]
-    except FileNotFoundError:
-        stamps = []
-    except OSError as problem:
-        raise AuraError(f"{backups}: {problem.strerror}") from problem
-    if not stamps:
-        raise AuraError(f"nothing to undo: there is no backup in {backups}")
-    return os.path.join(backups, max(stamps))
 
 
 def _digest(text: str) -> str:

@@ -7,6 +7,7 @@ which tells cron.
 
 import errno
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,26 +49,12 @@ def put(path: str, text: str, owner: str | None, root: str, mode: int) -> None:
 def remove(path: str, root: str) -> None:
     """Remove a file, and the directory that was made for a drop-in if it is empty then. Raises AuraError, OSError."""
     real = below(root, path)
-    with _directory(root, os.path.dirname(real)) as directory:
+    with open_directory(root, os.path.dirname(real)) as directory:
         os.unlink(os.path.basename(real), dir_fd=directory)
         _sync(directory)
     if os.path.dirname(real).endswith(".service.d"):
-        with _directory(root, os.path.dirname(os.path.dirname(real))) as directory, suppress(OSError):
+        with open_directory(root, os.path.dirname(os.path.dirname(real))) as directory, suppress(OSError):
             os.rmdir(os.path.basename(os.path.dirname(real)), dir_fd=directory)
-
-
-def write_new(path: str, text: str) -> None:
-    """Write a file that isn't there yet, 0600, and sync it. Raises OSError."""
-    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), text)
-
-
-def sync_directory(path: str) -> None:
-    """Sync a directory. Raises OSError."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def to_bytes(text: str) -> bytes:
@@ -101,7 +88,7 @@ def _replace(root: str, path: str, text: str, mode: int) -> None:
     parent, name = os.path.split(below(root, path))
     # Cron passes over names that begin with a dot, whichever cron it is.
     new = f".{name}.{os.urandom(6).hex()}"
-    with _directory(root, parent, make=True) as directory:
+    with open_directory(root, parent, make=True) as directory:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         file = os.open(new, flags, 0o600, dir_fd=directory)
         try:
@@ -113,15 +100,14 @@ def _replace(root: str, path: str, text: str, mode: int) -> None:
         _sync(directory)
 
 
-def _write(file: int, text: str, directory: int | None = None, name: str = "", mode: int = 0o600) -> None:
+def _write(file: int, text: str, directory: int, name: str, mode: int) -> None:
     """Write *text* to an open new file, and give it what the file *name* in *directory* has, or else *mode*."""
     with open(file, "wb") as writer:
         writer.write(to_bytes(text))
         writer.flush()
         was = None
-        if directory is not None:
-            with suppress(FileNotFoundError):
-                was = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        with suppress(FileNotFoundError):
+            was = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         if was is None:
             os.fchmod(file, mode)
         else:
@@ -135,28 +121,48 @@ def _write(file: int, text: str, directory: int | None = None, name: str = "", m
 def _copy_attributes(old: int, new: int) -> None:
     was = os.fstat(old)
     os.fchown(new, was.st_uid, was.st_gid)
-    os.fchmod(new, was.st_mode & 0o7777)
+    os.fchmod(new, was.st_mode & 0o777)  # no table runs as its owner
     with suppress(OSError):  # a file system without them
         for name in os.listxattr(old):
+            if name == "security.capability":
+                continue  # rights of a program, which a table isn't
             with suppress(OSError):
                 os.setxattr(new, name, os.getxattr(old, name))
 
 
 @contextmanager
-def _directory(root: str, real: str, *, make: bool = False) -> Iterator[int]:
-    """Open a directory below *root*, whose path has no links: one that appears meanwhile isn't followed."""
+def open_directory(root: str, real: str, *, make: bool = False, last_mode: int = 0o755) -> Iterator[int]:
+    """Open a directory below *root*, whose path has no links: one that appears meanwhile isn't followed.
+
+    *make*: with what is missing on the way to it, and *last_mode* if it is missing itself. Raises AuraError: as root
+    we write to no directory that others can change; OSError.
+    """
     at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for part in os.path.relpath(real, os.path.abspath(root)).split("/"):
+        _refuse_others(at, root)
+        *way, last = os.path.relpath(real, os.path.abspath(root)).split("/")
+        for part in (*way, last):
             made = make and _made(part, at)
-            inner = os.open(part, _DIRECTORY, dir_fd=at)
+            # One that may be passed through, and not be listed, as /home of some hosts, can be opened only so.
+            flags = _DIRECTORY if made or part is last else _DIRECTORY | os.O_PATH
+            inner = os.open(part, flags, dir_fd=at)
             os.close(at)
             at = inner
             if made:
-                os.fchmod(at, 0o755)  # whatever the umask
+                os.fchmod(at, last_mode if part is last else 0o755)  # whatever the umask
+            _refuse_others(at, real)
         yield at
     finally:
         os.close(at)
+
+
+def _refuse_others(directory: int, path: str) -> None:
+    """Raise AuraError if we are root and others can change *directory*; in one with the sticky bit, only their own."""
+    if os.geteuid() != 0:
+        return
+    found = os.fstat(directory)
+    if found.st_uid != 0 or (found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX):
+        raise AuraError(f"{path}: others can change this directory or one above it: root writes nothing there")
 
 
 def _made(name: str, directory: int) -> bool:
