@@ -22,7 +22,8 @@ def other_writer(path: str, found: os.stat_result, *, also: int | None = None) -
         said = _judge(status, owners, is_directory=place != path)
         if said and not _is_read_only(place):
             what = "" if place == path else f"{place}: "
-            return f"{what}{said}, so others decide what we do: see to it that only root or {_user(os.geteuid())} can"
+            we = "only root" if os.geteuid() == 0 else f"only root or {_user(os.geteuid())}"
+            return f"{what}{said}, so others decide what we do: see to it that {we} can change it"
     return ""
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 from aura_agent.errors import AuraError
+from aura_agent.other_writers import other_writer
 
 STANDARD = ("/usr/local/bin/aura-run", "/usr/bin/aura-run")
 _MAX_SCRIPT_BYTES = 100_000
@@ -52,7 +53,18 @@ def why_not_lasting(path: str, uid: int) -> str:
         checkout = next(_checkouts(part), None)
         if checkout is not None:
             return f"{named} in the checkout {checkout}: {_HOW}"
+        changer = _changer(part) if uid == 0 else ""
+        if changer:
+            return f"{named} not root's alone ({changer}): {_HOW}"
     return ""
+
+
+def _changer(path: str) -> str:
+    """Return who but root can change the program that root's lines would run."""
+    try:
+        return other_writer(path, os.stat(path))
+    except OSError:
+        return ""  # it is tried as well, and can't be run
 
 
 def interpreters(path: str) -> Iterator[str]:

@@ -143,6 +143,24 @@ def test_a_path_that_does_not_last_is_refused(live: LiveHost, tmp_path: Path, pr
     assert live.files() == before
 
 
+@pytest.mark.parametrize("part", ["", "bin", "bin/aura-run"])
+def test_an_installation_that_others_can_change_is_refused(live: LiveHost, tmp_path: Path, part: str) -> None:
+    """Root's lines would run what its owner puts there."""
+    prefix = "/srv/shared/venv"
+    installed = install(tmp_path / "other", prefix)
+    os.chown(installed / part, 4001, 4001)
+    live.mounts.append((str(installed), prefix))
+    live.path(prefix).mkdir(parents=True)
+    live.write("/etc/cron.d/own", "0 3 * * * root /x/a\n")
+
+    refused = live.discover("--write", prefix=prefix)
+
+    assert refused.returncode == 1
+    assert "is not root's alone (" in refused.stderr
+    assert "it belongs to bob" in refused.stderr
+    assert live.read("/etc/cron.d/own") == "0 3 * * * root /x/a\n"
+
+
 def test_a_python_in_a_home_is_refused(live: LiveHost, tmp_path: Path) -> None:
     """As uv and pyenv install it: the interpreter of the script counts, too."""
     installed = install(tmp_path / "other", python="/root/.pyenv/bin/python3")
