@@ -58,9 +58,14 @@ from aura_agent.api.wire import (
 from aura_agent.clock import SystemClock
 from aura_agent.secret import Secret
 
-MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-MAX_PAGES = 500  # 50,000 objects; a listing without end is a fault of the server
+# A listing without end, or of giants, is a fault of the server: it must not cost us our memory.
+MAX_PAGES = 500
+MAX_OBJECTS = 50_000
+MAX_OBJECTS_PER_PAGE = 1_000  # ten times what we ask for
+MAX_LISTING_BYTES = 64 * 1024 * 1024
+_QUICK_BYTES = 64 * 1024  # more than this is read in a thread: the event loop has jobs to start
 MAX_REQUEST_S = REQUEST_NS / 1e9  # the budget counts on it
 _CONNECTIONS = 4
 
@@ -256,11 +261,21 @@ class AuraClient:
         return read(model, parse_object(await self._ask(request)))
 
     async def _walk(self, first: Request) -> AsyncIterator[dict[str, Any]]:
-        """Yield the objects of a listing over all its pages."""
+        """Yield the objects of a listing over all its pages. Raises ApiGarbled: it is too large for one."""
         seen: set[str] = set()
         request = first
+        objects = size_bytes = 0
         for _page in range(MAX_PAGES):
-            page = parse_page(await self._ask(request))
+            reply = await self._ask(request)
+            is_quick = len(reply.body) <= _QUICK_BYTES
+            page = parse_page(reply) if is_quick else await asyncio.to_thread(parse_page, reply)
+            objects += len(page.items)
+            size_bytes += len(reply.body)
+            if len(page.items) > MAX_OBJECTS_PER_PAGE or objects > MAX_OBJECTS or size_bytes > MAX_LISTING_BYTES:
+                raise ApiGarbled(
+                    f"the Aura API's list {first.path} is too large: {objects} objects, {size_bytes} bytes"
+                )
+            del reply
             for item in page.items:
                 yield item
             cursor = page.next_cursor

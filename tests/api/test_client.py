@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import random
 import traceback
+from itertools import count
 from typing import Any
 
 import httpx
@@ -19,12 +21,14 @@ from aura_agent.api import (
     Forbidden,
     Heartbeat,
     InternalError,
+    Limiter,
     NotFound,
     RateLimited,
     Unauthorized,
 )
 from aura_agent.secret import Secret
 from tests.api.raw_server import Conversation, answer, closed_port, for_ever, hang, json_answer, reset, serving
+from tests.devserver.clocks import PassingClock
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +90,42 @@ async def test_cursor_that_comes_back_ends_the_walk(cursors: tuple[str, ...]) ->
             await listed(server.url)
 
     assert len(server.requests) == len(cursors)
+
+
+def _endless(objects: int, filler: str = "") -> Conversation:
+    """Answer with a page of *objects* and a new cursor, again and again."""
+    cursors = count()
+
+    async def say(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        items = [{"id": f"{number}", "name": filler} for number in range(objects)]
+        writer.write(json_answer(200, {"data": items, "next_cursor": f"c{next(cursors)}"}))
+        await writer.drain()
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("objects", "filler", "requests"),
+    [
+        pytest.param(1_001, "", 1, id="a page of too many"),
+        pytest.param(1_000, "", 51, id="too many in all"),
+        pytest.param(1, "x" * (3 << 20), 1, id="a giant"),
+        pytest.param(1, "x" * (1 << 20), 64, id="too many bytes in all"),
+        pytest.param(0, "", 500, id="empty pages for ever"),
+    ],
+)
+async def test_a_listing_is_bounded_in_pages_objects_and_bytes(objects: int, filler: str, requests: int) -> None:
+    """Whatever the server says, we keep no more of it than of the largest organization."""
+    clock = PassingClock()
+    async with serving(_endless(objects, filler)) as server:
+        limiter = Limiter(Secret(TOKEN), server.url, clock, random.Random(1), sleep=clock.sleep)
+        aura = client(server.url, limiter=limiter, patience_s=86_400)
+        with pytest.raises(ApiGarbled):
+            async with aura:
+                async for _heartbeat in aura.list_heartbeats():
+                    pass
+
+    assert len(server.requests) == requests
 
 
 async def test_listing_is_lazy() -> None:
