@@ -105,6 +105,7 @@ class Chaos:
         self._done.mkdir()
         self._heard: Counter[str] = Counter()
         self._missed: set[str] = set()  # tags that Aura needn't hear any more, or whose loss is on record
+        self._last_kills = 0  # after the last cycle
         self._calm = threading.Event()
         self._gate = Gate()
         self._daemon: Process | None = None
@@ -156,13 +157,13 @@ class Chaos:
         finally:
             self._calm.set()
             for fault in (self._frozen, *self.faults):
-                fault.close()
+                self._last_kills += fault.close()
             for thread in load:
                 thread.join()
             if self._daemon is not None:
                 kill_after(self._daemon, 0.0)
         self._let_everything_arrive()
-        self._listen(1, "at the end")
+        self._listen(self._last_kills + 1, "at the end")  # and then whoever is left tells it
         self._hold_against_the_log()
 
     def _learn_the_urls(self) -> None:

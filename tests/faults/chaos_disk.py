@@ -88,8 +88,9 @@ class FrozenDisk(DiskFault):
             self._freeze("--unfreeze")
             self.spans.end()
 
-    def close(self) -> None:
+    def close(self) -> int:
         self.thaw()
+        return 0
 
     def _freeze(self, how: str) -> None:
         subprocess.run(["fsfreeze", how, str(self.site.state)], check=True)

@@ -40,8 +40,9 @@ class Fault:
         """End it, with the daemon gone; return how many processes were killed for that."""
         return 0
 
-    def close(self) -> None:
-        """Leave nothing behind, after the last cycle."""
+    def close(self) -> int:
+        """Leave nothing behind, after the last cycle; return how many processes were killed for that."""
+        return 0
 
 
 class StoppedDaemon(Fault):

@@ -97,6 +97,7 @@ class FrozenFlush(Fault):
         super().__init__(site, rng)
         self.sent: list[bytes] = []
         self.may_send: set[str] = set()
+        self.kills = 0
         self._flush: Process | None = None
         self._door: _Door | None = None  # it sleeps before this
         self._wake_from_s = self._wake_until_s = 0.0
@@ -124,21 +125,25 @@ class FrozenFlush(Fault):
             self._door = None
         self._kill()
 
-    def close(self) -> None:
+    def close(self) -> int:
         """Have it wake once more, and be gone; on a busy machine it may need more than one try to wake at all."""
+        before = self.kills
         for _ in range(_TRIES):
             if self._door is not None:
                 wait_until(lambda: time.monotonic() > self._wake_from_s, _DECIDED_S + 5.0, "the end of its sleep")
                 self._wake()
             self._kill()
             if self.times:
-                return
+                return self.kills - before
             self._fall_asleep()
         self.give_up()
+        return self.kills - before
 
     def _kill(self) -> int:
         flush, self._flush = self._flush, None
-        return 0 if flush is None else int(kill_after(flush, 0.0))
+        killed = 0 if flush is None else int(kill_after(flush, 0.0))
+        self.kills += killed
+        return killed
 
     def _fall_asleep(self) -> None:
         self._job = self.rng.choice(ASLEEP)
