@@ -14,6 +14,8 @@ from aura_agent.config.models import Config
 from aura_agent.report.ping_url import host_of
 from aura_agent.report.record import Ref
 
+_REMEMBERED_S = 10.0  # somebody may be put into a group at any time
+_REMEMBERED_PEERS = 1000
 _MAX_ID_CHARS = 48  # of the 64 that a run id may have
 
 
@@ -92,6 +94,26 @@ def _leads_here(ref: str) -> bool:
     except ValueError:
         return False  # it is refused for that
     return is_loopback(host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0])
+
+
+class RightsOfPeers:
+    """What peers may report, remembered for a while: a stranger who comes again and again costs no look-up of names."""
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._known: dict[tuple[int, int], tuple[float, Rights]] = {}
+
+    def of(self, peer: Peer, config: Config, now_s: float) -> Rights:
+        """Return the rights that *config* gives *peer*; *now_s* is by a clock that only goes forwards."""
+        if self._config is not config or len(self._known) >= _REMEMBERED_PEERS:
+            self._config = config
+            self._known.clear()
+        known = self._known.get((peer.uid, peer.gid))
+        if known is not None and now_s - known[0] < _REMEMBERED_S:
+            return known[1]
+        rights = rights_of(peer, config)
+        self._known[peer.uid, peer.gid] = (now_s, rights)
+        return rights
 
 
 def own_run_id(peer: Peer, run_id: str) -> str:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -20,7 +20,7 @@ from functools import partial
 from aura_agent.background_thread import BackgroundThread
 from aura_agent.config.models import Job
 from aura_agent.daemon.expectation import judged
-from aura_agent.daemon.peers import peer_of
+from aura_agent.daemon.peers import Peer, peer_of
 from aura_agent.daemon.reports import Conversation, Desk
 from aura_agent.daemon.sockets import bind_socket
 from aura_agent.errors import StoreSilentError
@@ -28,6 +28,8 @@ from aura_agent.report import wire
 from aura_agent.report.record import Report
 
 MAX_CONNECTIONS = 2000
+_OF_ONE_USER = 0.5  # of these, for others than root and ourselves
+_REFUSAL_LOGGED_S = 60.0  # a stranger is named once in that time, however often he comes
 GATHER_S = 0.05  # the loop has better to do than to wake up for each of many reports
 _RECEIVE_BYTES = 64 << 10
 _ACCEPTED_IN_A_TURN = 64
@@ -54,6 +56,8 @@ class ReportServer:
         self._listening_again_s: float | None = None  # by time.monotonic(); None: we listen
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._ready: deque[_Connection] = deque()  # have a line that can be answered, or may have
+        self._places: Counter[int] = Counter()  # how many connections each uid has
+        self._refused_s: dict[int, float] = {}  # when, by time.monotonic(), which uid was last named
         self._stopping = False
         self._asking: deque[asyncio.Future[None]] = deque()  # who waits until all that lies in the sockets is seen
         self._turns_asked = 0
@@ -190,15 +194,38 @@ class ReportServer:
                 return
             connection = _Connection(accepted)
             self._connections[accepted.fileno()] = connection
-            if len(self._connections) > self._max_connections:
-                connection.say(wire.encode("busy", {"reason": "too many connections"}))
+            self._places[connection.conversation.peer.uid] += 1
+            self._go_on(connection, is_new=True)
+
+    def _why_not(self, peer: Peer) -> bytes:
+        """Return what is said to *peer*, who has come, instead of hearing him; empty: he is heard.
+
+        A stranger is judged before a byte is read, and no user but root can take all places.
+        """
+        rights = self._desk.rights_of(peer)
+        if not rights:
+            self._note_refusal(peer)
+            return wire.encode("refused", {"reason": f"{peer.user} is not among them"})
+        share = 1.0 if rights.is_us else _OF_ONE_USER
+        if len(self._connections) > self._max_connections or self._places[peer.uid] > self._max_connections * share:
+            return wire.encode("busy", {"reason": "too many connections"})
+        return b""
+
+    def _note_refusal(self, peer: Peer) -> None:
+        now_s = time.monotonic()
+        if now_s - self._refused_s.get(peer.uid, -_REFUSAL_LOGGED_S) >= _REFUSAL_LOGGED_S:
+            if len(self._refused_s) >= self._max_connections:
+                self._refused_s.clear()
+            self._refused_s[peer.uid] = now_s
+            self._soon(partial(self._desk.observer.note, "report.refused", user=peer.user))
+
+    def _go_on(self, connection: "_Connection", *, is_new: bool = False) -> None:
+        try:
+            if is_new and (answer := self._why_not(connection.conversation.peer)):
+                connection.say(answer)
                 self._end(connection)
             else:
-                self._go_on(connection)
-
-    def _go_on(self, connection: "_Connection") -> None:
-        try:
-            self._step(connection)
+                self._step(connection)
         except Exception as problem:  # noqa: BLE001  # whatever one has said, the others are heard
             self._soon(partial(self._desk.observer.note, "report.failed", exc_info=problem))
             self._end(connection)
@@ -245,6 +272,10 @@ class ReportServer:
     def _end(self, connection: "_Connection") -> None:
         """Hang up. The run that has no outcome on record now is concluded; as we stop, nothing follows from that."""
         del self._connections[connection.socket.fileno()]
+        uid = connection.conversation.peer.uid
+        self._places[uid] -= 1
+        if not self._places[uid]:
+            del self._places[uid]
         connection.socket.close()
         run = connection.conversation.open
         if run is not None and not self._stopping:

@@ -6,8 +6,9 @@ connections.
 """
 
 import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock
 from aura_agent.config.lend import lend, matching_jobs
 from aura_agent.config.models import Config, Job
-from aura_agent.daemon.peers import Peer, Rights, own_run_id, rights_of
+from aura_agent.daemon.peers import Peer, Rights, RightsOfPeers, own_run_id
 from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
@@ -35,14 +36,6 @@ class Conversation:
     open: Report | None = None
     refused: bool = False
     argv: str = ""  # the command that was introduced, if a job may have settings for it
-    rights: Rights | None = None
-    config: Config | None = None  # by which *rights* were worked out
-
-    def rights_under(self, config: Config) -> Rights:
-        """Return what the peer may report, worked out once for each config."""
-        if self.rights is None or self.config is not config:
-            self.rights, self.config = rights_of(self.peer, config), config
-        return self.rights
 
 
 class Heard(NamedTuple):
@@ -77,12 +70,13 @@ class Desk:
     wake: Callable[[], None]
     boot_id: str = ""
     remember: Callable[[Report], None] = lambda _: None
+    rights: RightsOfPeers = field(default_factory=RightsOfPeers)
 
     def hear(self, conversation: Conversation, line: bytes) -> Heard:
         """Return what *line*, said in *conversation*, calls for."""
         try:
             config = self.config()
-            rights = conversation.rights_under(config)
+            rights = self.rights_of(conversation.peer)
             verb, said = wire.decode(line.strip())
             argv = said.get("argv") or conversation.argv
             matching = matching_jobs(config, argv.split("\0")) if argv else []
@@ -100,6 +94,10 @@ class Desk:
         except ValueError as problem:
             return Heard(wire.encode("busy", {"reason": f"not understood: {problem}"}))
         return Heard(wire.encode("busy", {"reason": f"unknown verb {verb[:40]}"}))
+
+    def rights_of(self, peer: Peer) -> Rights:
+        """Return what *peer* may report; empty for a stranger, who needs not be heard. For one thread."""
+        return self.rights.of(peer, self.config(), time.monotonic())
 
     def _refused(self, conversation: Conversation, rights: Rights) -> Heard:
         first, conversation.refused = not conversation.refused, True

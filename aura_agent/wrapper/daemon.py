@@ -72,6 +72,9 @@ class Daemon:
         started = self._start_waiting()
         try:
             self._socket.sendall(line)
+        except (BrokenPipeError, ConnectionResetError):
+            self._answer()  # raises Refused if that was said before the connection was closed
+            raise
         finally:
             self._left_s -= monotonic() - started
 
