@@ -8,8 +8,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from ipaddress import IPv6Address, ip_address
 
-from aura_agent.config.addresses import is_loopback
 from aura_agent.config.models import Config
 from aura_agent.report.ping_url import host_of
 from aura_agent.report.record import Ref
@@ -61,14 +61,19 @@ class Rights:
         """
         if self.everything:
             return fields if self.is_us or not _leads_here(fields.get("ref", "")) else None
-        named = fields.get("job", "")
+        ref, named = fields.get("ref", ""), fields.get("job", "")
         names = [named] if named in self.jobs else [name for name in matching if name in self.jobs]
+        names = names or [name for name in self.jobs if ref == _own_ref(name, config)]
         if len(names) != 1:
             return None
-        own = f"{Ref.HEARTBEAT}{config.jobs[names[0]].heartbeat or names[0]}"
-        if fields.get("ref", "") not in ("", own) and not fields["ref"].startswith(Ref.AUTO):
+        own = _own_ref(names[0], config)
+        if ref not in ("", own) and not ref.startswith(Ref.AUTO):
             return None
         return fields | {"job": names[0], "ref": own}
+
+
+def _own_ref(job: str, config: Config) -> str:
+    return f"{Ref.HEARTBEAT}{config.jobs[job].heartbeat or job}"
 
 
 def rights_of(peer: Peer, config: Config) -> Rights:
@@ -86,14 +91,25 @@ def rights_of(peer: Peer, config: Config) -> Rights:
 
 
 def _leads_here(ref: str) -> bool:
-    """Whether *ref* is a URL of this host: the daemon reaches loopback services that the peer may not."""
+    """Whether *ref* is a URL that is written as one of this host: the daemon reaches services that the peer may not."""
     if not ref.startswith(Ref.URL):
         return False
     try:
         host = host_of(ref.removeprefix(Ref.URL))
     except ValueError:
         return False  # it is refused for that
-    return is_loopback(host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0])
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0].rstrip(".")
+    if name == "localhost" or name.endswith((".localhost", "ip6-localhost", "ip6-loopback")):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        try:
+            address = ip_address(socket.inet_aton(name))  # 127.1 and 2130706433, as the resolver reads them
+        except OSError:
+            return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback or (mapped or address).is_unspecified
 
 
 class RightsOfPeers:

@@ -202,7 +202,7 @@ class ReportServer:
 
         A stranger is judged before a byte is read, and no user but root can take all places.
         """
-        rights = self._desk.rights_of(peer)
+        rights = self._desk.rights_of(peer, self._desk.config())
         if not rights:
             self._note_refusal(peer)
             return wire.encode("refused", {"reason": f"{peer.user} is not among them"})

@@ -21,7 +21,7 @@ from aura_agent.delivery.observer import Observer
 from aura_agent.errors import StoreError
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
-from aura_agent.report.record import Outcome, Ref, Report, in_the_past
+from aura_agent.report.record import Outcome, Ref, Report, in_the_past, told_by_others
 from aura_agent.report.redaction import redact
 
 
@@ -76,7 +76,7 @@ class Desk:
         """Return what *line*, said in *conversation*, calls for."""
         try:
             config = self.config()
-            rights = self.rights_of(conversation.peer)
+            rights = self.rights_of(conversation.peer, config)
             verb, said = wire.decode(line.strip())
             argv = said.get("argv") or conversation.argv
             matching = matching_jobs(config, argv.split("\0")) if argv else []
@@ -88,16 +88,16 @@ class Desk:
             matching = [name for name in matching if rights.everything or name in rights.jobs]
             if verb == "start":
                 conversation.argv = said.get("argv", "")
-                return Heard(self._begin(conversation, fields, matching))
+                return Heard(self._begin(conversation, fields, matching, config))
             if verb == "run":
-                return self._take(fields, matching, line if fields == said else b"")
+                return self._take(fields, matching, config, rights, line if fields == said else b"")
         except ValueError as problem:
             return Heard(wire.encode("busy", {"reason": f"not understood: {problem}"}))
         return Heard(wire.encode("busy", {"reason": f"unknown verb {verb[:40]}"}))
 
-    def rights_of(self, peer: Peer) -> Rights:
-        """Return what *peer* may report; empty for a stranger, who needs not be heard. For one thread."""
-        return self.rights.of(peer, self.config(), time.monotonic())
+    def rights_of(self, peer: Peer, config: Config) -> Rights:
+        """Return what *peer* may report; false for a stranger, who need not be heard. For one thread."""
+        return self.rights.of(peer, config, time.monotonic())
 
     def _refused(self, conversation: Conversation, rights: Rights) -> Heard:
         first, conversation.refused = not conversation.refused, True
@@ -108,16 +108,18 @@ class Desk:
             why = f"{user} may report {jobs} alone, with its own heartbeat" if jobs else f"{user} is not among them"
         return Heard(wire.encode("refused", {"reason": why}), refuses=first)
 
-    def _take(self, fields: dict[str, str], matching: list[str], line: bytes) -> Heard:
+    def _take(self, fields: dict[str, str], matching: list[str], config: Config, rights: Rights, line: bytes) -> Heard:
         """Return the report in *fields* as it is kept: who speaks to us runs in our boot, and has run before now.
 
         *line* is how it was said, empty if that isn't what is kept; *matching* are the jobs with its command. A success
         whose wrapper didn't know the job's settings is judged here. So is that of an older wrapper, which doesn't say.
         """
         given = Report.from_fields({"boot": self.boot_id} | fields)
-        report = in_the_past(given, self.boot_id, self.clock.read())
+        now = self.clock.read()
+        report = in_the_past(given, self.boot_id, now)
+        if not rights.is_us:
+            report = told_by_others(report, now)
         if report.outcome is Outcome.SUCCEEDED and fields.get("settings") != "known":
-            config = self.config()
             if fields.get("settings") == "daemon":  # -j named the job, whose config the wrapper can't read
                 names = [report.job] if report.job in config.jobs else []
             else:
@@ -143,9 +145,10 @@ class Desk:
 
     async def conclude(self, run: Report) -> None:
         """Keep *run*, which has hung up, unless its outcome is known; it may have reached the spool."""
-        name = run.run_id
+        name, now = run.run_id, self.clock.read()
         if run.outcome is Outcome.LOST:
-            run, name = replace(run, ended=self.clock.read()), f"{run.run_id}-lost"
+            run, name = replace(run, ended=now), f"{run.run_id}-lost"
+        run = in_the_past(run, self.boot_id, now)
         self.remember(run)
         try:
             if await self.worker.call(lambda outbox: outbox.take_in()):
@@ -167,8 +170,7 @@ class Desk:
             return False
         return True
 
-    def _begin(self, conversation: Conversation, fields: dict[str, str], matching: list[str]) -> bytes:
-        config = self.config()
+    def _begin(self, conversation: Conversation, fields: dict[str, str], matching: list[str], config: Config) -> bytes:
         lent = lend(matching[0], config.jobs[matching[0]]) if len(matching) == 1 else {}
         if "heartbeat" in lent:
             fields |= {"job": lent["job"], "ref": f"{Ref.HEARTBEAT}{lent['heartbeat']}"}

@@ -146,20 +146,33 @@ def report_in(line: bytes) -> Report | None:
 
 
 def in_the_past(report: Report, boot_id: str, now: Reading) -> Report:
-    """Return *report* with no instant in the future, and its end after its start; *now* is in the boot *boot_id*.
+    """Return *report* with no instant of the boot *boot_id*, that of *now*, in the future, and its end after its start.
 
     Who reports has read the clocks before us: ones that were ahead must not put a run behind all that are to come.
+    Of another boot nothing is known: then our wall clock may be the one that is wrong.
     """
-    here = report.boot_id == boot_id
-    started, ended = (_at_most(told, now, same_boot=here) for told in (report.started, report.ended))
+    started, ended = report.started, report.ended
+    if report.boot_id == boot_id:
+        started, ended = _at_most(started, now), _at_most(ended, now)
     if ended.boot_ns < started.boot_ns:
         ended = ended._replace(boot_ns=started.boot_ns)
     same = started is report.started and ended is report.ended
     return report if same else replace(report, started=started, ended=ended)
 
 
-def _at_most(told: Reading, now: Reading, *, same_boot: bool) -> Reading:
-    if same_boot and told.boot_ns > now.boot_ns:
+def told_by_others(report: Report, now: Reading) -> Report:
+    """Return *report* of another boot, by a user whose clocks we don't share, with no wall time ahead of ours."""
+    started, ended = (
+        told._replace(wall_ns=now.wall_ns) if told.wall_ns > now.wall_ns + _WALL_LEEWAY_NS else told
+        for told in (report.started, report.ended)
+    )
+    return (
+        report if (started, ended) == (report.started, report.ended) else replace(report, started=started, ended=ended)
+    )
+
+
+def _at_most(told: Reading, now: Reading) -> Reading:
+    if told.boot_ns > now.boot_ns:
         return Reading(now.boot_ns, min(told.wall_ns, now.wall_ns))
     return told._replace(wall_ns=now.wall_ns) if told.wall_ns > now.wall_ns + _WALL_LEEWAY_NS else told
 

@@ -284,7 +284,6 @@ async def test_a_thread_that_crashes_is_noticed(tmp_path: Path) -> None:
 
     async with serving(tmp_path, config) as served:
         reader, writer = await served.connect()
-        writer.write(line("run00000001"))
         assert await reader.read() == b""
         await asyncio.wait(served.tasks)
 

@@ -1,13 +1,17 @@
 """What a user without rights, or with the right to report one job, can do to the heartbeats of others: nothing."""
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from aura_agent.daemon.report_server import MAX_CONNECTIONS
 from aura_agent.report import wire
+from aura_agent.wrapper.daemon import Daemon, Refused
 from tests.e2e.sites import Site
 from tests.machine import needs, root
 from tests.waiting import wait_until
@@ -42,7 +46,8 @@ def _speak(site: Site, uid: int, *lines: bytes) -> list[tuple[str, dict[str, str
                 connection.connect("agent.sock")
                 answers = connection.makefile("rb")
                 for line in lines:
-                    connection.sendall(line)
+                    with suppress(BrokenPipeError):  # a stranger has been answered already
+                        connection.sendall(line)
                     os.write(writing, answers.readline())
             status = 0
         finally:
@@ -84,8 +89,6 @@ def shared(site: Site) -> Iterator[Site]:
     [
         _run(ref="heartbeat:nightly-backup"),
         _run(job="nightly", ref="heartbeat:nightly-backup"),
-        _run(job="nightly", ref="heartbeat:bobs-beat"),
-        _run(job="", ref="heartbeat:bobs-beat"),
         _run(job="other", argv="/bin/true\0root"),
         _run(ref="url:http://127.0.0.1:9/x"),
         _start(ref="heartbeat:nightly-backup"),
@@ -102,7 +105,13 @@ def test_a_reporter_of_one_job_speaks_for_no_other(shared: Site, line: bytes) ->
     wait_until(lambda: [event["user"] for event in shared.events("report.refused")] == ["nobody"], what="the log")
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST", "[::1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "127.9.9.9", "127.1", "2130706433", "0.0.0.0", "localhost", "LOCALHOST."),
+        *("x.localhost", "[::1]", "[::]", "[::ffff:127.0.0.1]"),
+    ],
+)
 def test_a_reporter_of_everything_has_no_loopback_url_pinged(site: Site, host: str) -> None:
     """The daemon would reach there what the reporter, perhaps in a network namespace without a network, can't."""
     heartbeat = site.server.create_heartbeat("beat")
@@ -122,14 +131,83 @@ def test_a_reporter_of_everything_has_no_loopback_url_pinged(site: Site, host: s
 
 
 def test_a_stranger_is_refused_whatever_is_said(shared: Site) -> None:
-    for line in (_run(), _start(), b"nonsense\n"):
-        ((verb, _),) = _speak(shared, _STRANGER, line)
-        assert verb in ("refused", "busy")
+    """Before a byte is read, and named once."""
+    for line in (_run(), _start(), b"nonsense\n", b"x" * 100_000):
+        ((verb, fields),) = _speak(shared, _STRANGER, line)
+        assert (verb, fields["reason"]) == ("refused", f"uid {_STRANGER} is not among them")
 
     assert not shared.server.pings()
+    wait_until(lambda: shared.events("report.refused"), what="the log")
+    assert shared.run("-H", "bobs-beat", "--", "true").returncode == 0
+    wait_until(lambda: shared.server.pings("bobs-beat"), what="root's ping")
+    assert [event["user"] for event in shared.events("report.refused")] == [f"uid {_STRANGER}"]
 
 
-@pytest.mark.parametrize("fields", [{}, {"ref": "heartbeat:bobs-beat"}, {"ref": "auto:true"}])
+def test_one_user_cannot_take_all_places(shared: Site) -> None:
+    """Bob holds as many connections as he gets: root's report is taken all the same."""
+    ready_reading, ready_writing = os.pipe()
+    end_reading, end_writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(end_writing)
+            os.chdir(shared.home / "run")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (4000, 4000))
+            os.setgroups([])
+            os.setgid(_BOB)
+            os.setuid(_BOB)
+            held = []
+            for _ in range(MAX_CONNECTIONS + 100):
+                connection = socket.socket(socket.AF_UNIX)
+                connection.connect("agent.sock")
+                held.append(connection)
+            os.write(ready_writing, b"x")
+            os.read(end_reading, 1)
+        finally:
+            os._exit(0)
+    os.close(ready_writing)
+    try:
+        assert os.read(ready_reading, 1) == b"x"
+        ((verb, _),) = _speak(shared, 0, _run("d" * 32, job="x", ref="heartbeat:bobs-beat"))
+    finally:
+        for end in (end_writing, end_reading, ready_reading):
+            os.close(end)
+        os.waitpid(child, 0)
+
+    assert verb == "ok"
+
+
+def test_aura_run_says_that_its_user_may_not_report(shared: Site) -> None:
+    """Though the daemon hangs up before it has said who it is."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.chdir(shared.home / "run")
+            os.setgroups([])
+            os.setgid(_STRANGER)
+            os.setuid(_STRANGER)
+            daemon = Daemon("agent.sock")
+            time.sleep(0.2)  # let it hang up; either order has to do
+            try:
+                daemon.introduce({"run": "a" * 16})
+                daemon.settings()
+            except Refused as refusal:
+                os.write(writing, str(refusal).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as told:
+        said = told.read()
+    os.waitpid(child, 0)
+
+    assert said == f"uid {_STRANGER} is not among them".encode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"ref": "heartbeat:bobs-beat"}, {"ref": "auto:true"}, {"job": "backup.sh", "ref": "heartbeat:bobs-beat"}],
+)
 def test_a_reporter_of_one_job_feeds_its_heartbeat(shared: Site, fields: dict[str, str]) -> None:
     ((verb, _),) = _speak(shared, _BOB, _run(**fields))
 
