@@ -214,9 +214,9 @@ async def _built(
 
         def connect(config: Config) -> Service:
             """Return the config's API, from any thread: it reads the token's file."""
-            token = find_token(config.api, environ, warn=warn)
             if config.api.token_env is not None:
                 loop.call_soon_threadsafe(withhold_variable, config.api.token_env)
+            token = find_token(config.api, environ, warn=warn)
             if token is not None:
                 redactor.add(token.reveal())
             url = base_url(config.api, os.environ)

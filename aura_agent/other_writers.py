@@ -12,18 +12,21 @@ from collections.abc import Iterator
 _ALL_IDS = ["0", "0", "4294967295"]
 
 
-def other_writer(path: str, found: os.stat_result, *, also: int | None = None) -> str:
-    """Return who but root and ourselves (and the uid *also*) can change the file at *path*, and what to do about it.
+def other_writer(path: str, found: os.stat_result, *, also: tuple[int, int] | None = None) -> str:
+    """Return who but root and ourselves (and the uid and gid *also*) can change the file at *path*, and what to do.
 
     *found* is what the open file's fstat(2) says. Empty: nobody.
     """
-    owners = {0, os.geteuid()} | ({also} if also is not None else set())
+    owners, groups = {0, os.geteuid()}, {0} if os.geteuid() == 0 else {0, os.getegid()}
+    if also is not None:
+        owners.add(also[0])
+        groups.add(also[1])
     for place, status in _places(path, found):
-        said = _judge(status, owners, is_directory=place != path)
+        said = _judge(status, owners, groups, is_directory=place != path)
         if said and not _is_read_only(place):
             what = "" if place == path else f"{place}: "
-            we = "only root" if os.geteuid() == 0 else f"only root or {_user(os.geteuid())}"
-            return f"{what}{said}, so others decide what we do: see to it that {we} can change it"
+            names = " or ".join(_user(uid) for uid in sorted(owners))
+            return f"{what}{said}, so others decide what we do: let only {names} change it, or mount it read-only"
     return ""
 
 
@@ -44,15 +47,14 @@ def _upwards(path: str) -> Iterator[str]:
         path = parent
 
 
-def _judge(found: os.stat_result, owners: set[int], *, is_directory: bool) -> str:
+def _judge(found: os.stat_result, owners: set[int], groups: set[int], *, is_directory: bool) -> str:
     if found.st_uid not in owners and not _is_unmapped(found.st_uid):
         return f"it belongs to {_user(found.st_uid)}"
     if is_directory and found.st_mode & stat.S_ISVTX:
         return ""
     if found.st_mode & stat.S_IWOTH:
         return "everybody can write to it"
-    own_groups = {0} if os.geteuid() == 0 else {0, os.getegid()}
-    if found.st_mode & stat.S_IWGRP and found.st_gid not in own_groups and not _is_unmapped(found.st_gid):
+    if found.st_mode & stat.S_IWGRP and found.st_gid not in groups and not _is_unmapped(found.st_gid):
         return f"the group {_group(found.st_gid)} can write to it"
     return ""
 

@@ -59,7 +59,7 @@ def _own_variables(job: Job, account: Account) -> dict[str, str]:
     if job.env_file is None:
         return job.env
     try:
-        return read_env_file(job.env_file, file_rights_of(account), account.uid) | job.env
+        return read_env_file(job.env_file, file_rights_of(account), (account.uid, account.gid)) | job.env
     except ValueError as problem:
         raise SpawnFailed(str(problem)) from None
 

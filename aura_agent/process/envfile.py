@@ -20,9 +20,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 def read_env_file(
     path: str,
     rights: AbstractContextManager[object] = nullcontext(),  # noqa: B008
-    owner: int | None = None,
+    owner: tuple[int, int] | None = None,
 ) -> dict[str, str]:
-    """Return the variables in the file at *path*, which is read within *rights* and may belong to *owner*.
+    """Return the variables in the file at *path*, which is read within *rights* and may belong to *owner*, uid and gid.
 
     Raises ValueError with a line for people: it can't be used.
     """

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterable
 
-_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4  # linux/prctl.h
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 # setgroups, keyctl; the numbers are those of the kernel's syscall tables.
 _NUMBERS = {
@@ -19,8 +19,23 @@ _NUMBERS = {
     **dict.fromkeys(("i386", "i686"), (206, 288)),
     **dict.fromkeys(("armv6l", "armv7l"), (206, 311)),
 }
+_OF_32_BITS = {"x86_64": "i686", "aarch64": "armv7l", "armv8l": "armv7l"}  # what a 64-bit kernel runs besides
 _libc = ctypes.CDLL(None, use_errno=True)
-_setgroups, _keyctl = _NUMBERS.get(platform.machine(), (None, None))
+
+
+def _numbers() -> tuple[int | None, int | None]:
+    machine = platform.machine()  # the kernel's, not ours
+    if ctypes.sizeof(ctypes.c_void_p) == 4:
+        machine = _OF_32_BITS.get(machine, machine)
+    return _NUMBERS.get(machine, (None, None))
+
+
+_setgroups, _keyctl = _numbers()
+
+
+def knows_thread_groups() -> bool:
+    """Whether ``set_thread_groups`` knows its system call on this machine."""
+    return _setgroups is not None
 
 
 def set_thread_groups(groups: Iterable[int]) -> None:
@@ -49,6 +64,10 @@ def forbid_dumps() -> None:
     A program that we execute is not concerned.
     """
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def are_dumps_forbidden() -> bool:
+    return bool(_libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def join_new_session_keyring() -> None:

@@ -18,6 +18,10 @@ class Refused(Exception):  # an answer, not a failure
     """The daemon answers, but takes no report from this user."""
 
 
+class NotTrusted(PermissionError):
+    """Somebody answers whom root must not believe."""
+
+
 class Busy(Exception):  # an answer, too
     """The daemon answers, but can't keep this report now."""
 
@@ -107,15 +111,16 @@ class Daemon:
 
 
 def _check_peer(connection: socket, path: str) -> None:
-    """Raise PermissionError if who listens must not hear what root runs, nor be believed that it keeps the report.
+    """Raise NotTrusted: we are root, and any user may have put this socket there, to learn what runs.
 
-    As root we speak to root, and to who alone can have put a socket there: an agent in a container has a user and a
-    directory of its own.
+    An agent in a pod is not root, and its socket lies in a volume of the pod's.
     """
     if os.geteuid() != 0:
         return
     credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)  # struct ucred: pid, uid, gid (unix(7))
     uid = int.from_bytes(credentials[4:8], sys.byteorder)
-    place = os.stat(os.path.dirname(path) or ".")
-    if uid != 0 and (place.st_uid != uid or place.st_mode & 0o022):
-        raise PermissionError(1, "who listens there is neither root nor the only owner of the socket's directory")
+    directory = os.path.dirname(path) or "."
+    place = os.stat(directory)
+    is_shared = place.st_mode & 0o1000 != 0  # as /tmp is: whoever likes keeps files there
+    if uid != 0 and (is_shared or place.st_uid not in (0, uid)):
+        raise NotTrusted(1, f"uid {uid} listens there, and {directory} is not the agent's alone")

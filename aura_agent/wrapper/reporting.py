@@ -429,10 +429,12 @@ class Reporter:
             return
         self._daemon = None
         if _may_exist(self._socket_path):
-            from aura_agent.wrapper.daemon import Daemon
+            from aura_agent.wrapper.daemon import Daemon, NotTrusted
 
             try:
                 self._daemon = Daemon(self._socket_path)
+            except NotTrusted as problem:
+                warn(self._store, "socket", f"not reported to {self._socket_path}: {problem.strerror}")
             except OSError:
                 pass
 

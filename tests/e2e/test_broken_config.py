@@ -87,6 +87,7 @@ def test_a_config_that_others_can_write_is_not_followed(site: Site) -> None:
     reloaded = site.agent("reload")
     assert reloaded.returncode == 1
     assert f"{site.config}: " in reloaded.stderr
+    site.config.chmod(0o600)
     assert "tick" in site.agent("status").stdout
 
 

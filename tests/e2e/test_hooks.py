@@ -294,7 +294,7 @@ def test_a_command_that_outstays_its_time_is_ended_with_its_children(site: Site)
 @needs(root)
 def test_a_command_runs_as_the_jobs_user(site: Site, tell: str) -> None:
     """As does the job; the output's file is that user's alone."""
-    site.home.chmod(0o777)
+    site.home.chmod(0o1777)
     for parent in site.home.parents:
         if parent.stat().st_mode & 0o001 == 0:
             parent.chmod(parent.stat().st_mode | 0o011)

@@ -1,4 +1,4 @@
-"""Root's aura-run speaks to a daemon that only root, or the socket's directory's own user, can have put there."""
+"""Root's aura-run speaks to no daemon that any user can have put into a directory that all share."""
 
 import os
 import socket
@@ -62,12 +62,14 @@ def _report(host: Host, socket_path: Path) -> "subprocess.CompletedProcess[bytes
     return host.run("--no-wait", "-H", "beat", "--", "sh", "-c", "exit 3")
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
-def test_who_could_put_a_socket_into_a_shared_directory_is_told_nothing(host: Host, place: Path, mode: int) -> None:
-    """The report is kept as without a daemon, and the job's status is its own."""
+@pytest.mark.parametrize(("owner", "mode"), [(0, 0o1777), (_NOBODY, 0o1777), (4001, 0o777)])
+def test_who_could_put_a_socket_into_a_shared_directory_is_told_nothing(
+    host: Host, place: Path, owner: int, mode: int
+) -> None:
+    """The report is kept as without a daemon, the job's status is its own, and one line says why."""
     shared = place / "shared"
     shared.mkdir()
-    os.chown(shared, 0 if mode != 0o775 else _NOBODY, _NOBODY)
+    os.chown(shared, owner, _NOBODY)
     shared.chmod(mode)
 
     with _listening(shared / "agent.sock", _NOBODY) as notes:
@@ -75,14 +77,17 @@ def test_who_could_put_a_socket_into_a_shared_directory_is_told_nothing(host: Ho
         said = notes.read_bytes()
 
     assert (ended.returncode, said) == (3, b"")
+    assert f"not reported to {shared}/agent.sock: uid {_NOBODY} listens there".encode() in ended.stderr
     assert host.report()["outcome"] == "failed"
 
 
-def test_an_agent_with_a_directory_of_its_own_is_told(host: Host, place: Path) -> None:
-    """As in a pod, where the agent's user is another than the job's."""
+@pytest.mark.parametrize(("owner", "mode"), [(_NOBODY, 0o755), (0, 0o777), (0, 0o2777)])
+def test_an_agent_with_a_directory_of_its_own_is_told(host: Host, place: Path, owner: int, mode: int) -> None:
+    """As in a pod, where the agent is not root, and its volume belongs to root or to itself."""
     own = place / "own"
-    own.mkdir(mode=0o755)
-    os.chown(own, _NOBODY, _NOBODY)
+    own.mkdir()
+    os.chown(own, owner, _NOBODY)
+    own.chmod(mode)
 
     with _listening(own / "agent.sock", _NOBODY) as notes:
         ended = _report(host, own / "agent.sock")
