@@ -36,9 +36,7 @@ class Guard:
             await send(message)
 
         if scope["type"] == "http" and self._local_only and not _asks_here(scope["headers"]):
-            body = (
-                b"This page answers to localhost and loopback addresses alone. A proxy sends Host: localhost.\n"
-            )
+            body = b"This page answers to localhost and loopback addresses alone. A proxy sends Host: localhost.\n"
             length = (b"content-length", str(len(body)).encode())
             await send_guarded(
                 {"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain"), length]}
