@@ -20,7 +20,7 @@ from aura_agent.outbox.rules import Moment
 HELD = "held: the store was put back to an earlier state; released by Aura's last ping or `queue flush`"
 _MAX_BYTES = 8192
 _LOOKED_THROUGH = 200
-_STORE = 4  # the word of a mark that is the store's path, the rest of it
+_STORE = 3  # the word of a mark that is the store's path, the rest of it
 
 
 class Mark(NamedTuple):
@@ -118,10 +118,11 @@ def read(directory: str, name: str, boot_id: str) -> Mark | None:
     try:
         if os.fstat(file).st_uid != os.geteuid():
             return None
-        number, contradictions, marked_boot_id, boot_ns, _ = os.read(file, _MAX_BYTES).split(maxsplit=_STORE)
+        counts, marked_boot_id, boot_ns, _ = os.read(file, _MAX_BYTES).split(maxsplit=_STORE)
+        number, _, contradictions = counts.partition(b"/")
         if marked_boot_id != boot_id.encode():
             return None
-        return Mark(int(number), int(contradictions), boot_id, int(boot_ns))
+        return Mark(int(number), int(contradictions or 0), boot_id, int(boot_ns))
     except (OSError, ValueError):
         return None
     finally:
@@ -138,7 +139,7 @@ def write(directory: str, name: str, mark: Mark, store: str) -> None:
             _remove_old(directory)
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            counts = b"%d %d" % (mark.number, mark.contradictions)
+            counts = b"%d/%d" % (mark.number, mark.contradictions)
             os.write(file, b"%b %b %d %b" % (counts, mark.boot_id.encode(), mark.boot_ns, os.fsencode(store)))
         finally:
             os.close(file)
