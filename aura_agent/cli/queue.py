@@ -1,6 +1,7 @@
 """``aura-agent queue``: what waits in the outbox and why, delivering it now, and dropping it."""
 
 import asyncio
+import errno
 import os
 import sys
 from dataclasses import asdict
@@ -257,13 +258,14 @@ async def _flush(config: Config, heartbeat: str | None, *, quiet: bool) -> int:
 def _forward(daemon: "ServingDaemon", *, quiet: bool) -> bool:
     """Forward the pings to the daemon, which may know of a failure that withdraws them; False: it does not take them.
 
-    Raises AuraError: it does not answer.
+    Raises AuraError: it does not answer, or is busy.
     """
     try:
         is_taken = daemon.take_all()
     except OSError as problem:
+        why = "takes no reports now" if problem.errno == errno.EBUSY else "does not answer"
         raise AuraError(
-            f"the daemon at {daemon.socket_path} does not answer ({problem.strerror or problem}): nothing was sent,"
+            f"the daemon at {daemon.socket_path} {why} ({problem.strerror or problem}): nothing was sent,"
             " since it may know of later failures; try again, or stop it first"
         ) from problem
     if is_taken and not quiet:

@@ -5,6 +5,7 @@ twice does no harm. What isn't acknowledged stays where it is, for the next aura
 stderr and no more: whoever has a daemon doesn't need it.
 """
 
+import errno
 import os
 from time import time_ns
 
@@ -29,12 +30,13 @@ def holds_anything(store: str, run_id: str) -> bool:
         return True
 
 
-def hand_over(store: str, socket_path: str, run_id: str | None = None) -> bool:
+def hand_over(store: str, socket_path: str, run_id: str | None = None, *, busy_raises: bool = False) -> bool:
     """Hand over what waits in *store*, for half of our patience at the most; return whether the daemon took all of it.
 
     Where the outbox may hold a success, or a run other than *run_id* may still bring one, it takes in what the spool
     holds before that goes: a failure among it may withdraw the success. Raises TimeoutError: the daemon doesn't answer;
-    another OSError: it is gone. A store that a daemon serves is left to it: forwarded to itself, nothing would be sent.
+    another OSError: it is gone, or, with *busy_raises*, it can't keep reports now (EBUSY). A store that a daemon serves
+    is left to it: forwarded to itself, nothing would be sent.
     """
     if os.path.exists(os.path.join(store, DAEMON_LOCK)):
         return True
@@ -63,7 +65,9 @@ def hand_over(store: str, socket_path: str, run_id: str | None = None) -> bool:
             raise
     finally:
         handing.close()
-    return handing.refused == 0
+    if handing.busy and busy_raises:
+        raise OSError(errno.EBUSY, "it is busy")
+    return not (handing.refused or handing.busy)
 
 
 class ServingDaemon:
@@ -87,8 +91,11 @@ class ServingDaemon:
         return True
 
     def take_all(self) -> bool:
-        """Forward what waits; return False if the daemon refuses it. Raises OSError: it does not answer."""
-        self._is_refused = not hand_over(self._store, self.socket_path)
+        """Forward what waits; return False if the daemon refuses this user.
+
+        Raises OSError: it does not answer, or takes nothing now. It may then know of failures that no disk has taken.
+        """
+        self._is_refused = not hand_over(self._store, self.socket_path, busy_raises=True)
         return not self._is_refused
 
 
@@ -108,13 +115,17 @@ class _Handing:
         self._daemon = daemon
         self.given = 0
         self.refused = 0
+        self.busy = 0
 
     def give(self, record: bytes) -> bool:
         """Return whether the daemon has *record* now. Raises OSError."""
         try:
             self._daemon.hand_over(record)
-        except (Busy, Refused):
+        except Refused:
             self.refused += 1
+            return False
+        except Busy:
+            self.busy += 1
             return False
         self.given += 1
         return True

@@ -63,16 +63,16 @@ def _success_under_way(site: Site) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @contextmanager
-def _refusing_daemon(site: Site) -> Iterator[None]:
-    """A daemon that knows this user as no reporter: root and its own user can't be refused by a real one."""
+def _daemon_that_answers(site: Site, verb: str) -> Iterator[None]:
+    """A daemon with one answer to all: root and its own user can't be refused by a real one."""
 
-    class Refusing(socketserver.StreamRequestHandler):
+    class Answering(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while self.rfile.readline():
-                self.wfile.write(encode("refused", {"reason": "not among them"}))
+                self.wfile.write(encode(verb, {"reason": "so it is"}))
 
     (site.home / "run").mkdir()
-    with socketserver.ThreadingUnixStreamServer(str(site.home / "run/agent.sock"), Refusing) as server:
+    with socketserver.ThreadingUnixStreamServer(str(site.home / "run/agent.sock"), Answering) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
         try:
@@ -241,7 +241,20 @@ def test_flush_of_an_own_store_sends_where_the_daemon_refuses_this_user(user: Si
     user.run("-H", "one", "--no-wait", "--", "true", env=_own(user))
     user.server.clear_faults()
 
-    with _refusing_daemon(user):
+    with _daemon_that_answers(user, "refused"):
         done = _flush(user)
 
     assert (done.returncode, _arrived(user)) == (0, 1)
+
+
+def test_flush_of_an_own_store_sends_nothing_beside_a_busy_daemon(user: Site) -> None:
+    """Its disk takes nothing now: it may hold failures in memory."""
+    user.run("-H", "one", "--no-wait", "--", "true", env=_own(user))
+    user.server.clear_faults()
+
+    with _daemon_that_answers(user, "busy"):
+        done = _flush(user)
+
+    assert (done.returncode, _arrived(user)) == (1, 0)
+    assert "takes no reports now" in done.stderr
+    assert _query(user, "SELECT state FROM entries") == [("waiting",)]
