@@ -18,17 +18,17 @@ _NO_INSTANT_NS = (1 << 63) - 1  # all bits set
 _LONGEST_INTERVAL_S = 10 * 366 * 86_400.0
 
 
-def check_instant(row: sqlite3.Row, boot_number: str, boot_ns: str, boot_now: int | None) -> None:
+def check_instant(row: sqlite3.Row, boot_number: str, boot_ns: str, newest_boot: int | None) -> None:
     """Raise ValueError unless these columns of *row* hold the number of a boot and an instant of it.
 
-    *boot_now* is the number of the boot that goes on: none is later, and of an earlier one, instants may be those of an
-    unseen boot. None: not known here.
+    *newest_boot* is the highest number that a boot has: of an earlier one, instants may be those of an unseen boot.
+    None: not known here.
     """
     number, at_ns = row[boot_number], row[boot_ns]
-    if not isinstance(number, int) or not 0 <= number <= (_MAX_BOOT_NUMBER if boot_now is None else boot_now):
+    if not isinstance(number, int) or not 0 <= number <= (_MAX_BOOT_NUMBER if newest_boot is None else newest_boot):
         raise ValueError(f"column {boot_number} holds {number!r}")
     is_instant = isinstance(at_ns, int) and (
-        abs(at_ns) < _MAX_BOOT_NS or (BETWEEN_BOOTS_NS <= at_ns < _NO_INSTANT_NS and number != boot_now)
+        abs(at_ns) < _MAX_BOOT_NS or (BETWEEN_BOOTS_NS <= at_ns < _NO_INSTANT_NS and number != newest_boot)
     )
     if not is_instant:
         raise ValueError(f"column {boot_ns} holds {at_ns!r}")

@@ -370,8 +370,8 @@ class Entries:
 def _damage(row: sqlite3.Row, now: Moment) -> str:
     """Return which column of a waiting entry can't be what was written; empty if none."""
     try:
-        damage.check_instant(row, "epoch", "started_boot_ns", now.epoch)
-        damage.check_instant(row, "epoch", "ended_boot_ns", now.epoch)
+        damage.check_instant(row, "epoch", "started_boot_ns", now.newest_epoch)
+        damage.check_instant(row, "epoch", "ended_boot_ns", now.newest_epoch)
         damage.check_wall_time(row, "ended_wall_ns")
         damage.check_run_id(row, "run_id")
         damage.check_age(row, "max_age_s")

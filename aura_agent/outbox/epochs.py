@@ -93,8 +93,12 @@ class Epochs:
 
     def _moment(self, connection: sqlite3.Connection) -> Moment:
         with reading():
-            row = connection.execute("SELECT max(epoch) FROM epochs WHERE boot_id = ?", (self.boot_id,)).fetchone()
-        return Moment(self._epoch if row[0] is None else int(row[0]), *self._clock.read())
+            row = connection.execute(
+                "SELECT (SELECT max(epoch) FROM epochs WHERE boot_id = ?), (SELECT max(epoch) FROM epochs)",
+                (self.boot_id,),
+            ).fetchone()
+        epoch = self._epoch if row[0] is None else int(row[0])
+        return Moment(epoch, *self._clock.read(), newest_epoch=max(epoch, row[1] or 0))
 
     def _number(self) -> int:
         """Return the number of the boot that goes on; note the CLOCK_BOOTTIME at which this store first saw it."""

@@ -17,12 +17,12 @@ QUEUE_MARKS = ("failed", "delivered", "succeeded")
 _COLUMNS = ("epoch", "boot_ns", "run")
 
 
-def key_in(row: sqlite3.Row, mark: str, boot_now: int | None = None) -> Key | None:
-    """Return a mark of a queue or a ref. *boot_now* is the number of the current boot. Raises ValueError: damaged."""
+def key_in(row: sqlite3.Row, mark: str, newest_boot: int | None = None) -> Key | None:
+    """Return a mark of a queue or a ref. *newest_boot*: as for check_instant. Raises ValueError: damaged."""
     epoch, boot_ns, run_id = (row[f"{mark}_{column}"] for column in _COLUMNS)
     if epoch is None and boot_ns is None and run_id is None:
         return None
-    damage.check_instant(row, f"{mark}_epoch", f"{mark}_boot_ns", boot_now)
+    damage.check_instant(row, f"{mark}_epoch", f"{mark}_boot_ns", newest_boot)
     damage.check_run_id(row, f"{mark}_run")
     return Key(epoch, boot_ns, run_id)
 
@@ -81,7 +81,7 @@ def repair(connection: sqlite3.Connection, stream_id: int, now: Moment) -> str:
 def _read(row: sqlite3.Row, mark: str, now: Moment) -> tuple[Key | None, str]:
     """Return a mark, and what is wrong with it."""
     try:
-        return key_in(row, mark, now.epoch), ""
+        return key_in(row, mark, now.newest_epoch), ""
     except damage.UNREADABLE as problem:
         return None, str(problem)
 

@@ -34,11 +34,16 @@ class Key(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """An instant on both clocks: the boot's count, nanoseconds within that boot, nanoseconds since the Unix epoch."""
+    """An instant on both clocks: the boot's count, nanoseconds within that boot, nanoseconds since the Unix epoch.
+
+    Of what now is, *newest_epoch* is the highest count in the store: where processes don't agree on the boot, it may be
+    another one's.
+    """
 
     epoch: int
     boot_ns: int
     wall_ns: int
+    newest_epoch: int | None = None
 
 
 class State(StrEnum):

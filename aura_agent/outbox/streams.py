@@ -292,7 +292,7 @@ class Streams:
         if row is None:
             return Facts(Stream())  # merged into another one meanwhile
         patience_s = damage.lifetime_s(row["interval_s"], row["grace_s"])
-        failed, delivered, succeeded = (key_in(row, mark, now.epoch) for mark in QUEUE_MARKS)
+        failed, delivered, succeeded = (key_in(row, mark, now.newest_epoch) for mark in QUEUE_MARKS)
         stream = Stream(failed, delivered, succeeded, patience_s)
         under_way = row["lease_entry"] if _is_leased(row, now) else None
         return Facts(stream, under_way, row["lease_entry"], row["urgency_wall_ns"])
@@ -354,7 +354,7 @@ class Streams:
         self._connection.execute(
             "UPDATE streams SET delivered_wall_ns = ?, tries = 0, parked = 0, problem = '', due_epoch = 0,"
             " due_boot_ns = 0, since_epoch = ?, since_boot_ns = ?, since_wall_ns = ?, told = 0 WHERE id = ?",
-            (now.wall_ns, *now, stream_id),
+            (now.wall_ns, now.epoch, now.boot_ns, now.wall_ns, stream_id),
         )
 
     # -- who is sending, and when to try ---------------------------------------------------------------------------
@@ -615,7 +615,7 @@ class Streams:
         if row["lease_entry"] is not None and _is_leased(row, now) and not _is_leased(other, now):
             self.lease(target, row["lease_owner"], row["lease_entry"], row["lease_epoch"], row["lease_until_ns"])
         for mark in QUEUE_MARKS:
-            key = key_in(row, mark, now.epoch)
+            key = key_in(row, mark, now.newest_epoch)
             if key is not None:
                 raise_mark(self._connection, target, mark, key)
         self._merge_trouble(row, other, now)
@@ -634,7 +634,7 @@ class Streams:
             since = min((when for one in still if (when := _since(one)) is not None), default=now)
             self._connection.execute(
                 "UPDATE streams SET since_epoch = ?, since_boot_ns = ?, since_wall_ns = ? WHERE id = ?",
-                (*since, target["id"]),
+                (since.epoch, since.boot_ns, since.wall_ns, target["id"]),
             )
         deliveries_ns = [ns for ns in (source["delivered_wall_ns"], target["delivered_wall_ns"]) if ns is not None]
         self._connection.execute(

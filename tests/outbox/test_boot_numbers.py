@@ -193,6 +193,22 @@ def test_a_success_is_sent_by_a_process_from_before_the_new_number(at: Bench) ->
     newer.close()
 
 
+def test_processes_that_see_different_boots_send_each_others_successes(at: Bench) -> None:
+    """The kernel names no boot and the clock was stepped, or the store is shared with a container."""
+    at.know("backup")
+    _boot(at, "boot-a")
+    other = open_outbox(at.directory, at.clock, "other", boot_id="boot-b")
+    assert other.now().epoch > at.outbox.now().epoch
+    with closing(other):
+        for _ in range(2):  # the second one finds the marks of the first
+            run_id = at.run(change=lambda report: replace(report, boot_id="boot-b"))
+
+            assert _deliver(at) == [run_id]
+
+    marks = at.outbox.connection.execute("SELECT failed_run, delivered_run FROM streams").fetchone()
+    assert tuple(marks) == (None, run_id)
+
+
 def test_a_failure_withdraws_what_a_process_with_the_new_number_received(at: Bench) -> None:
     """The older process receives the failure, of a run that started later."""
     at.know("backup")
