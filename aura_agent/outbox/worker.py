@@ -135,13 +135,19 @@ class OutboxWorker:
             self._check_that_it_answers(timed)
         asked = timed.thread.submit(function)
         answer = asyncio.wrap_future(asked)
+        answer.add_done_callback(_forget)  # if we leave, nobody else looks
+        try:
+            await self._wait(answer, timed, patient=patient)
+        finally:
+            asked.cancel()  # what has not begun, if we leave
+        return answer.result()
+
+    async def _wait(self, answer: "asyncio.Future[T]", timed: _Timed, *, patient: bool) -> None:
+        """Return once *answer* is there. Raises StoreSilentError."""
         while not answer.done():
             await asyncio.wait({answer}, timeout=max(_LOOK_S, SILENT_S - timed.hanging.took_s))
             if not answer.done() and timed.is_silent and (self._is_leaving or not patient):
-                asked.cancel()  # what has not begun
-                answer.cancel()
-                self._check_that_it_answers(timed)
-        return answer.result()
+                raise StoreSilentError(self._silence(timed))  # also if it answers just now
 
     def _check_that_it_answers(self, timed: _Timed) -> None:
         if timed.is_silent:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from aura_agent.daemon.agent import Agent
 from aura_agent.daemon.progress import Progress
+from aura_agent.daemon.vitals import Vitals
 from aura_agent.outbox.worker import Hanging
 from tests.delivery.conftest import at, aura
-from tests.delivery.dispatch import Dispatch
+from tests.delivery.dispatch import Dispatch, Recorder
 from tests.waiting import until
 
 __all__ = ["at", "aura"]
@@ -69,3 +71,26 @@ async def test_a_courier_that_waits_for_the_store_is_seen(at: Dispatch) -> None:
             release.set()
         await blocking
         await until(lambda: at.courier.turn_s == 0.0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ends", [False, True])
+async def test_background_work_that_is_cancelled_ends_the_daemon(ends: bool) -> None:
+    """Unless the daemon is what ends it."""
+    agent, stop, heard = Agent.__new__(Agent), asyncio.Event(), Recorder()  # of the agent nothing else is needed
+    agent.crashed = ""
+    vitals = Vitals(agent, heard, stop)
+    awaited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        await awaited
+
+    task = vitals.start(work(), "scheduler")
+    if ends:
+        await vitals.ended(but=None)
+    else:
+        awaited.cancel()
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+
+    assert (stop.is_set(), bool(agent.crashed), heard.count("agent.crashed")) == (not ends, not ends, int(not ends))

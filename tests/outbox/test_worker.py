@@ -1,10 +1,13 @@
 """The outbox's thread: reports that arrive together share a transaction, not their fate."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,7 @@ from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report.record import Report
 from tests.outbox.stores import START, Bench
 from tests.reports import report_of
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -93,3 +96,68 @@ async def test_at_the_end_nobody_waits_for_a_disk_that_hangs(at: Bench) -> None:
             await patient
     finally:
         release.set()
+
+
+class _LoopThatIsInterrupted(asyncio.SelectorEventLoop):
+    """Calls *interruption* where this loop's own thread tells it of a call's end, as a cancelled call does."""
+
+    interruption: Callable[[], None] | None = None
+
+    def call_soon_threadsafe(  # type: ignore[override]  # its own is generic
+        self, callback: Callable[..., object], *args: Any, **more: Any
+    ) -> asyncio.Handle:
+        if self.interruption is not None and asyncio._get_running_loop() is self:
+            self.interruption()
+        return super().call_soon_threadsafe(callback, *args, **more)
+
+
+def test_who_gives_up_as_the_disk_answers_is_told_that_it_was_silent(at: Bench) -> None:
+    """Not that it was cancelled, which nobody has done: a background task would end by that."""
+    release = threading.Event()
+
+    async def give_up() -> None:
+        worker, loop = OutboxWorker(at.outbox, gives_up=True), asyncio.get_running_loop()
+        assert isinstance(loop, _LoopThatIsInterrupted)
+
+        def answer() -> None:
+            release.set()
+            wait_until(lambda: worker.hanging.took_s == 0)
+
+        patient = asyncio.ensure_future(worker.call(lambda _: release.wait(), patient=True))
+        await until(lambda: worker.hanging.took_s > 0)
+        loop.interruption = answer
+        with pytest.raises(StoreSilentError, match="has not answered since"):
+            await worker.call(lambda _: None)
+        assert await patient
+
+    try:
+        with asyncio.Runner(loop_factory=_LoopThatIsInterrupted) as runner:
+            runner.run(give_up())
+    finally:
+        release.set()
+
+
+async def test_a_call_whose_caller_has_left_fails_quietly(at: Bench) -> None:
+    """Nobody reads what the store said then; and one that had not begun never does."""
+    worker, release = OutboxWorker(at.outbox, gives_up=True), threading.Event()
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+    def fail(_: object) -> None:
+        release.wait()
+        raise StoreBusyError("locked")
+
+    begun: list[str] = []
+    callers = [asyncio.ensure_future(worker.call(fail)), asyncio.ensure_future(worker.call(lambda _: begun.append("")))]
+    try:
+        await until(lambda: worker.hanging.took_s > 0)
+        for caller in callers:
+            caller.cancel()
+        await asyncio.wait(callers)
+    finally:
+        release.set()
+    await worker.call(lambda _: None)
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert (said, begun) == ([], [])
