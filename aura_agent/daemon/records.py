@@ -65,10 +65,13 @@ class Records:
         """The outcomes that are not known to be on disk yet."""
         return list(self._unrecorded.values())
 
-    def end(self, within_s: float) -> None:
-        """Send nothing more from memory, and offer the disk for *within_s* what is here: the daemon ends."""
-        self._give_up_s = asyncio.get_running_loop().time() + within_s
+    def end(self) -> None:
+        """Send nothing more from memory, and offer the disk often what is here: the daemon ends."""
         self._ending.set()
+
+    def give_up_within(self, seconds: float) -> None:
+        """Offer the disk for so long what is here, and then let go of it: nothing more comes."""
+        self._give_up_s = asyncio.get_running_loop().time() + seconds
 
     async def put(self, report: Report) -> None:
         """Make *report* durable, or keep it here to be offered again."""

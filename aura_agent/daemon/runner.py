@@ -70,6 +70,7 @@ class Runner:
         self._due: list[tuple[Run, Slot]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._record_s = 0.0  # as we stop: for how long outcomes are offered to the disk when the last run has ended
         self._begun: list[tuple[str, str, str | None, Reading]] = []
         self._recording: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
@@ -129,10 +130,12 @@ class Runner:
     async def finish(self, grace_s: float, record_s: float = 0.0) -> None:
         """No new runs and attempts; what runs has its job's ``stop_grace``, else *grace_s*, and is then told to end.
 
-        Returns once all of it is recorded; what no disk takes is offered again for *record_s*.
+        Returns once all of it is recorded; what no disk takes is offered again for *record_s* after the last run's end.
         """
-        self._stopping = True
-        self.records.end(record_s)
+        self._stopping, self._record_s = True, record_s
+        self.records.end()
+        if not self._running:
+            self.records.give_up_within(record_s)
         waiting, self._waiting = self._waiting, {}
         for run in waiting.values():
             self._skip(run, "the agent is stopping")
@@ -147,7 +150,10 @@ class Runner:
             timer.cancel()
 
     def hurry(self, reason: str) -> None:
-        """Tell everything that runs to end now."""
+        """Tell everything that runs to end now, and offer its outcomes to the disk once."""
+        self._record_s = 0.0
+        if not self._running:
+            self.records.give_up_within(0.0)
         for runs in self._running.values():
             for run in runs:
                 run.ask_to_stop(reason)
@@ -204,6 +210,8 @@ class Runner:
                 self._start(waiting)
             else:
                 self._tell_ended(run.job_name)
+        if self._stopping and not self._running:
+            self.records.give_up_within(self._record_s)
 
     async def _run(self, run: Run, slot: Slot, begun: UnderWay | Attempt | None) -> None:
         """See *run* through; *begun*: its first attempt, None if its turn is yet to come.

@@ -71,6 +71,28 @@ async def test_the_end_starts_no_further_attempt_and_no_queued_run(tmp_path: Pat
     assert ended == [("queueing", "killed", 1), ("queueing", "skipped", 1), ("retried", "failed", 1)]
 
 
+async def test_an_outcome_late_in_the_grace_is_offered_to_a_full_disk_again(tmp_path: Path) -> None:
+    """The time for that begins when the last run has ended, not with the stop."""
+    accepted: list[Report] = []
+    go, record_s, state = tmp_path / "go", 4.0, tmp_path / "state"
+    text = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(.01)"
+    async with opened(state) as worker:
+        runner = _runner(worker, state, accepted)
+        await refuse(worker, "runs")
+        shutil.rmtree(state / "spool", ignore_errors=True)
+        (state / "spool").touch()
+        _fire(runner, "job", _job(text))
+        loop = asyncio.get_running_loop()
+        finishing, passed_s = asyncio.create_task(runner.finish(600.0, record_s)), loop.time() + record_s
+        await until(lambda: loop.time() > passed_s)
+        go.touch()
+        await until(lambda: runner.records.store_problem)
+        await allow(worker)
+        await finishing
+
+    assert [report.outcome.value for report in accepted] == ["succeeded"]
+
+
 async def test_what_the_database_refuses_goes_into_the_spool(tmp_path: Path) -> None:
     """On disk at once, not only at the end: a kill -9 must not take it."""
     accepted: list[Report] = []
