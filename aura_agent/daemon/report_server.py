@@ -295,6 +295,7 @@ class ReportServer:
         else:
             if connection.conversation.open is not None:
                 connection.conversation.open = report
+            self._soon(partial(self._desk.remember, report))  # its aura-run may have said no start, and hang up
             connection.say(wire.encode("busy", {"reason": str(problem)}))
             self._soon(partial(self._desk.observer.note, "store.failed", error=str(problem)))
         connection.is_being_kept = False

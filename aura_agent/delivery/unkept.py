@@ -119,8 +119,10 @@ class Unkept:
 
     def _contradiction_in_memory(self, report: Report, unrecorded: Sequence[Report]) -> str:
         target = self._resolver.targets.get((report.ref or "").removeprefix(Ref.HEARTBEAT))
-        names = set() if target is None else {target.name, target.heartbeat_id or ""}
-        if target is not None and target.url is not None:
+        if target is None:  # nor is it under which other names a failure may have come
+            return "where the ping goes is not in memory"
+        names = {target.name, target.heartbeat_id or ""}
+        if target.url is not None:
             names.add(target.url.reveal())
         others = [*unrecorded, *self._worker.unwritten, *self._failures.values()]
         return contradicted_by(others, report, names - {""})

@@ -24,7 +24,7 @@ from aura_agent.outbox.run_history import run_rows
 from aura_agent.outbox.store import Outbox
 from aura_agent.outbox.worker import OutboxWorker
 from aura_agent.report import spool, wire
-from aura_agent.report.record import Report
+from aura_agent.report.record import Outcome, Report
 from tests.daemon.stores import Seen, allow, opened, refuse
 from tests.reports import report_of
 from tests.waiting import until
@@ -43,6 +43,7 @@ class Served:
     server: ReportServer = field(init=False)
     accepted: list[Report] = field(default_factory=list)
     seen: Seen = field(default_factory=Seen)
+    remembered: list[Report] = field(default_factory=list)
     woken: int = 0
     tasks: list["asyncio.Task[None]"] = field(default_factory=list)
 
@@ -64,7 +65,10 @@ async def serving(
     state = home / "state"
     async with opened(state) as worker:
         made = Served(str(home / "sock"), worker, state)
-        desk = Desk(worker, str(state), SystemClock(), made.seen, config, made.accepted.append, made.wake)
+        desk = Desk(
+            *(worker, str(state), SystemClock(), made.seen, config, made.accepted.append, made.wake),
+            remember=made.remembered.append,
+        )
         server = made.server = ReportServer(desk, made.tasks.append, max_connections)
         await server.listen(made.path)
         try:
@@ -333,6 +337,18 @@ async def test_what_the_store_refuses_is_not_acknowledged(served: Served) -> Non
     assert (refused[0], kept[0]) == ("busy", "ok")
     await until(lambda: served.accepted)
     assert [report.run_id for report in served.accepted] == ["run00000001"]
+    writer.close()
+
+
+async def test_what_the_store_refuses_is_in_memory_where_its_run_was_not_introduced(served: Served) -> None:
+    """Whoever sends a success from memory then knows of a later failure, though no disk does."""
+    await refuse(served.worker, "inbox")
+    reader, writer = await served.connect()
+    failed = report_of("run00000001", SystemClock().read(), Outcome.FAILED, ref="heartbeat:h", job="j")
+    writer.write(wire.encode("run", failed.to_fields()))
+
+    assert wire.decode(await reader.readline())[0] == "busy"
+    await until(lambda: [report.run_id for report in served.remembered] == ["run00000001"])
     writer.close()
 
 

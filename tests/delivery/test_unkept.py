@@ -360,6 +360,35 @@ async def test_it_is_sent_on_its_own_word_where_no_disk_answers(aura: DevServer,
         assert _bodies(aura) == ["from disk", "from memory"]
 
 
+async def test_a_disk_that_stops_to_answer_after_the_look_up_sends_nothing(aura: DevServer, at: Dispatch) -> None:
+    """Without a ping URL in memory nobody knows which failures there are meant."""
+    await _known(aura, at)
+    _, _, url = await at.worker.call(lambda outbox: outbox.stream("heartbeat:backup"))
+    assert url is not None
+    outbox = open_outbox(str(at.directory), "daemon")
+    worker, release = OutboxWorker(outbox, outbox.reader(), gives_up=True), threading.Event()
+    waiting: list[asyncio.Future[bool]] = []
+
+    def hang() -> bool:
+        if not waiting:
+            waiting.append(asyncio.ensure_future(worker.call(lambda _: release.wait(), patient=True)))
+            waiting.append(asyncio.ensure_future(worker.read(lambda _: release.wait())))
+        return False
+
+    unkept = _unkept(at, ending=hang, worker=worker)
+    unkept.remember(_ended(Outcome.FAILED, "later0000", ref=f"url:{url.reveal()}"))
+    try:
+        await unkept.send(_ended())
+    finally:
+        release.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await worker.close()
+
+    assert _bodies(aura) == ["from disk"]
+    (reason,) = [facts["reason"] for event, facts in at.heard.events if event == "ping.postponed"]
+    assert reason == "where the ping goes is not in memory"
+
+
 async def test_where_it_goes_must_be_known_where_no_disk_answers(aura: DevServer, at: Dispatch) -> None:
     """Without a ping URL in memory the success waits for the disk."""
     await _known(aura, at)
