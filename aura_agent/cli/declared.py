@@ -12,7 +12,7 @@ from aura_agent.config.settings import config_path
 from aura_agent.errors import ConfigError
 from aura_agent.schedule.plan import Schedule
 from aura_agent.sync.feeders import declared_feeders
-from aura_agent.sync.plan import Finding, Step, Target, find_targets, plan_steps
+from aura_agent.sync.plan import FedHeartbeat, Finding, Step, find_targets, plan_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Declared:
     """
 
     listed: list[Heartbeat]
-    targets: list[Target]
+    targets: list[FedHeartbeat]
     steps: list[Step]
     unclear: list[Finding]
     impossible: list[Finding]

@@ -12,7 +12,7 @@ from aura_agent.config.models import Config
 from aura_agent.config.shape import quoted
 from aura_agent.errors import StoreError
 from aura_agent.outbox.queries import other_feeder_text, other_feeders
-from aura_agent.sync.plan import Finding, Target
+from aura_agent.sync.plan import FedHeartbeat, Finding
 from aura_agent.sync.verdict import Verdict, judge
 
 
@@ -39,7 +39,7 @@ async def _ask(config: Config) -> tuple[Declared, Verdict, bool | None]:
         return declared, verdict, await client.may_write() if verdict.mendable else None
 
 
-def _other_feeders(config: Config, targets: list[Target]) -> list[Finding]:
+def _other_feeders(config: Config, targets: list[FedHeartbeat]) -> list[Finding]:
     """Return the heartbeats that were pinged, but not by this host. Reads the store if there is one of this user."""
     last_pings_ns = {
         target.heartbeat.id: int(target.heartbeat.last_ping_at.timestamp() * 1e9)

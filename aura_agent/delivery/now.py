@@ -14,7 +14,7 @@ import httpx
 from aura_agent.delivery.answers import Answer, Verdict, classify
 from aura_agent.delivery.deadline import Deadline, Instants, system_instants
 from aura_agent.delivery.post import TOTAL_S, post_ping
-from aura_agent.delivery.resolver import Fresh, Resolver, Target
+from aura_agent.delivery.resolver import Fresh, PingTarget, Resolver
 from aura_agent.errors import StoreSilentError
 from aura_agent.outbox.claims import Unresolved
 from aura_agent.outbox.queries import stream_of, stream_problem
@@ -135,7 +135,7 @@ async def ping_now(
     )
 
 
-async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> Target:
+async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) -> PingTarget:
     """Return where the heartbeat's pings go, as far as that can be found out. Raises StoreError.
 
     Where it is known it is only read: no full disk, and nobody who keeps the database locked, is in the way; nor, for a
@@ -149,7 +149,7 @@ async def _resolved(worker: OutboxWorker, resolver: Resolver, heartbeat: str) ->
         return target
 
 
-async def _looked_up(worker: OutboxWorker, resolver: Resolver, ref: str) -> Target:
+async def _looked_up(worker: OutboxWorker, resolver: Resolver, ref: str) -> PingTarget:
     known = await worker.read(lambda outbox: stream_of(outbox, ref))
     if known is None or known[2] is None:
         known = await worker.call(lambda outbox: outbox.stream(ref))
@@ -157,4 +157,4 @@ async def _looked_up(worker: OutboxWorker, resolver: Resolver, ref: str) -> Targ
             await resolver.resolve([Unresolved(known[0], known[1], (ref,), 0)])
             known = await worker.call(lambda outbox: outbox.stream(ref))
     stream_id, heartbeat_id, url = known
-    return Target(stream_id, heartbeat_id, url, await worker.read(lambda outbox: outbox.streams.name(stream_id)))
+    return PingTarget(stream_id, heartbeat_id, url, await worker.read(lambda outbox: outbox.streams.name(stream_id)))

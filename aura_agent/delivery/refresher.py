@@ -21,7 +21,7 @@ from aura_agent.api import (
 )
 from aura_agent.clock import Clock
 from aura_agent.delivery.freshness import Refresh, plan
-from aura_agent.delivery.resolver import ODD_ANSWERS, THIS_ONE, UNKNOWN_NAME_S, Resolver, Target, ambiguous
+from aura_agent.delivery.resolver import ODD_ANSWERS, THIS_ONE, UNKNOWN_NAME_S, PingTarget, Resolver, ambiguous
 from aura_agent.errors import StoreError
 from aura_agent.outbox.heartbeats import CachedHeartbeat
 from aura_agent.outbox.store import Outbox
@@ -87,7 +87,7 @@ class Refresher:
             except StoreError:
                 continue
             self._resolver.targets = {
-                name: Target(0, each[0].id, each[0].ping_url, each[0].name)
+                name: PingTarget(0, each[0].id, each[0].ping_url, each[0].name)
                 for name, each in found.items()
                 if len(each) == 1 and each[0].ping_url is not None
             }

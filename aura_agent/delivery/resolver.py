@@ -62,7 +62,7 @@ class Fresh(StrEnum):
     UNKNOWN = "unknown"  # the API couldn't be asked
 
 
-class Target(NamedTuple):
+class PingTarget(NamedTuple):
     """Where pings of a heartbeat go: its stream (0: unknown), id and ping URL, as far as they are known."""
 
     stream_id: int
@@ -96,7 +96,7 @@ class Resolver:
         self._asking = asyncio.Lock()
         self._listed_boot_ns: int | None = None
         self._confirmed_ns: dict[str, int] = {}
-        self.targets: dict[str, Target] = {}  # of the config's heartbeats, for when the store does not answer
+        self.targets: dict[str, PingTarget] = {}  # of the config's heartbeats, for when the store does not answer
         self.learnt: Callable[[], None] = lambda: None  # called when they may have changed
         self.standing = Standing(clock, rng, observer)
 

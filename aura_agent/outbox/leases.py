@@ -20,7 +20,7 @@ from aura_agent.outbox.hooks import HookCalls
 from aura_agent.outbox.pruning import Pruner
 from aura_agent.outbox.rules import Moment, State
 from aura_agent.outbox.senders import Senders
-from aura_agent.outbox.streams import Streams, Target, of_runs
+from aura_agent.outbox.streams import Destination, Streams, of_runs
 from aura_agent.report.ping_url import host_of
 from aura_agent.secret import Secret
 
@@ -319,7 +319,7 @@ class Leases:
             lease_until_ns=lease_until_ns,
         )
 
-    def _target(self, stream_id: int, own_scope: int) -> tuple[Target, str]:
+    def _target(self, stream_id: int, own_scope: int) -> tuple[Destination, str]:
         """Return where the stream's pings go, and the host. A cached URL that is invalid is forgotten."""
         target = self._streams.find_target(stream_id, own_scope)
         if target.url is not None and target.heartbeat_id is not None and _problem_with(target.url):

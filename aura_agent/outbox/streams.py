@@ -51,7 +51,7 @@ class Facts(NamedTuple):
     urgency_wall_ns: int | None = None
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """Where a stream's pings go, as far as that is known, and what people call it.
 
     *is_foreign*: the stream belongs to another Aura account than this process's, which can't be asked about it.
@@ -302,7 +302,7 @@ class Streams:
         found = self.find_target(stream_id, NO_SCOPE)
         return found.heartbeat_id, found.url
 
-    def find_target(self, stream_id: int, own_scope: int) -> Target:
+    def find_target(self, stream_id: int, own_scope: int) -> Destination:
         """Return where the stream's pings go; *own_scope* is this process's."""
         row = self._connection.execute(
             "SELECT heartbeat_id, coalesce(ping_url, direct_url) AS url, heartbeats.name, streams.scope, direct_url"
@@ -310,10 +310,10 @@ class Streams:
             (stream_id,),
         ).fetchone()
         if row is None:
-            return Target(None, None, "", is_foreign=False)  # merged into another one meanwhile
+            return Destination(None, None, "", is_foreign=False)  # merged into another one meanwhile
         is_own = row["scope"] == own_scope or (row["scope"] == NO_SCOPE and row["direct_url"] is not None)
         name = row["name"] or ", ".join(label(ref) for ref in self.refs(stream_id))
-        return Target(row["heartbeat_id"], Secret(row["url"]) if row["url"] else None, name, is_foreign=not is_own)
+        return Destination(row["heartbeat_id"], Secret(row["url"]) if row["url"] else None, name, is_foreign=not is_own)
 
     def own_scope(self) -> int:
         """Return the scope of this process."""

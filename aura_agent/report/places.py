@@ -9,9 +9,7 @@ SYSTEM_CONFIG = "/etc/aura-agent/config.toml"
 SYSTEM_STATE_DIR = "/var/lib/aura-agent"
 SYSTEM_SOCKET = "/run/aura-agent/agent.sock"
 DAEMON_LOCK = "daemon.lock"  # in a store that a daemon serves, or has served
-UNJUDGED_SUFFIX = (
-    ".unjudged"  # in the spool: a success that only a daemon may take, who alone knows the config's demands
-)
+UNJUDGED_SUFFIX = ".unjudged"  # in the spool: a success that only a daemon may take, which knows the job's settings
 CONTROL_SOCKET = "control.sock"  # beside the socket for reports
 
 

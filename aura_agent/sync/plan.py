@@ -26,7 +26,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FedHeartbeat:
     """One heartbeat and all that feed it. ``heartbeat`` is None if Aura doesn't have it.
 
     ``feeder`` is the one that decides over interval and grace: with several, the one that must be heard soonest. The
@@ -47,7 +47,7 @@ class Step:
     """What becomes of one heartbeat: lengths in seconds, None where nothing is said or known."""
 
     action: Action
-    target: Target
+    target: FedHeartbeat
     interval_s: int | None
     grace_s: int | None
 
@@ -64,7 +64,7 @@ class Step:
         return None if heartbeat is not None and heartbeat.grace_period_s == self.grace_s else self.grace_s
 
 
-def find_targets(feeders: Iterable[Feeder], listed: Iterable[Heartbeat]) -> tuple[list[Target], list[Finding]]:
+def find_targets(feeders: Iterable[Feeder], listed: Iterable[Heartbeat]) -> tuple[list[FedHeartbeat], list[Finding]]:
     """Return the heartbeats that *feeders* name, and those names that *listed*, all that Aura has, has twice."""
     by_id: dict[str, Heartbeat] = {}
     by_name: dict[str, list[Heartbeat]] = defaultdict(list)
@@ -81,11 +81,11 @@ def find_targets(feeders: Iterable[Feeder], listed: Iterable[Heartbeat]) -> tupl
             findings.append(Finding(feeder.path, f'Aura has {len(found)} heartbeats named "{wanted}"; {hint}'))
         else:
             groups[found[0] if found else wanted].append(feeder)
-    targets = [Target(min(group, key=_patience_s), tuple(group), by_id.get(key)) for key, group in groups.items()]
+    targets = [FedHeartbeat(min(group, key=_patience_s), tuple(group), by_id.get(key)) for key, group in groups.items()]
     return targets, findings
 
 
-def plan_steps(targets: Iterable[Target], listed: Iterable[Heartbeat]) -> tuple[list[Step], list[Finding]]:
+def plan_steps(targets: Iterable[FedHeartbeat], listed: Iterable[Heartbeat]) -> tuple[list[Step], list[Finding]]:
     """Return what to do, in the order of the config, and what can't be done."""
     steps, findings = [], []
     for target in targets:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aura_agent.api.heartbeats import Heartbeat
 from aura_agent.config.schema import write_duration
-from aura_agent.sync.plan import Finding, Target, unknown_text
+from aura_agent.sync.plan import FedHeartbeat, Finding, unknown_text
 from aura_agent.sync.timing import DELIVERY_S, Timing
 
 PAUSED = "paused"
@@ -23,10 +23,10 @@ class Verdict:
 
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
-    mendable: list[Target] = field(default_factory=list)
+    mendable: list[FedHeartbeat] = field(default_factory=list)
 
 
-def judge(targets: Iterable[Target], listed: Iterable[Heartbeat]) -> Verdict:
+def judge(targets: Iterable[FedHeartbeat], listed: Iterable[Heartbeat]) -> Verdict:
     """Hold *targets* against what Aura has of them; *listed* is all that it has."""
     verdict = Verdict()
     for target in targets:
@@ -49,7 +49,7 @@ def judge(targets: Iterable[Target], listed: Iterable[Heartbeat]) -> Verdict:
     return verdict
 
 
-def _judge_timing(target: Target, heartbeat: Heartbeat, timing: Timing, verdict: Verdict) -> None:
+def _judge_timing(target: FedHeartbeat, heartbeat: Heartbeat, timing: Timing, verdict: Verdict) -> None:
     interval_s, grace_s = heartbeat.expected_interval_s, heartbeat.grace_period_s
     if interval_s is None or grace_s is None:
         return
@@ -85,7 +85,7 @@ def _how_often(timing: Timing, allowed_s: float) -> str:
     return f"after {over} of the next {len(timing.gaps_s)} runs" if over else "when the clocks are changed"
 
 
-def _mend(target: Target, timing: Timing) -> str:
+def _mend(target: FedHeartbeat, timing: Timing) -> str:
     interval_s, own_s, enough_s = timing.whole_interval_s(), target.feeder.grace_s, timing.default_grace_s()
     if own_s is None or interval_s + own_s - timing.silence_s >= _ROOM_S:
         grace_s = enough_s if own_s is None else own_s

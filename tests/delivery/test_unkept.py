@@ -14,7 +14,7 @@ from aura_agent.clock import SystemClock
 from aura_agent.config.models import Job
 from aura_agent.daemon.runner import Runner
 from aura_agent.delivery.courier import Courier
-from aura_agent.delivery.resolver import Target
+from aura_agent.delivery.resolver import PingTarget
 from aura_agent.delivery.unkept import Unkept
 from aura_agent.devserver.server import DevServer
 from aura_agent.outbox.queries import stream_of
@@ -344,7 +344,7 @@ async def test_it_is_sent_on_its_own_word_where_no_disk_answers(aura: DevServer,
         for ref in ("heartbeat:backup", f"heartbeat:{heartbeat_id}", f"url:{url.reveal()}"):
             success = _ended(run_id="contradict0")
             unkept = _unkept(at, worker=worker)
-            at.resolver.targets = {"backup": Target(stream_id, heartbeat_id, url, "backup")}
+            at.resolver.targets = {"backup": PingTarget(stream_id, heartbeat_id, url, "backup")}
             unkept.remember(_ended(Outcome.FAILED, "later0000", ref=ref))
             await unkept.send(success)
         reported = _ended(run_id="contradict1")
