@@ -5,29 +5,35 @@ that nobody foresaw makes the attempt a failure, never a success.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+from aura_agent.background_thread import run_in_thread
 from aura_agent.clock import Clock, Reading
 from aura_agent.config.models import Job
 from aura_agent.daemon.expectation import unmet_expectation
-from aura_agent.daemon.jobspec import spawn_spec
+from aura_agent.daemon.jobspec import places_of, spawn_spec
 from aura_agent.daemon.slots import Slot
 from aura_agent.delivery.observer import Observer
 from aura_agent.process.attachment import attachment
 from aura_agent.process.child import Child
+from aura_agent.process.failure import NOT_EXECUTABLE
 from aura_agent.process.lines import Lines
 from aura_agent.process.memory import MemoryPeaks
+from aura_agent.process.network_places import NetworkPlaces
 from aura_agent.process.pump import Pump
 from aura_agent.process.spawn import SpawnFailed, spawn
 from aura_agent.process.tail import CONTEXT_BYTES, Tail
 from aura_agent.report.record import Outcome
 from aura_agent.units import format_duration
 
+_LOOK_S = 60.0  # for a disk that may hang to answer
 DRAIN_S = 1.0  # what a job leaves in the background may hold its pipe for ever
 HISTORY_TAIL_BYTES = 10_000
 
@@ -52,6 +58,7 @@ class Run:
     started: Reading | None = None
     stop: asyncio.Future[str] = field(default_factory=_untold)
     idle: bool = False
+    waits_for: str = ""  # what keeps its next attempt from beginning
 
     def ask_to_stop(self, reason: str) -> None:
         if not self.stop.done():
@@ -92,6 +99,32 @@ class Attempts:
         self._observer = observer
         self._redact = redact
         self._memory = MemoryPeaks()
+        self._network_places = NetworkPlaces()
+
+    def close(self) -> None:
+        self._network_places.close()
+
+    def may_hang(self, job: Job) -> bool:
+        """Whether what *job* needs to start lies where a look may never end; ``begin`` would hold up all other jobs."""
+        return any(map(self._network_places.holds, places_of(job)))
+
+    async def begin_in_time(self, run: Run) -> UnderWay | Attempt:
+        """``begin``, once what the job needs has been looked at beside the event loop, if its disk may hang."""
+        if self.may_hang(run.job):
+            asked = self._clock.read()
+            looked = run_in_thread(partial(_look_at, places_of(run.job)), f"look for {run.job_name}")
+            either: set[asyncio.Future[Any]] = {looked, run.stop}
+            run.waits_for = "the disk of its directory or program does not answer"
+            await asyncio.wait(either, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            run.waits_for = ""
+            if not looked.done():
+                looked.cancel()
+                if run.stop.done():
+                    return Attempt(asked, self._clock.read(), Outcome.SKIPPED, reason=run.stop.result())
+                within = format_duration(_LOOK_S)
+                reason = f"its directory or program could not be looked at within {within}: does its disk hang?"
+                return Attempt(asked, self._clock.read(), Outcome.NOT_STARTED, NOT_EXECUTABLE, reason=reason)
+        return self.begin(run)
 
     def begin(self, run: Run) -> UnderWay | Attempt:
         """Start an attempt; return it as ended if that can't be done. See to what is under way with ``ended``."""
@@ -195,3 +228,10 @@ async def _conclude(
     else:
         attempt.reason = str(status)
     return attempt
+
+
+def _look_at(paths: Sequence[str]) -> None:
+    """Return once each path has been looked at, whatever came of it."""
+    for path in paths:
+        with suppress(OSError, ValueError):
+            os.stat(path)

@@ -43,6 +43,18 @@ def spawn_spec(job: Job) -> SpawnSpec:
     )
 
 
+def places_of(job: Job) -> list[str]:
+    """Return the absolute paths that are looked at to start *job*."""
+    program = job.shell_program if job.shell is not None else (job.command or ("",))[0]
+    cwd = job.cwd
+    if cwd is None:
+        try:
+            cwd = resolve_account(job.user, job.group).home
+        except SpawnFailed:
+            cwd = ""
+    return [path for path in (cwd, program, job.env_file) if path and path.startswith("/")]
+
+
 def withhold_variable(name: str) -> None:
     """Take the variable *name*, which holds a secret of ours, out of our environment: no job and no hook gets it."""
     if os.environ.pop(name, None) is not None:

@@ -83,8 +83,9 @@ class Runner:
         """Return what a run of the job waits for that hasn't begun; empty if none does."""
         if name in self._waiting:
             return "the previous run is still going"
-        waiting = (run.slot for run in self._running.get(name, ()) if run.slot is not None)
-        return next((self._slots.full(slot) for slot in waiting if not slot.given.is_set()), "")
+        running = self._running.get(name, ())
+        full = (self._slots.full(run.slot) for run in running if run.slot is not None and not run.slot.given.is_set())
+        return next((run.waits_for for run in running if run.waits_for), "") or next(full, "")
 
     def use(self, jobs: Mapping[str, Job], limits: Mapping[str, int]) -> None:
         """Take note of the config in force: its enabled *jobs*, and how many runs may go on in each job group.
@@ -148,6 +149,7 @@ class Runner:
         await self._idle.wait()
         for timer in timers:
             timer.cancel()
+        self._attempts.close()
 
     def hurry(self, reason: str) -> None:
         """Tell everything that runs to end now, and offer its outcomes to the disk once."""
@@ -182,7 +184,7 @@ class Runner:
     def _start_due(self) -> None:
         """Start all that is due, one right after the other: nothing else that a run needs comes before the last."""
         due, self._due = self._due, []
-        begun = [self._attempts.begin(run) for run, _ in due]
+        begun = [None if self._attempts.may_hang(run.job) else self._attempts.begin(run) for run, _ in due]
         for (run, slot), attempt in zip(due, begun, strict=True):
             self._launch(self._run(run, slot, attempt), f"run {run.job_name}")
 
@@ -232,7 +234,7 @@ class Runner:
             if not await self._is_its_turn(run, slot):
                 self._slots.give_back(slot)
                 return self._skipped(run.stop.result()), 1
-            begun = self._attempts.begin(run)
+            begun = await self._attempts.begin_in_time(run)
         attempts = 1
         while True:
             try:
@@ -246,7 +248,7 @@ class Runner:
                 self._slots.give_back(slot)
                 return attempt, attempts
             attempts += 1
-            begun = self._attempts.begin(run)
+            begun = await self._attempts.begin_in_time(run)
 
     async def _see_through(self, run: Run, begun: UnderWay | Attempt, number: int) -> Attempt:
         if isinstance(begun, Attempt):

@@ -1,11 +1,6 @@
 """What a job expects may lie on a disk that hangs: that costs this job's report its answer, and nobody else's."""
 
-import ctypes
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,43 +8,9 @@ import pytest
 from aura_agent.report import wire
 from aura_agent.wrapper.daemon import Daemon
 from tests.e2e.sites import Site
-from tests.machine import needs, root
+from tests.hanging import fuse, hanging
+from tests.machine import needs
 from tests.waiting import wait_until
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextmanager
-def hanging(directory: Path) -> Iterator[None]:
-    """Mount a file system on *directory* whose server never answers: who looks at anything there waits till the end."""
-    server = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
-        if _libc.mount(b"hanging", os.fsencode(directory), b"fuse", 0, options) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        try:
-            yield
-        finally:
-            os.close(server)  # whoever waits gets an error
-            server = -1
-            _libc.umount2(os.fsencode(directory), 2)  # MNT_DETACH
-    finally:
-        if server >= 0:
-            os.close(server)
-
-
-@cache
-def fuse() -> str:
-    if root():
-        return root()
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            with hanging(Path(directory)):
-                return ""
-        except OSError as problem:
-            return f"FUSE ({problem.strerror})"
 
 
 def _success(run_id: str, **fields: str) -> bytes:
