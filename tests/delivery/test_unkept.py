@@ -92,6 +92,7 @@ async def _silent(at: Dispatch) -> AsyncIterator[OutboxWorker]:
     finally:
         release.set()
         await asyncio.gather(*waiting, return_exceptions=True)
+        await until(lambda: not worker.silence, what="a disk that answers")  # else it is left open
         await worker.close()
 
 
@@ -382,6 +383,7 @@ async def test_a_disk_that_stops_to_answer_after_the_look_up_sends_nothing(aura:
     finally:
         release.set()
         await asyncio.gather(*waiting, return_exceptions=True)
+        await until(lambda: not worker.silence, what="a disk that answers")  # else it is left open
         await worker.close()
 
     assert _bodies(aura) == ["from disk"]

@@ -344,6 +344,7 @@ async def test_an_answer_that_takes_too_long_is_none() -> None:
     await prober.stop()
 
     [check] = all_of(db, row.id)
+    db.close()
     assert (check.status, check.status_code) == ("down", None)
 
 
