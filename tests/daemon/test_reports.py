@@ -367,12 +367,13 @@ async def test_an_outcome_that_was_heard_and_not_kept_is_not_lost(served: Served
     if mended:
         await until(lambda: served.accepted)
     else:
-        await until(lambda: spool.holds(str(served.state), "run00000001"))
+        await until(lambda: served.woken)
+        assert spool.holds(str(served.state), "run00000001")
         await allow(served.worker, name="refuse_more")
 
     assert answers == ["job", "busy"]
     assert await served.outcomes() == {"run00000001": "succeeded"}
-    assert not served.woken if mended else served.woken
+    assert bool(served.woken) != mended
 
 
 async def test_who_hangs_up_before_the_answer_is_kept_all_the_same(served: Served) -> None:
