@@ -4,12 +4,13 @@ All of it is reached by directory descriptors: who owns a directory above it can
 its place. A set that isn't ours alone is not followed: what it says would be done with our rights.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from aura_agent.discover.below import below
-from aura_agent.discover.file_content import open_directory, to_bytes
+from aura_agent.discover.file_content import make_in, open_directory, to_bytes
 from aura_agent.errors import AuraError
 
 MANIFEST = "manifest.json"
@@ -55,7 +56,8 @@ def new_set(root: str, backups: str, stamp: str) -> Iterator[BackupSet]:
     """Make the set *stamp* in the directory *backups* of the host below *root*. Raises AuraError, OSError."""
     with open_directory(root, below(root, backups), make=True, last_mode=0o700) as all_sets:
         _check(all_sets, shown(root, backups))
-        os.mkdir(stamp, 0o700, dir_fd=all_sets)
+        if not make_in(all_sets, stamp):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), stamp)
         with _opened(all_sets, stamp) as directory:
             os.fchmod(directory, 0o700)  # whatever the umask
             yield BackupSet(shown(root, backups, stamp), directory)

@@ -142,7 +142,7 @@ def open_directory(root: str, real: str, *, make: bool = False, last_mode: int =
         _refuse_others(at, root)
         *way, last = os.path.relpath(real, os.path.abspath(root)).split("/")
         for part in (*way, last):
-            made = make and _made(part, at)
+            made = make and make_in(at, part)
             # One that may be passed through, and not be listed, as /home of some hosts, can be opened only so.
             flags = _DIRECTORY if made or part is last else _DIRECTORY | os.O_PATH
             inner = os.open(part, flags, dir_fd=at)
@@ -165,8 +165,8 @@ def _refuse_others(directory: int, path: str) -> None:
         raise AuraError(f"{path}: others can change this directory or one above it: root writes nothing there")
 
 
-def _made(name: str, directory: int) -> bool:
-    """Make a directory; return whether it wasn't there."""
+def make_in(directory: int, name: str) -> bool:
+    """Make a directory in *directory* that we can open, whatever the umask; return whether it wasn't there."""
     try:
         os.mkdir(name, 0o700, dir_fd=directory)
     except FileExistsError:

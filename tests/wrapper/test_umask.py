@@ -104,9 +104,7 @@ def test_other_private_files_are_usable_whatever_the_umask(tmp_path: Path, umask
     try:
         open_database(str(tmp_path / "aura.db")).close()
         change = Change(drop_in, None, "[Service]\n")
-        kept = Path(
-            write([change], lambda _: None, str(tmp_path), str(tmp_path / "var/backups/aura"), "1").backup or ""
-        )
+        kept = Path(write([change], lambda _: None, str(tmp_path), "/var/backups/aura", "1").backup or "")
     finally:
         os.umask(before)
 
