@@ -77,8 +77,11 @@ class Daemon:
         try:
             self._socket.sendall(line)
         except (BrokenPipeError, ConnectionResetError):
-            self._answer()  # raises Refused if that was said before the connection was closed
-            raise
+            # A stranger is answered before he has said anything: that answer counts, to whatever is said.
+            if not self._received:
+                self._received = self._socket.recv(65536)
+            if not self._received:
+                raise
         finally:
             self._left_s -= monotonic() - started
 

@@ -4,16 +4,18 @@ import os
 import resource
 import signal
 import socket
+import socketserver
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from aura_agent.report import places
+from aura_agent.report import places, wire
 from tests.e2e.sites import Site
 from tests.machine import mounts, needs, root, tmpfs
 from tests.waiting import wait_until
@@ -53,6 +55,40 @@ def _mute_daemon(host: Host) -> Iterator[None]:
         listening.bind(host.environment["AURA_SOCKET"])
         listening.listen(10)
         yield
+
+
+@contextmanager
+def _daemon_that_refuses_at_once(host: Host) -> Iterator[None]:
+    """Says that this user is no reporter, and hangs up before it has heard a word."""
+
+    class Refusing(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(wire.encode("refused", {"reason": "bob is not among them"}))
+
+    with socketserver.ThreadingUnixStreamServer(host.environment["AURA_SOCKET"], Refusing) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+@pytest.mark.parametrize("arguments", [["-H", "beat"], [], ["-H", "beat", "--retries", "2", "--retry-delay", "0s"]])
+@pytest.mark.parametrize("hold", ["", "sleep 0.2; "])
+def test_a_user_who_is_refused_before_a_word_keeps_his_report(host: Host, arguments: list[str], hold: str) -> None:
+    """One line says so, whatever comes first: our word or the end of the connection."""
+    script = host.home / "backup.sh"
+    script.write_text(f"#!/bin/sh\n{hold}exit 3\n")
+    script.chmod(0o755)
+    with _daemon_that_refuses_at_once(host):
+        ended = host.run("--no-wait", *arguments, "--", "./backup.sh")
+
+    assert ended.returncode == 3
+    assert ended.stderr.count(b"the daemon takes no reports from this user (bob is not among them)") == 1
+    assert b"internal error" not in ended.stderr
+    assert host.report()["outcome"] == "failed"
 
 
 @pytest.mark.parametrize("named", [["-H", "beat"], []], ids=["named", "looked up"])
