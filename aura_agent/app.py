@@ -53,6 +53,7 @@ from aura_agent.outbox.worker import SILENT_S, OutboxWorker
 from aura_agent.process.orphans import reap_orphans
 from aura_agent.report import places
 from aura_agent.report.record import Report
+from aura_agent.secret import Secret
 from aura_agent.systemd import Notifier
 from aura_agent.telemetry.counts import Counts
 from aura_agent.telemetry.log_writer import LogWriter
@@ -148,7 +149,7 @@ class _Daemon:
         return f"; {count} outcomes of runs were not saved" if count else ""
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """End in order; *hurry* cuts the graces short. A disk that does not answer is waited for by nothing here."""
+        """End in order; *hurry* cuts the graces short. No part of it waits for a disk that does not answer."""
         parts, settings = self.parts, self.agent.config.agent
         self.agent.stopping = True
         parts.worker.leave()
@@ -219,8 +220,10 @@ async def _built(
             token = find_token(config.api, environ, warn=warn)
             if token is not None:
                 redactor.add(token.reveal())
-            url = base_url(config.api, os.environ)
-            insecure = config.api.allow_insecure
+            return service_with(config, token)
+
+        def service_with(config: Config, token: Secret | None) -> Service:
+            url, insecure = base_url(config.api, environ), config.api.allow_insecure
             return Service(base_url=url, token=token, allow_insecure=insecure, state_dir=directory, boot_id=boot_id)
 
         token_problem = ""
@@ -229,13 +232,7 @@ async def _built(
         except TokenError as missing:  # jobs don't wait for it
             token_problem = f"no API token: {missing}"
             observer.note("token.unreadable", reason=str(missing))
-            service = Service(
-                base_url=base_url(config.api, os.environ),
-                token=None,
-                allow_insecure=config.api.allow_insecure,
-                state_dir=directory,
-                boot_id=boot_id,
-            )
+            service = service_with(config, None)
         for job in await store.begin(worker, partial(take_over, account=service.account)):
             observer.note("run.lost", job=job)
         for ping_url in await worker.call(lambda outbox: outbox.heartbeats.every_url()):

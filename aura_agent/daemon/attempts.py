@@ -106,21 +106,25 @@ class Attempts:
 
     def may_hang(self, job: Job) -> bool:
         """Whether what *job* needs to start lies where a look may never end; ``begin`` would hold up all other jobs."""
-        return any(map(self._network_places.holds, places_of(job)))
+        return self._network_places.exist() and any(map(self._network_places.holds, places_of(job)))
 
     async def begin_in_time(self, run: Run) -> UnderWay | Attempt:
-        """``begin``, once what the job needs has been looked at beside the event loop, if its disk may hang."""
+        """``begin``, once what the job needs has been looked at beside the event loop, if its disk may hang.
+
+        An attempt that is told to stop before it has begun ends as skipped.
+        """
         if self.may_hang(run.job):
             asked = self._clock.read()
             looked = run_in_thread(partial(_look_at, places_of(run.job)), f"look for {run.job_name}")
             either: set[asyncio.Future[Any]] = {looked, run.stop}
-            run.waits_for = "the disk of its directory or program does not answer"
+            run.idle, run.waits_for = True, "the disk of its directory or program does not answer"
             await asyncio.wait(either, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            run.waits_for = ""
+            run.idle, run.waits_for = run.stop.done(), ""
+            if run.stop.done():
+                looked.cancel()
+                return Attempt(asked, self._clock.read(), Outcome.SKIPPED, reason=run.stop.result())
             if not looked.done():
                 looked.cancel()
-                if run.stop.done():
-                    return Attempt(asked, self._clock.read(), Outcome.SKIPPED, reason=run.stop.result())
                 within = format_duration(_LOOK_S)
                 reason = f"its directory or program could not be looked at within {within}: does its disk hang?"
                 return Attempt(asked, self._clock.read(), Outcome.NOT_STARTED, NOT_EXECUTABLE, reason=reason)

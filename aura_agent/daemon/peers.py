@@ -79,7 +79,7 @@ def _own_ref(job: str, config: Config) -> str:
 def rights_of(peer: Peer, config: Config) -> Rights:
     """Return the rights that *config* gives *peer*: root, we, and who is among ``[agent] reporters`` have all.
 
-    Reporters are user names, numeric uids, ``@group`` or ``@gid``; names that this host doesn't know let nobody in.
+    Reporters are user names, numeric uids, ``@group`` or ``@gid``; an unknown name counts for no user.
     """
     if peer.uid in (0, os.geteuid()):
         return Rights(everything=True, is_us=True)
@@ -133,7 +133,7 @@ class RightsOfPeers:
 
 
 def own_run_id(peer: Peer, run_id: str) -> str:
-    """Return the id under which a run is kept that *peer* calls *run_id*: nobody can speak of a run of another user.
+    """Return the id under which a run is kept that *peer* calls *run_id*: no user ends another's run.
 
     Ids of root and of ourselves are the generated ones, of hexadecimal digits, and stay as they are.
     """

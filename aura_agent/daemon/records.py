@@ -49,7 +49,7 @@ class Records:
         self._unkept: deque[Report] = deque()  # those of them that were refused by both
         self._hanging: set[asyncio.Future[bool]] = set()  # writes to the spool that have taken too long
         self._ending = asyncio.Event()
-        self._give_up_s = math.inf  # when the daemon's end lets go of what no disk takes, by the loop's clock
+        self._give_up_s = math.inf  # until when what no disk takes is offered again, by the loop's clock
         self.store_problem = ""
 
     @property

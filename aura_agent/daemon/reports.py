@@ -56,8 +56,8 @@ class Desk:
     """What it takes to judge a report. *config* returns the one in force; *accepted* hears of reports that are kept,
     *wake* that others than those were brought in.
 
-    *directory* is the store's, for the spool; *boot_id* is what the store calls this boot. *remember* is told of a lost
-    run before any disk is.
+    *directory* is the store's, for the spool; *boot_id* is what the store calls this boot. *remember* gets each run
+    that withdraws and that no disk has taken yet.
     ``hear`` may be called in any thread, all else only in the loop's.
     """
 
@@ -79,7 +79,8 @@ class Desk:
             rights = self.rights_of(conversation.peer, config)
             verb, said = wire.decode(line.strip())
             argv = said.get("argv") or conversation.argv
-            matching = matching_jobs(config, argv.split("\0")) if argv else []
+            decides = verb == "start" or not rights.everything or said.get("settings") != "known"
+            matching = matching_jobs(config, argv.split("\0")) if argv and decides else []
             fields = rights.permitted(said, matching, config)
             if fields is None:
                 return self._refused(conversation, rights)

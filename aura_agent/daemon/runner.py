@@ -247,8 +247,11 @@ class Runner:
             if not await self._is_its_turn(run, slot):
                 self._slots.give_back(slot)
                 return attempt, attempts
-            attempts += 1
             begun = await self._attempts.begin_in_time(run)
+            if isinstance(begun, Attempt) and begun.outcome is Outcome.SKIPPED:
+                self._slots.give_back(slot)
+                return attempt, attempts  # what has failed stays failed, though the next attempt never began
+            attempts += 1
 
     async def _see_through(self, run: Run, begun: UnderWay | Attempt, number: int) -> Attempt:
         if isinstance(begun, Attempt):

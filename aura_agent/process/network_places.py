@@ -41,12 +41,16 @@ class NetworkPlaces:
         self._poll.register(self._file, select.POLLERR | select.POLLPRI)
         self._read()
 
-    def holds(self, path: str) -> bool:
-        """Whether the absolute *path* lies on one."""
+    def exist(self) -> bool:
+        """Whether there is any now."""
         if self._file is None:
             return False
         if self._poll.poll(0):
             self._read()
+        return bool(self._mounts)
+
+    def holds(self, path: str) -> bool:
+        """Whether the absolute *path* lies on one, by what ``exist`` last read."""
         return next((may_hang for mount, may_hang in self._mounts if _is_within(path, mount)), False)
 
     def close(self) -> None:

@@ -61,6 +61,20 @@ def test_the_job_starts_once_its_disk_answers(site: Site, place: Path) -> None:
     assert _runs(site, "slow") == ["not_started"]
 
 
+def test_a_failure_before_a_retry_that_never_began_stays_one(site: Site, place: Path) -> None:
+    """The disk hangs between two attempts, and the daemon is stopped: the run has failed, and isn't skipped."""
+    settings = f'command = ["/bin/false"]\ncwd = "{place}"\nretries = 1\nretry_delay = "2s"\n'
+    site.configure(_SLOW + settings)
+    site.start()
+    assert site.agent("trigger", "slow").returncode == 0
+    wait_until(lambda: site.events("run.started"), what="the first attempt")
+    with hanging(place):
+        wait_until(lambda: "does not answer" in site.agent("status", "--json").stdout, what="a retry that waits")
+        assert site.stop() == 0
+
+    assert _runs(site, "slow") == ["failed"]
+
+
 def test_a_job_beside_a_hanging_mount_is_started_as_ever(site: Site, place: Path) -> None:
     """Only what lies there is looked at first."""
     site.configure(f'[jobs.near]\nschedule = "@yearly"\ncommand = ["/bin/true"]\ncwd = "{place.parent}"\n')

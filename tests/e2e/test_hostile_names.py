@@ -1,7 +1,6 @@
 """Names that come from Aura, from crontabs and from servers' answers leave no mark on a terminal."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,13 @@ from tests.wrapper.terminals import Terminal
 
 # An escape sequence, one in C1, a reversed direction, rich's markup, a line of its own, and a carriage return.
 NAME = "evil\x1b]0;title\x07\x9b31m\u202ebackward[/x][bold]\u2066\rok"
-_OURS = ("\x1b[", "\r\n")  # what a table's bold heading and a terminal's line end are made of
 
 
 def _on_terminal(site: Site, *command: str) -> str:
     with Terminal(list(command), site.environment | {"TERM": "xterm", "NO_COLOR": "1"}) as terminal:
-        said = b""
-        try:
-            while chunk := os.read(terminal.controller, 1000):
-                said += chunk
-        except OSError:
-            pass
+        said = terminal.read_all()
         terminal.wait()
-    return said.decode()
+    return said
 
 
 def _harmless(said: str) -> bool:

@@ -42,6 +42,16 @@ class Terminal:
         before, _, self._said = self._said.partition(text.encode())
         return before.decode()
 
+    def read_all(self) -> str:
+        """Return all that is said until nobody holds the terminal any more."""
+        try:
+            while chunk := os.read(self.controller, 1000):
+                self._said += chunk
+        except OSError:  # EIO: how a terminal says that
+            pass
+        said, self._said = self._said, b""
+        return said.decode()
+
     def wait(self) -> int:
         """Return how the program ended, as subprocess has it, reading what it still says."""
         try:

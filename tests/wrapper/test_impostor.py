@@ -57,9 +57,16 @@ def place() -> Iterator[Path]:
         yield Path(directory)
 
 
-def _report(host: Host, socket_path: Path) -> "subprocess.CompletedProcess[bytes]":
+def _report(host: Host, directory: Path, owner: int, mode: int) -> "tuple[subprocess.CompletedProcess[bytes], bytes]":
+    """Report a failure to a daemon of nobody's in *directory*; return how aura-run ended and what the daemon was told."""
+    directory.mkdir()
+    os.chown(directory, owner, _NOBODY)
+    directory.chmod(mode)
+    socket_path = directory / "agent.sock"
     host.extra = {"AURA_SOCKET": str(socket_path)}
-    return host.run("--no-wait", "-H", "beat", "--", "sh", "-c", "exit 3")
+    with _listening(socket_path, _NOBODY) as notes:
+        ended = host.run("--no-wait", "-H", "beat", "--", "sh", "-c", "exit 3")
+        return ended, notes.read_bytes()
 
 
 @pytest.mark.parametrize(("owner", "mode"), [(0, 0o1777), (_NOBODY, 0o1777), (4001, 0o777)])
@@ -68,13 +75,8 @@ def test_who_could_put_a_socket_into_a_shared_directory_is_told_nothing(
 ) -> None:
     """The report is kept as without a daemon, the job's status is its own, and one line says why."""
     shared = place / "shared"
-    shared.mkdir()
-    os.chown(shared, owner, _NOBODY)
-    shared.chmod(mode)
 
-    with _listening(shared / "agent.sock", _NOBODY) as notes:
-        ended = _report(host, shared / "agent.sock")
-        said = notes.read_bytes()
+    ended, said = _report(host, shared, owner, mode)
 
     assert (ended.returncode, said) == (3, b"")
     assert f"not reported to {shared}/agent.sock: uid {_NOBODY} listens there".encode() in ended.stderr
@@ -84,14 +86,7 @@ def test_who_could_put_a_socket_into_a_shared_directory_is_told_nothing(
 @pytest.mark.parametrize(("owner", "mode"), [(_NOBODY, 0o755), (0, 0o777), (0, 0o2777)])
 def test_an_agent_with_a_directory_of_its_own_is_told(host: Host, place: Path, owner: int, mode: int) -> None:
     """As in a pod, where the agent is not root, and its volume belongs to root or to itself."""
-    own = place / "own"
-    own.mkdir()
-    os.chown(own, owner, _NOBODY)
-    own.chmod(mode)
-
-    with _listening(own / "agent.sock", _NOBODY) as notes:
-        ended = _report(host, own / "agent.sock")
-        said = notes.read_bytes()
+    ended, said = _report(host, place / "own", owner, mode)
 
     assert ended.returncode == 3
     assert b"outcome=failed" in said

@@ -1,6 +1,5 @@
 """On a terminal aura-run says what becomes of the run, each time; elsewhere it says nothing of it."""
 
-import os
 import socket
 
 import pytest
@@ -13,13 +12,8 @@ from tests.wrapper.terminals import Terminal
 def _said(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
     """Run aura-run on a terminal; return its status and all that it printed there."""
     with Terminal([AURA_RUN, *arguments, "--", "sh", "-c", "exit ${STATUS:-0}"], environment) as terminal:
-        said = b""
-        try:
-            while chunk := os.read(terminal.controller, 1000):
-                said += chunk
-        except OSError:
-            pass
-        return terminal.wait(), said.decode()
+        said = terminal.read_all()
+        return terminal.wait(), said
 
 
 def test_delivery_is_said_on_a_terminal_and_nowhere_else(site: Site) -> None:

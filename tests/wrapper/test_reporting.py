@@ -4,21 +4,20 @@ import os
 import resource
 import signal
 import socket
-import socketserver
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from aura_agent.report import places, wire
+from aura_agent.report import places
 from tests.e2e.sites import Site
 from tests.machine import mounts, needs, root, tmpfs
 from tests.waiting import wait_until
+from tests.wrapper.daemons import answering
 from tests.wrapper.runs import AURA_RUN, Host
 
 _TELL_MODULES = """
@@ -57,24 +56,6 @@ def _mute_daemon(host: Host) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _daemon_that_refuses_at_once(host: Host) -> Iterator[None]:
-    """Says that this user is no reporter, and hangs up before it has heard a word."""
-
-    class Refusing(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.sendall(wire.encode("refused", {"reason": "bob is not among them"}))
-
-    with socketserver.ThreadingUnixStreamServer(host.environment["AURA_SOCKET"], Refusing) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            serving.join()
-
-
 @pytest.mark.parametrize("arguments", [["-H", "beat"], [], ["-H", "beat", "--retries", "2", "--retry-delay", "0s"]])
 @pytest.mark.parametrize("hold", ["", "sleep 0.2; "])
 def test_a_user_who_is_refused_before_a_word_keeps_his_report(host: Host, arguments: list[str], hold: str) -> None:
@@ -82,7 +63,7 @@ def test_a_user_who_is_refused_before_a_word_keeps_his_report(host: Host, argume
     script = host.home / "backup.sh"
     script.write_text(f"#!/bin/sh\n{hold}exit 3\n")
     script.chmod(0o755)
-    with _daemon_that_refuses_at_once(host):
+    with answering(host.environment["AURA_SOCKET"], "refused", "bob is not among them", at_once=True):
         ended = host.run("--no-wait", *arguments, "--", "./backup.sh")
 
     assert ended.returncode == 3

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socketserver
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,10 +12,10 @@ import pytest
 
 from aura_agent.outbox.handover import handed_over, to_hand_over
 from aura_agent.outbox.store import open_outbox
-from aura_agent.report.wire import encode
 from aura_agent.wrapper.handover import hand_over
 from tests.e2e.sites import AURA_RUN, Site
 from tests.waiting import wait_until
+from tests.wrapper.daemons import answering
 
 
 @pytest.fixture
@@ -64,22 +62,9 @@ def _success_under_way(site: Site) -> Iterator["subprocess.Popen[bytes]"]:
 
 @contextmanager
 def _daemon_that_answers(site: Site, verb: str) -> Iterator[None]:
-    """A daemon with one answer to all: root and its own user can't be refused by a real one."""
-
-    class Answering(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            while self.rfile.readline():
-                self.wfile.write(encode(verb, {"reason": "so it is"}))
-
     (site.home / "run").mkdir()
-    with socketserver.ThreadingUnixStreamServer(str(site.home / "run/agent.sock"), Answering) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            serving.join()
+    with answering(str(site.home / "run/agent.sock"), verb, "so it is"):
+        yield
 
 
 def _arrived(site: Site, heartbeat: str = "one") -> int:
